@@ -1,0 +1,76 @@
+# The one list of things to do here. All it installs goes into this folder: uv and the tools it
+# runs into .tools, the libraries into .venv. Remove the two to be rid of everything.
+
+UV := uv==0.13.9
+# In an environment of its own, as its pins clash with the project's; frozen on a day.
+SAM := --exclude-newer 2026-11-20 --from aws-sam-cli==1.170.0 sam
+
+PYTHON ?= python3
+EVENTS ?=
+
+uv := .tools/bin/uv
+python := .venv/bin/python
+
+export UV_CACHE_DIR := $(CURDIR)/.tools/cache
+export UV_TOOL_DIR := $(CURDIR)/.tools/tools
+export UV_PYTHON_INSTALL_DIR := $(CURDIR)/.tools/python
+export SAM_CLI_TELEMETRY := 0
+export AWS_DEFAULT_REGION ?= us-east-1
+
+define say
+	@printf '\033[1m%s\033[0m\n' "$(1)"
+endef
+
+.PHONY: help
+help: ## List what can be done
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.PHONY: setup
+setup: .venv/ready ## Install all that the other commands need, into this folder
+
+.PHONY: demo
+demo: .venv/ready ## Send the sample events through the function, on a DynamoDB in memory
+	@$(python) scripts/demo.py $(EVENTS)
+
+.PHONY: test
+test: .venv/ready ## Run the tests
+	$(python) -m pytest
+
+.PHONY: check
+check: .venv/ready ## Check format, lint, types, template, and that generated files are current
+	$(uv) lock --check
+	$(python) -m ruff format --check
+	$(python) -m ruff check
+	$(python) -m mypy
+	$(uv) tool run $(SAM) validate --lint
+	$(python) scripts/openapi.py --check
+	$(uv) export $(requirements) | diff -u src/requirements.txt -
+
+.PHONY: update
+update: .venv/ready ## Bring formatting and generated files up to date
+	$(python) -m ruff format
+	$(python) -m ruff check --fix
+	$(python) scripts/openapi.py
+	$(uv) export $(requirements) --output-file src/requirements.txt
+
+requirements := --quiet --frozen --no-dev --no-emit-project --no-header --no-annotate
+
+.PHONY: clean
+clean: ## Remove everything that was installed or built
+	rm -rf .venv .tools .aws-sam .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+.venv/ready: pyproject.toml uv.lock $(uv)
+	$(call say,Installing the libraries into .venv)
+	@$(uv) sync --locked || { echo "Could not set up .venv. It takes Python 3.13, found or \
+	downloaded, and a reachable package index; uv says above which of them is missing." >&2; exit 1; }
+	@touch $@
+
+$(uv): Makefile
+	$(call say,Installing uv into .tools)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 8))' || { echo "$(PYTHON) is no Python \
+	that runs here. Name one of 3.8 or later: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -m venv .tools || { echo "$(PYTHON) cannot make virtual environments. On Debian and \
+	Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@.tools/bin/python -m pip --disable-pip-version-check install --quiet $(UV) || { echo "Could not \
+	install uv. Is a package index reachable?" >&2; exit 1; }
+	@touch $@

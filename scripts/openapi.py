@@ -1,0 +1,129 @@
+"""Write docs/openapi.json, the description of the API, from the code."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from aws_lambda_powertools.event_handler.api_gateway import APIGatewayRestResolver
+from aws_lambda_powertools.event_handler.openapi.models import HTTPBearer
+from aws_lambda_powertools.event_handler.openapi.params import Body
+from aws_lambda_powertools.event_handler.openapi.params import Path as PathParameter
+from aws_lambda_powertools.event_handler.openapi.types import (
+    OpenAPIResponse,
+    OpenAPIResponseHeader,
+)
+from pydantic.json_schema import models_json_schema
+
+from checkpoints.app import ROUTE
+from checkpoints.schemas import (
+    DeleteCheckpointsRequest,
+    DeleteCheckpointsResponse,
+    ErrorMessage,
+    HTTPValidationError,
+    ValidationError,
+)
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "openapi.json"
+
+
+def main() -> int:
+    """Write the document, or with `--check` only tell whether the one on disk is current."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing, and fail if the file is out of date"
+    )
+    arguments = parser.parse_args()
+    text = json.dumps(document(), indent=2) + "\n"
+    if not arguments.check:
+        DOCUMENT.write_text(text)
+        return 0
+    if not DOCUMENT.exists() or DOCUMENT.read_text() != text:
+        print("docs/openapi.json is out of date: run make update", file=sys.stderr)
+        return 1
+    return 0
+
+
+def document() -> dict[str, Any]:
+    """Return the OpenAPI document of the one operation.
+
+    The route is declared once more here, because the generator reads a request body off the
+    function's signature, and the handler takes none: it lets no one parse before it has
+    authenticated. What the declaration says, tests hold against the running handler.
+    """
+    resolver = APIGatewayRestResolver(enable_validation=True)
+
+    @resolver.delete(
+        ROUTE,
+        summary="Delete checkpoints of a model",
+        description=(
+            "Deletes the caller's checkpoints at the given training steps. A step that has no "
+            "checkpoint, or one of another owner, is reported as not found. More than 100 steps "
+            "are not one atomic act. Repeating a request is safe."
+        ),
+        operation_id="delete_model_checkpoints_v1_preview_models__model_id__checkpoints_delete",
+        tags=["models"],
+        security=[{"HTTPBearer": []}],
+        responses={
+            200: _response(
+                "What was deleted, and what there was not to delete", DeleteCheckpointsResponse
+            ),
+            401: _response(
+                "The bearer token is missing, malformed, unknown or expired",
+                ErrorMessage,
+                {"WWW-Authenticate": _header("string", "The challenge of RFC 6750")},
+            ),
+            403: _response(
+                "The token lacks the scope checkpoints:delete",
+                ErrorMessage,
+                {"WWW-Authenticate": _header("string", "The challenge, naming the scope")},
+            ),
+            404: _response("There is no such path or method", ErrorMessage),
+            422: _response("The request is not as described here", HTTPValidationError),
+            503: _response(
+                "The database is not available, and the deletion may have been done in part",
+                ErrorMessage,
+                {"Retry-After": _header("integer", "Seconds to wait before repeating the request")},
+            ),
+        },
+    )
+    def delete(
+        model_id: Annotated[str, PathParameter(title="Model Id")],
+        body: Annotated[DeleteCheckpointsRequest, Body()],
+    ) -> DeleteCheckpointsResponse:
+        raise NotImplementedError
+
+    schema: dict[str, Any] = json.loads(
+        resolver.get_openapi_json_schema(
+            title="Model checkpoints",
+            version="1.0.0",
+            security_schemes={"HTTPBearer": HTTPBearer()},
+        )
+    )
+    # The generator puts in errors of its own: one without its `msg`, and one that no answer has.
+    schemas = schema["components"]["schemas"]
+    del schemas["ResponseValidationError"]
+    schemas |= models_json_schema(
+        [(HTTPValidationError, "serialization"), (ValidationError, "serialization")],
+        ref_template="#/components/schemas/{model}",
+    )[1]["$defs"]
+    return schema
+
+
+def _response(
+    description: str, model: type, headers: dict[str, OpenAPIResponseHeader] | None = None
+) -> OpenAPIResponse:
+    response: OpenAPIResponse = {
+        "description": description,
+        "content": {"application/json": {"model": model}},
+    }
+    return response | {"headers": headers} if headers else response
+
+
+def _header(kind: str, description: str) -> OpenAPIResponseHeader:
+    return {"description": description, "schema": {"type": kind}}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Delete model checkpoints: a Lambda function behind an API Gateway REST API."""

@@ -1,0 +1,174 @@
+"""The way of one request: authenticate, parse, delete, answer."""
+
+import base64
+from contextlib import suppress
+from functools import cache
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from aws_lambda_powertools.event_handler.api_gateway import APIGatewayRestResolver, Response
+from aws_lambda_powertools.event_handler.exceptions import NotFoundError
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from pydantic import BaseModel
+
+from checkpoints import dynamodb
+from checkpoints.audit import Audit, logger, metrics
+from checkpoints.auth import Authenticator, RefusalError
+from checkpoints.schemas import (
+    DeleteCheckpointsRequest,
+    DeleteCheckpointsResponse,
+    ErrorMessage,
+    HTTPValidationError,
+    InvalidRequestError,
+    ValidationError,
+    not_json,
+)
+from checkpoints.settings import Settings
+from checkpoints.store import CheckpointStore, IncompleteDeletionError
+
+ROUTE = "/v1/preview/models/<model_id>/checkpoints"
+RETRY_AFTER_SECONDS = 2
+INTERNAL_SERVER_ERROR = ErrorMessage(detail="Internal Server Error")
+
+# The resolver's own validation stays off. It would look at the body before the token, and turn
+# deep JSON, long integers and invalid UTF-8 into a 500. Its debug mode would print the event.
+app = APIGatewayRestResolver(enable_validation=False, debug=False)
+
+
+@app.delete(ROUTE)
+def delete_model_checkpoints(model_id: str) -> Response[str]:
+    """Delete the caller's checkpoints of a model at the steps that the body names."""
+    audit: Audit = app.context["audit"]
+    deadline = dynamodb.deadline_in(app.lambda_context.get_remaining_time_in_millis())
+    authenticator, store = _connect()
+
+    principal = authenticator.authenticate(app.current_event.raw_event, deadline=deadline)
+    audit.identify(entity=principal.entity, token_name=principal.token_name)
+
+    model_id = _percent_decoded(model_id)
+    steps = DeleteCheckpointsRequest.parse(_body(app.current_event.raw_event)).steps
+    audit.identify(model_id=model_id)
+
+    deletion = store.delete(model_id, steps, entity=principal.entity, deadline=deadline)
+    audit.completed(deletion.deleted, len(deletion.not_found))
+    return _answer(
+        200,
+        DeleteCheckpointsResponse(
+            deleted_count=len(deletion.deleted), not_found_steps=deletion.not_found
+        ),
+    )
+
+
+@app.exception_handler(RefusalError)
+def refuse(error: RefusalError) -> Response[str]:
+    """Answer a caller who may not do this."""
+    app.context["audit"].refused(error.status, error.reason)
+    return _answer(
+        error.status, ErrorMessage(detail=error.detail), {"WWW-Authenticate": error.challenge}
+    )
+
+
+@app.exception_handler(InvalidRequestError)
+def reject(error: InvalidRequestError) -> Response[str]:
+    """Answer a request that cannot be understood."""
+    app.context["audit"].refused(422, "invalid_request")
+    return _answer(422, HTTPValidationError(detail=list(error.errors)))
+
+
+@app.exception_handler(NotFoundError)
+def not_found(_: NotFoundError) -> Response[str]:
+    """Answer a request for anything but the one route."""
+    app.context["audit"].refused(404, "unknown_route")
+    return _answer(404, ErrorMessage(detail="Not Found"))
+
+
+@app.exception_handler(dynamodb.UnavailableError)
+def leave_unauthenticated(error: dynamodb.UnavailableError) -> Response[str]:
+    """Answer when the token could not be looked up."""
+    app.context["audit"].incomplete(503, [], [], error)
+    return _unavailable("Nothing was deleted.")
+
+
+@app.exception_handler(IncompleteDeletionError)
+def stop_short(error: IncompleteDeletionError) -> Response[str]:
+    """Answer when the deletion could not be finished."""
+    outage = isinstance(error.__cause__, dynamodb.UnavailableError)
+    app.context["audit"].incomplete(503 if outage else 500, error.deleted, error.unconfirmed, error)
+    if not outage:
+        return _answer(500, INTERNAL_SERVER_ERROR)
+    progress = f"{len(error.deleted)} checkpoints were deleted."
+    if error.unconfirmed:
+        progress += f" {len(error.unconfirmed)} more may have been."
+    return _unavailable(progress)
+
+
+@logger.inject_lambda_context(
+    correlation_id_path="requestContext.requestId", log_event=False, clear_state=True
+)
+@metrics.log_metrics(capture_cold_start_metric=True)
+def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Handle one REST API proxy event. Whatever happens, the caller gets an answer."""
+    audit = Audit()
+    app.context["audit"] = audit
+    try:
+        return app.resolve(event, context)
+    except Exception as error:  # noqa: BLE001 the last resort, and it is logged
+        audit.failed(error)
+        return {
+            "statusCode": 500,
+            "multiValueHeaders": {"Content-Type": ["application/json"]},
+            "body": INTERNAL_SERVER_ERROR.model_dump_json(),
+            "isBase64Encoded": False,
+        }
+
+
+@cache
+def _connect() -> tuple[Authenticator, CheckpointStore]:
+    settings = Settings.from_environment()
+    client = dynamodb.connect()
+    return (
+        Authenticator(client, settings.tokens_table),
+        CheckpointStore(client, settings.checkpoints_table),
+    )
+
+
+def _percent_decoded(model_id: str) -> str:
+    """Return the model's id as the caller meant it; a REST API passes the path on as sent."""
+    try:
+        return unquote_to_bytes(model_id).decode()
+    except UnicodeError:
+        raise InvalidRequestError(
+            ValidationError(
+                loc=["path", "model_id"],
+                msg="Input should be percent-encoded UTF-8",
+                type="string_unicode",
+            )
+        ) from None
+
+
+def _body(event: dict[str, Any]) -> bytes:
+    body = event.get("body") or ""
+    try:
+        if event.get("isBase64Encoded"):
+            return base64.b64decode(body, validate=True)
+        return str(body).encode()
+    except ValueError as error:  # not base64, or not Unicode
+        raise not_json(str(error)) from None
+
+
+def _answer(status: int, body: BaseModel, headers: dict[str, str] | None = None) -> Response[str]:
+    return Response(status, "application/json", body.model_dump_json(), headers)
+
+
+def _unavailable(progress: str) -> Response[str]:
+    detail = (
+        f"The database is not available. {progress} Repeat the request to finish it: "
+        "steps already deleted will then be reported as not found."
+    )
+    return _answer(503, ErrorMessage(detail=detail), {"Retry-After": str(RETRY_AFTER_SECONDS)})
+
+
+# Connecting is work for the initialisation, which has a full CPU. If it fails, the first request
+# fails of the same and logs why.
+with suppress(Exception):
+    _connect()

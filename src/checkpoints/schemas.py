@@ -1,0 +1,84 @@
+"""The bodies on the wire."""
+
+from typing import Annotated, Self
+
+import pydantic
+from pydantic import BaseModel, FailFast, Field, StrictInt
+from pydantic_core import from_json
+
+
+class ValidationError(BaseModel):
+    """One thing that is wrong with a request."""
+
+    loc: list[str | int] = Field(title="Location")
+    msg: str = Field(title="Message")
+    type: str = Field(title="Error Type")
+
+
+class HTTPValidationError(BaseModel):
+    """Why a request was not understood."""
+
+    detail: list[ValidationError] = Field(default_factory=list)
+
+
+class ErrorMessage(BaseModel):
+    """Why a request was refused, or not finished."""
+
+    detail: str
+
+
+class InvalidRequestError(Exception):
+    """The caller's request is not what the API describes."""
+
+    def __init__(self, *errors: ValidationError) -> None:
+        super().__init__(*(error.type for error in errors))
+        self.errors = errors
+
+
+class DeleteCheckpointsRequest(BaseModel):
+    """The training steps whose checkpoints to delete, in any order; repeats count once."""
+
+    # Stops at the first wrong element: a million of them must not become a million errors.
+    steps: Annotated[list[StrictInt], FailFast()]
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """Read a request body: JSON in UTF-8, whatever its content type is called.
+
+        The parser takes nesting to a depth of 200, numbers of up to 4,300 digits and no
+        unpaired surrogates, as RFC 8259 section 9 lets it. So no body is costly to refuse.
+
+        Raises:
+            InvalidRequestError: the body is not JSON, or does not have this shape.
+
+        """
+        try:
+            # `model_validate_json` would let NaN and Infinity pass, which are not JSON.
+            document = from_json(body, allow_inf_nan=False)
+        except ValueError as error:
+            raise not_json(str(error)) from None
+        try:
+            return cls.model_validate(document)
+        except pydantic.ValidationError as error:
+            raise InvalidRequestError(
+                *(
+                    ValidationError(
+                        loc=["body", *fault["loc"]], msg=fault["msg"], type=fault["type"]
+                    )
+                    for fault in error.errors(include_url=False, include_input=False)
+                )
+            ) from None
+
+
+class DeleteCheckpointsResponse(BaseModel):
+    """How many checkpoints the request deleted, and which of its steps have none to delete."""
+
+    deleted_count: int
+    not_found_steps: list[int]
+
+
+def not_json(reason: str) -> InvalidRequestError:
+    """Return the error for a body that cannot even be read."""
+    return InvalidRequestError(
+        ValidationError(loc=["body"], msg=f"Invalid JSON: {reason}", type="json_invalid")
+    )

@@ -1,0 +1,216 @@
+"""The table of checkpoints. It knows nothing of HTTP."""
+
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import batched
+from typing import TYPE_CHECKING, Any
+
+from checkpoints.dynamodb import UnavailableError, call, cancellation_codes
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+# DynamoDB's limits: actions in a transaction, bytes in a hash key, and the digits and the
+# magnitude of a number.
+TRANSACTION_ACTIONS = 100
+MODEL_ID_BYTES = 2048
+STEP_DIGITS = 38
+STEP_MAGNITUDE = 126
+
+# Transactions in flight at a time. Enough to hide the round trip, too few to throttle a
+# partition, which takes 1,000 write units a second: a transaction of 100 uses 200.
+CONCURRENT_TRANSACTIONS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """The outcome for each distinct step asked for, in the order of the request."""
+
+    deleted: list[int]
+    not_found: list[int]
+
+
+class IncompleteDeletionError(Exception):
+    """A deletion stopped half-way; `__cause__` tells why.
+
+    Of the distinct steps asked for, `deleted` are gone by this request and `unconfirmed` may be:
+    their transaction was sent and not answered. All others are untouched, whether they exist or
+    not is not known.
+    """
+
+    def __init__(self, deleted: list[int], unconfirmed: list[int]) -> None:
+        super().__init__(f"{len(deleted)} deleted, {len(unconfirmed)} unconfirmed")
+        self.deleted = deleted
+        self.unconfirmed = unconfirmed
+
+
+class CheckpointStore:
+    """The checkpoints of all models, each owned by an entity."""
+
+    def __init__(self, client: "DynamoDBClient", table: str) -> None:
+        self._client = client
+        self._table = table
+
+    def delete(
+        self, model_id: str, steps: Sequence[int], *, entity: str, deadline: float
+    ) -> Deletion:
+        """Delete the entity's checkpoints of a model at these training steps.
+
+        A step without a checkpoint, and one whose checkpoint belongs to another entity, is *not
+        found*: the caller cannot tell them apart. Up to `TRANSACTION_ACTIONS` steps are one
+        atomic act; more are several, each atomic.
+
+        Args:
+            model_id: of any length; one that no key can hold has no checkpoints.
+            steps: of any size, repeats and all.
+            entity: who asks.
+            deadline: the `time.monotonic` moment to give up.
+
+        Raises:
+            IncompleteDeletionError: DynamoDB failed, in part or altogether.
+
+        """
+        asked = list(dict.fromkeys(steps))
+        try:
+            candidates = self._candidates(model_id, asked, entity=entity, deadline=deadline)
+        except Exception as error:
+            raise IncompleteDeletionError([], []) from error
+        deleted = self._delete_all(model_id, candidates, entity=entity, deadline=deadline)
+        return Deletion(
+            deleted=[step for step in asked if step in deleted],
+            not_found=[step for step in asked if step not in deleted],
+        )
+
+    def _candidates(
+        self, model_id: str, asked: list[int], *, entity: str, deadline: float
+    ) -> list[int]:
+        """Return the steps worth a delete: all that can exist, or when many, all that do."""
+        if len(model_id.encode()) > MODEL_ID_BYTES:
+            return []
+        possible = [step for step in asked if _is_key(step)]
+        if len(possible) <= TRANSACTION_ACTIONS:
+            return possible
+        # A read costs a fraction of a delete that finds nothing. What comes into being after it
+        # came after the request, and what goes is caught by the condition of the delete.
+        present: set[Decimal] = set()
+        start: dict[str, Any] = {}
+        while True:
+            page = call(
+                self._client.query,
+                deadline=deadline,
+                TableName=self._table,
+                KeyConditionExpression="model_id = :model_id AND #step BETWEEN :first AND :last",
+                FilterExpression="entity = :entity",
+                ProjectionExpression="#step",
+                ExpressionAttributeNames={"#step": "step"},
+                ExpressionAttributeValues={
+                    ":model_id": {"S": model_id},
+                    ":first": {"N": str(min(possible))},
+                    ":last": {"N": str(max(possible))},
+                    ":entity": {"S": entity},
+                },
+                ConsistentRead=True,
+                **start,
+            )
+            present.update(Decimal(item["step"]["N"]) for item in page["Items"])
+            if "LastEvaluatedKey" not in page:
+                return [step for step in possible if step in present]
+            start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+
+    def _delete_all(
+        self, model_id: str, steps: list[int], *, entity: str, deadline: float
+    ) -> set[int]:
+        """Delete in transactions side by side; return the steps that this call deleted."""
+        deleted: set[int] = set()
+        unconfirmed: list[int] = []
+        failure: Exception | None = None
+        for outcome in self._outcomes(model_id, steps, entity=entity, deadline=deadline):
+            deleted.update(outcome.deleted)
+            unconfirmed.extend(outcome.unconfirmed)
+            failure = failure or outcome.failure
+        if failure:
+            raise IncompleteDeletionError(sorted(deleted), sorted(unconfirmed)) from failure
+        return deleted
+
+    def _outcomes(
+        self, model_id: str, steps: list[int], *, entity: str, deadline: float
+    ) -> Iterator["_Outcome"]:
+        """Yield what became of each transaction. After a failure no other is begun."""
+        if len(steps) <= TRANSACTION_ACTIONS:
+            yield self._delete_together(model_id, steps, entity, deadline)
+            return
+        with ThreadPoolExecutor(CONCURRENT_TRANSACTIONS) as pool:
+            transactions = [
+                pool.submit(self._delete_together, model_id, chunk, entity, deadline)
+                for chunk in batched(steps, TRANSACTION_ACTIONS, strict=False)
+            ]
+            for transaction in as_completed(transactions):
+                if transaction.cancelled():
+                    continue
+                outcome = transaction.result()
+                if outcome.failure:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                yield outcome
+
+    def _delete_together(
+        self, model_id: str, steps: Sequence[int], entity: str, deadline: float
+    ) -> "_Outcome":
+        """Delete those of at most `TRANSACTION_ACTIONS` steps that exist, all in one act.
+
+        A transaction rather than single deletes, because DynamoDB recognises a transaction that
+        is sent again after a lost answer, by its token, and because its condition decides
+        existence, ownership and deletion in one moment.
+        """
+        while steps:
+            try:
+                call(
+                    self._client.transact_write_items,
+                    deadline=deadline,
+                    TransactItems=[
+                        {
+                            "Delete": {
+                                "TableName": self._table,
+                                "Key": {"model_id": {"S": model_id}, "step": {"N": str(step)}},
+                                "ConditionExpression": "entity = :entity",
+                                "ExpressionAttributeValues": {":entity": {"S": entity}},
+                            }
+                        }
+                        for step in steps
+                    ],
+                    ClientRequestToken=str(uuid.uuid4()),
+                )
+            except UnavailableError as error:
+                return _Outcome(unconfirmed=steps if error.unanswered else (), failure=error)
+            except self._client.exceptions.TransactionCanceledException as error:
+                codes = cancellation_codes(error)
+                if "ConditionalCheckFailed" not in codes:
+                    return _Outcome(failure=error)
+                # Nothing was deleted yet; ask again without those that are not to be found.
+                steps = [
+                    step
+                    for step, code in zip(steps, codes, strict=True)
+                    if code != "ConditionalCheckFailed"
+                ]
+            except Exception as error:  # noqa: BLE001 whatever it is, the others' work is told
+                return _Outcome(unconfirmed=steps, failure=error)
+            else:
+                return _Outcome(deleted=steps)
+        return _Outcome()
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    deleted: Sequence[int] = ()
+    unconfirmed: Sequence[int] = ()
+    failure: Exception | None = None
+
+
+def _is_key(step: int) -> bool:
+    """Tell whether a DynamoDB number can hold the step: 38 significant digits, below 10**126."""
+    if abs(step) < 10**STEP_DIGITS:
+        return True
+    digits = str(abs(step))
+    return len(digits) <= STEP_MAGNITUDE and len(digits.rstrip("0")) <= STEP_DIGITS
