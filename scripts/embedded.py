@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import batched
 from pathlib import Path
@@ -32,6 +32,7 @@ REGION = "us-east-1"
 
 type Table = dict[str, set[int]]
 type Record = dict[str, Any]
+type Attribute = Mapping[str, str | list[str]]  # in DynamoDB's notation, such as {"S": "x"}
 
 
 @contextmanager
@@ -73,33 +74,30 @@ def lambda_context(milliseconds: int = 29_000) -> LambdaContext:
     return cast("LambdaContext", context)
 
 
-def put_token(
-    token: str,
-    *,
-    entity: str,
-    scopes: Collection[str] = ("checkpoints:delete",),
-    **more: dict[str, str],
-) -> None:
-    """Keep a token, with more attributes or other ones if given, in DynamoDB's notation."""
+def put_token(token: str, *, entity: str, **attributes: Attribute) -> None:
+    """Keep a token that may delete, its record with these attributes besides or instead."""
     record: Record = {
         "token_hash": {"S": hash_token(token)},
         "entity": {"S": entity},
-        "scopes": {"SS": list(scopes)},
+        "scopes": {"SS": ["checkpoints:delete"]},
         "name": {"S": token},
         "created_at": {"N": str(int(time.time()))},
     }
-    boto3.client("dynamodb").put_item(TableName=os.environ["TOKENS_TABLE"], Item=record | more)
+    boto3.client("dynamodb").put_item(
+        TableName=os.environ["TOKENS_TABLE"], Item=record | attributes
+    )
 
 
 def put_checkpoints(
-    model_id: str, steps: Iterable[int], *, entity: str, **more: dict[str, str]
+    model_id: str, steps: Iterable[int], *, entity: str, **attributes: Attribute
 ) -> None:
-    """Keep a checkpoint at each step, with more attributes if given, in DynamoDB's notation."""
+    """Keep a checkpoint at each step, its record with these attributes besides."""
     table = os.environ["CHECKPOINTS_TABLE"]
     client = boto3.client("dynamodb")
     for batch in batched(steps, 25, strict=False):
         records: list[Record] = [
-            {"model_id": {"S": model_id}, "step": {"N": str(step)}, "entity": {"S": entity}} | more
+            {"model_id": {"S": model_id}, "step": {"N": str(step)}, "entity": {"S": entity}}
+            | attributes
             for step in batch
         ]
         client.batch_write_item(

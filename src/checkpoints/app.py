@@ -86,7 +86,7 @@ def not_found(_: NotFoundError) -> Response[str]:
 def leave_unauthenticated(error: dynamodb.UnavailableError) -> Response[str]:
     """Answer when the token could not be looked up."""
     app.context["audit"].incomplete(503, [], [], error)
-    return _unavailable("Nothing was deleted.")
+    return _unavailable(deleted=0, unconfirmed=0)
 
 
 @app.exception_handler(IncompleteDeletionError)
@@ -96,10 +96,7 @@ def stop_short(error: IncompleteDeletionError) -> Response[str]:
     app.context["audit"].incomplete(503 if outage else 500, error.deleted, error.unconfirmed, error)
     if not outage:
         return _answer(500, INTERNAL_SERVER_ERROR)
-    progress = f"{len(error.deleted)} checkpoints were deleted."
-    if error.unconfirmed:
-        progress += f" {len(error.unconfirmed)} more may have been."
-    return _unavailable(progress)
+    return _unavailable(deleted=len(error.deleted), unconfirmed=len(error.unconfirmed))
 
 
 @logger.inject_lambda_context(
@@ -160,10 +157,11 @@ def _answer(status: int, body: BaseModel, headers: dict[str, str] | None = None)
     return Response(status, "application/json", body.model_dump_json(), headers)
 
 
-def _unavailable(progress: str) -> Response[str]:
+def _unavailable(*, deleted: int, unconfirmed: int) -> Response[str]:
+    more = f", and {unconfirmed} more may have been" if unconfirmed else ""
     detail = (
-        f"The database is not available. {progress} Repeat the request to finish it: "
-        "steps already deleted will then be reported as not found."
+        f"The database is not available. {deleted} checkpoints were deleted{more}. Repeat the "
+        "request to finish it: what is deleted already will then be reported as not found."
     )
     return _answer(503, ErrorMessage(detail=detail), {"Retry-After": str(RETRY_AFTER_SECONDS)})
 

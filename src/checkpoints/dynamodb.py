@@ -2,12 +2,14 @@
 
 import random
 import time
+import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import (
+    ChecksumError,
     ClientError,
     ConnectionError,  # noqa: A004 botocore's own, for what never became an HTTP exchange
     ConnectTimeoutError,
@@ -61,7 +63,7 @@ def connect() -> "DynamoDBClient":
 
     botocore could retry too, but neither within a deadline nor inside a cancelled transaction.
     """
-    return boto3.client(
+    client = boto3.client(
         "dynamodb",
         config=Config(
             connect_timeout=CONNECT_SECONDS,
@@ -70,6 +72,8 @@ def connect() -> "DynamoDBClient":
             tcp_keepalive=True,
         ),
     )
+    client.meta.events.register("before-parse.dynamodb", _check_integrity)
+    return client
 
 
 def deadline_in(milliseconds: int) -> float:
@@ -104,7 +108,7 @@ def call[T](operation: Callable[..., T], *, deadline: float, **parameters: Any) 
             last_error = error
         except (EndpointConnectionError, ConnectTimeoutError) as error:  # never sent
             last_error = error
-        except (ConnectionError, HTTPClientError, ResponseParserError) as error:
+        except (ConnectionError, HTTPClientError, ChecksumError, ResponseParserError) as error:
             unanswered = True
             last_error = error
     raise UnavailableError(f"failed {ATTEMPTS} times", unanswered=unanswered) from last_error
@@ -128,3 +132,21 @@ def _passes(error: ClientError) -> bool:
 
 def _status(error: ClientError) -> int:
     return error.response["ResponseMetadata"]["HTTPStatusCode"]
+
+
+def _check_integrity(response_dict: dict[str, Any], **_: object) -> None:
+    """Refuse a response that was cut short or garbled; botocore would read it as an empty one.
+
+    Raises:
+        ChecksumError: the body is not the one that DynamoDB sent.
+
+    """
+    headers, body = response_dict["headers"], response_dict["body"]
+    for kind, promised, received in (
+        ("length", headers.get("content-length"), len(body)),
+        ("crc32", headers.get("x-amz-crc32"), zlib.crc32(body)),
+    ):
+        if promised is not None and int(promised) != received:
+            raise ChecksumError(
+                checksum_type=kind, expected_checksum=promised, actual_checksum=str(received)
+            )

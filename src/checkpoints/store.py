@@ -2,10 +2,11 @@
 
 import uuid
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import batched
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.dynamodb import UnavailableError, call, cancellation_codes
@@ -142,18 +143,18 @@ class CheckpointStore:
         if len(steps) <= TRANSACTION_ACTIONS:
             yield self._delete_together(model_id, steps, entity, deadline)
             return
+        failed = Event()
+
+        def delete_together(chunk: Sequence[int]) -> _Outcome:
+            if failed.is_set():
+                return _Outcome()
+            outcome = self._delete_together(model_id, chunk, entity, deadline)
+            if outcome.failure:
+                failed.set()
+            return outcome
+
         with ThreadPoolExecutor(CONCURRENT_TRANSACTIONS) as pool:
-            transactions = [
-                pool.submit(self._delete_together, model_id, chunk, entity, deadline)
-                for chunk in batched(steps, TRANSACTION_ACTIONS, strict=False)
-            ]
-            for transaction in as_completed(transactions):
-                if transaction.cancelled():
-                    continue
-                outcome = transaction.result()
-                if outcome.failure:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                yield outcome
+            yield from pool.map(delete_together, batched(steps, TRANSACTION_ACTIONS, strict=False))
 
     def _delete_together(
         self, model_id: str, steps: Sequence[int], entity: str, deadline: float

@@ -1,0 +1,206 @@
+"""A DynamoDB endpoint over HTTP that fails on command, so that botocore meets real faults."""
+
+import json
+import threading
+import time
+import zlib
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import requests
+from embedded import REGION
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What goes back over the wire, or does not."""
+
+    status: int
+    body: bytes
+    checksum: int | None = None  # None: that of the body
+    sent_bytes: int | None = None  # the connection is cut after so many; None: it is not cut
+
+
+type Apply = Callable[[], Reply]
+type Fault = Callable[[dict[str, Any], Apply], Reply]
+
+CUT = Reply(status=0, body=b"", sent_bytes=0)
+
+
+def refuse(status: int, code: str) -> Fault:
+    """Answer with an error; the request has no effect."""
+    body = {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": "on command"}
+    return lambda _request, _apply: Reply(status, json.dumps(body).encode())
+
+
+def cancel(*codes: str) -> Fault:
+    """Cancel a transaction for the sake of its first actions; it has no effect."""
+
+    def fault(request: dict[str, Any], _apply: Apply) -> Reply:
+        others = len(request["TransactItems"]) - len(codes)
+        body = {
+            "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
+            "message": "on command",
+            "CancellationReasons": [{"Code": code} for code in codes] + [{"Code": "None"}] * others,
+        }
+        return Reply(400, json.dumps(body).encode())
+
+    return fault
+
+
+def pass_on(_request: dict[str, Any], apply: Apply) -> Reply:
+    """Be in order."""
+    return apply()
+
+
+def drop_request(_request: dict[str, Any], _apply: Apply) -> Reply:
+    """Cut the connection before the request has an effect."""
+    return CUT
+
+
+def lose_answer(_request: dict[str, Any], apply: Apply) -> Reply:
+    """Let the request have its effect, then cut the connection."""
+    apply()
+    return CUT
+
+
+def tear_answer(_request: dict[str, Any], apply: Apply) -> Reply:
+    """Let the request have its effect, then cut the connection in the middle of the answer."""
+    reply = apply()
+    return Reply(reply.status, reply.body, sent_bytes=len(reply.body) // 2)
+
+
+def garble_answer(_request: dict[str, Any], apply: Apply) -> Reply:
+    """Let the request have its effect, then answer with something else of the same length."""
+    reply = apply()
+    return Reply(reply.status, b" " * len(reply.body), checksum=zlib.crc32(reply.body))
+
+
+def fail_after_effect(_request: dict[str, Any], apply: Apply) -> Reply:
+    """Let the request have its effect, then answer with a server error."""
+    apply()
+    return refuse(500, "InternalServerError")(_request, apply)
+
+
+def stall(seconds: float) -> Fault:
+    """Keep the caller waiting; the request has no effect."""
+
+    def fault(_request: dict[str, Any], _apply: Apply) -> Reply:
+        time.sleep(seconds)
+        return CUT
+
+    return fault
+
+
+def stall_answer(seconds: float) -> Fault:
+    """Let the request have its effect, then keep the caller waiting."""
+
+    def fault(_request: dict[str, Any], apply: Apply) -> Reply:
+        apply()
+        time.sleep(seconds)
+        return CUT
+
+    return fault
+
+
+class Endpoint:
+    """moto behind HTTP.
+
+    It adds what DynamoDB does and moto does not: a transaction that is sent again with the token
+    of one that succeeded succeeds too, and changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self._faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
+        self._lasting: dict[str, Fault] = {}
+        self._completed: dict[str, tuple[Any, Reply]] = {}
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def fail(self, operation: str, *faults: Fault) -> None:
+        """Meet the next calls of an operation with these faults, one each."""
+        self._faults[operation].extend(faults)
+
+    def keep_failing(self, operation: str, fault: Fault) -> None:
+        """Meet every call of an operation with this fault."""
+        self._lasting[operation] = fault
+
+    def heal(self) -> None:
+        """Forget all faults to come, and the calls that came."""
+        self._faults.clear()
+        self._lasting.clear()
+        self.calls.clear()
+
+    @contextmanager
+    def running(self) -> Iterator["Endpoint"]:
+        """Serve while the block runs."""
+        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._server.shutdown()
+            self._server.server_close()
+            thread.join()
+
+    def reply(self, headers: dict[str, str], body: bytes) -> Reply:
+        """Answer one request, or fail it."""
+        operation = headers["X-Amz-Target"].partition(".")[2]
+        request = json.loads(body)
+        self.calls.append(operation)
+        queued = self._faults[operation]
+        fault = queued.popleft() if queued else self._lasting.get(operation)
+
+        def apply() -> Reply:
+            with self._lock:
+                return self._apply(headers, body, request)
+
+        return fault(request, apply) if fault else apply()
+
+    def _apply(self, headers: dict[str, str], body: bytes, request: dict[str, Any]) -> Reply:
+        token = request.get("ClientRequestToken")
+        if token in self._completed:
+            earlier, reply = self._completed[token]
+            if earlier != request:
+                return refuse(400, "IdempotentParameterMismatchException")(request, lambda: reply)
+            return reply
+        answer = requests.post(
+            f"https://dynamodb.{REGION}.amazonaws.com/", data=body, headers=headers, timeout=60
+        )
+        reply = Reply(answer.status_code, answer.content)
+        if token and answer.ok:
+            self._completed[token] = (request, reply)
+        return reply
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                reply = endpoint.reply(dict(self.headers), body)
+                if reply is CUT:
+                    self.close_connection = True
+                    return
+                self.send_response(reply.status)
+                self.send_header("Content-Type", "application/x-amz-json-1.0")
+                self.send_header("Content-Length", str(len(reply.body)))
+                checksum = zlib.crc32(reply.body) if reply.checksum is None else reply.checksum
+                self.send_header("x-amz-crc32", str(checksum))
+                self.end_headers()
+                self.wfile.write(reply.body[: reply.sent_bytes])
+                self.close_connection = reply.sent_bytes is not None
+
+            def log_message(self, *_: object) -> None:
+                """Keep the output of the tests free of it."""
+
+        return Handler

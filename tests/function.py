@@ -1,0 +1,66 @@
+"""Calling the function the way an API Gateway does."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import EllipsisType
+from typing import Any
+from urllib.parse import quote
+
+TOKEN = "a-good-token"
+ENTITY = "vision-team"
+MODEL = "resnet-50"
+
+
+type Invoke = Callable[..., "Answer"]
+type Call = Callable[..., "Answer"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the caller sees: the status, the headers, and the body as JSON."""
+
+    status: int
+    headers: dict[str, str]
+    body: Any
+
+
+def make_event(  # noqa: PLR0913 an event has so many parts
+    *,
+    steps: object = None,
+    body: str | None = None,
+    token: str | None = TOKEN,
+    model_id: str = MODEL,
+    headers: Mapping[str, object] | EllipsisType | None = ...,
+    path: str | None = None,
+    method: str = "DELETE",
+    **others: object,
+) -> dict[str, Any]:
+    """Return a REST API proxy event, a good one but for what is said."""
+    if isinstance(headers, EllipsisType):
+        headers = {"Content-Type": "application/json"}
+        headers |= {"Authorization": f"Bearer {token}"} if token is not None else {}
+    if path is None:
+        path = f"/v1/preview/models/{quote(model_id, safe='')}/checkpoints"
+    return {
+        "resource": "/v1/preview/models/{model_id}/checkpoints",
+        "path": path,
+        "httpMethod": method,
+        "headers": headers,
+        "multiValueHeaders": {name: [value] for name, value in (headers or {}).items()},
+        "queryStringParameters": None,
+        "pathParameters": {"model_id": model_id},
+        "requestContext": {"requestId": "gateway-request-1", "stage": "prod", "path": path},
+        "body": json.dumps({"steps": steps}) if body is None and steps is not None else body,
+        "isBase64Encoded": False,
+    } | others
+
+
+def read_answer(response: Mapping[str, Any]) -> Answer:
+    """Read what the function returned, and hold it to what an API Gateway accepts."""
+    assert set(response) == {"statusCode", "body", "isBase64Encoded", "multiValueHeaders"}
+    assert response["isBase64Encoded"] is False
+    headers = {}
+    for name, values in response["multiValueHeaders"].items():
+        (headers[name],) = values
+    return Answer(response["statusCode"], headers, json.loads(response["body"]))

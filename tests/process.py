@@ -1,0 +1,63 @@
+"""The function in a process of its own: events in on standard input, answers out on the last line.
+
+Run as a program it is that process; `call_in_a_process` starts it.
+"""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from embedded import lambda_context
+from endpoint import Endpoint
+from function import Answer, read_answer
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a process answered, and all that it printed or logged meanwhile."""
+
+    answers: list[Answer]
+    log: str
+
+
+def run_in_a_process(
+    endpoint: Endpoint,
+    events: Sequence[object],
+    *,
+    without: Sequence[str] = (),
+    **environment: str,
+) -> Outcome:
+    """Hand events to a function that is newly started with this environment."""
+    process = subprocess.run(  # noqa: S603 it is this file
+        [sys.executable, "-W", "error", __file__],
+        input=json.dumps(events),
+        env={key: value for key, value in os.environ.items() if key not in without}
+        | {"AWS_ENDPOINT_URL_DYNAMODB": endpoint.url, "PYTHONPATH": os.pathsep.join(sys.path)}
+        | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert process.returncode == 0, process.stderr
+    *log, answers = process.stdout.splitlines()
+    return Outcome(
+        [read_answer(answer) for answer in json.loads(answers)], "\n".join(log) + process.stderr
+    )
+
+
+def main() -> None:
+    """Log everything there is to log, as Lambda does at level DEBUG, and answer all events."""
+    logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+    from checkpoints.app import lambda_handler  # noqa: PLC0415 logs from its import on
+
+    answers = [lambda_handler(event, lambda_context()) for event in json.load(sys.stdin)]
+    sys.stdout.write(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main()

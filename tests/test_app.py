@@ -1,0 +1,152 @@
+"""What every request gets."""
+
+import base64
+
+import pytest
+from embedded import put_checkpoints, stored_checkpoints
+from function import ENTITY, MODEL, TOKEN, Answer, Call, Invoke, make_event
+
+JSON = {"Content-Type": "application/json"}
+NOT_FOUND = Answer(404, JSON, {"detail": "Not Found"})
+INTERNAL_SERVER_ERROR = Answer(500, JSON, {"detail": "Internal Server Error"})
+
+
+@pytest.fixture(autouse=True)
+def _one_checkpoint(_fresh_tables: None) -> None:
+    put_checkpoints(MODEL, [1], entity=ENTITY)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "OPTIONS", ""])
+def test_knows_no_other_method(call: Call, method: str) -> None:
+    assert NOT_FOUND == call(method=method, steps=[1])
+    assert {MODEL: {1}} == stored_checkpoints()
+
+
+@pytest.mark.parametrize("token", [TOKEN, None], ids=["with a token", "without a token"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "",
+        "/v1/preview/models",
+        f"/v1/preview/models/{MODEL}",
+        "/v1/preview/models//checkpoints",
+        f"/v1/preview/models/{MODEL}/x/checkpoints",
+        f"/v1/preview/models/{MODEL}/checkpoints/1",
+        f"/V1/preview/models/{MODEL}/checkpoints",
+        f"/prod/v1/preview/models/{MODEL}/checkpoints",
+        f"//v1/preview/models/{MODEL}/checkpoints",
+        "/" + "x" * 10_000,
+    ],
+)
+def test_knows_no_other_path(call: Call, path: str, token: str | None) -> None:
+    assert NOT_FOUND == call(path=path, steps=[1], token=token)
+    assert {MODEL: {1}} == stored_checkpoints()
+
+
+@pytest.mark.parametrize(
+    ("encoded", "model_id"),
+    [
+        pytest.param("a%20b", "a b", id="space"),
+        pytest.param("a+b", "a+b", id="plus is a plus"),
+        pytest.param("a%2Bb", "a+b", id="encoded plus"),
+        pytest.param("a%2Fb", "a/b", id="slash"),
+        pytest.param("%C3%A9t%C3%A9", "été", id="not ASCII"),
+        pytest.param("été", "été", id="not ASCII and not encoded"),
+        pytest.param("a%2520b", "a%20b", id="decoded once"),
+        pytest.param("100%", "100%", id="a percent sign that encodes nothing"),
+        pytest.param("%00", "\0", id="null character"),
+        pytest.param("%F0%9F%9A%80", "🚀", id="beyond the basic plane"),
+        pytest.param("a%0Ab", "a\nb", id="newline"),
+        pytest.param("%3Cmodel_id%3E", "<model_id>", id="angle brackets"),
+        pytest.param("..", "..", id="dots"),
+    ],
+)
+def test_decodes_the_model_id_once(call: Call, encoded: str, model_id: str) -> None:
+    put_checkpoints(model_id, [1, 2], entity=ENTITY)
+
+    answer = call(path=f"/v1/preview/models/{encoded}/checkpoints", steps=[1, 3])
+
+    assert Answer(200, JSON, {"deleted_count": 1, "not_found_steps": [3]}) == answer
+    assert {MODEL: {1}, model_id: {2}} == stored_checkpoints()
+
+
+@pytest.mark.parametrize("encoded", ["%FF", "a%C3", "%ED%A0%80"])
+def test_rejects_a_model_id_that_is_not_unicode(call: Call, encoded: str) -> None:
+    put_checkpoints("\ufffd", [1], entity=ENTITY)
+
+    answer = call(path=f"/v1/preview/models/{encoded}/checkpoints", steps=[1])
+
+    error = {
+        "loc": ["path", "model_id"],
+        "msg": "Input should be percent-encoded UTF-8",
+        "type": "string_unicode",
+    }
+    assert Answer(422, JSON, {"detail": [error]}) == answer
+    assert {MODEL: {1}, "\ufffd": {1}} == stored_checkpoints()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "text/plain; charset=utf-16"},
+        {"Content-Type": ""},
+        {},
+    ],
+    ids=["form", "text", "empty", "absent"],
+)
+def test_reads_the_body_as_json_whatever_it_is_called(call: Call, headers: dict[str, str]) -> None:
+    answer = call(headers={"Authorization": f"Bearer {TOKEN}", **headers}, steps=[1])
+
+    assert Answer(200, JSON, {"deleted_count": 1, "not_found_steps": []}) == answer
+
+
+def test_reads_a_base64_body(call: Call) -> None:
+    body = base64.b64encode(b'{"steps": [1, 2]}').decode()
+
+    answer = call(body=body, isBase64Encoded=True)
+
+    assert Answer(200, JSON, {"deleted_count": 1, "not_found_steps": [2]}) == answer
+
+
+def test_routes_on_the_path_whatever_the_resource_is_called(call: Call) -> None:
+    answer = call(steps=[1], resource="/{proxy+}", pathParameters={"proxy": "something/else"})
+
+    assert Answer(200, JSON, {"deleted_count": 1, "not_found_steps": []}) == answer
+
+
+def test_ignores_a_query_string(call: Call) -> None:
+    answer = call(steps=[1], queryStringParameters={"model_id": "x", "steps": "2"})
+
+    assert Answer(200, JSON, {"deleted_count": 1, "not_found_steps": []}) == answer
+
+
+@pytest.mark.parametrize(
+    ("event", "status"),
+    [
+        pytest.param(None, 500, id="null"),
+        pytest.param([], 500, id="a list"),
+        pytest.param("event", 500, id="a string"),
+        pytest.param({}, 500, id="empty"),
+        pytest.param({"path": None, "httpMethod": None}, 500, id="null path and method"),
+        pytest.param({"version": "2.0", "rawPath": "/"}, 500, id="of an HTTP API"),
+        pytest.param(make_event() | {"headers": [], "multiValueHeaders": 7}, 500, id="headers"),
+        pytest.param(make_event(path="/v1/\ud800"), 404, id="path that is not Unicode"),
+        pytest.param(make_event(requestContext=None, steps=[1]), 200, id="null request context"),
+        pytest.param(make_event() | {"body": 7}, 422, id="a number for a body"),
+        pytest.param(make_event() | {"body": {"steps": [1]}}, 422, id="an object for a body"),
+    ],
+)
+def test_answers_events_that_no_gateway_sends(invoke: Invoke, event: object, status: int) -> None:
+    answer = invoke(event)
+
+    assert status == answer.status
+    if status == 500:
+        assert INTERNAL_SERVER_ERROR == answer
+
+
+def test_serves_on_after_a_failure(invoke: Invoke, call: Call) -> None:
+    invoke(None)
+
+    assert Answer(200, JSON, {"deleted_count": 1, "not_found_steps": []}) == call(steps=[1])

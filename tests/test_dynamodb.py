@@ -1,0 +1,272 @@
+"""DynamoDB fails, for a moment or for longer; the answer stays exactly true."""
+
+import pytest
+from embedded import put_checkpoints, stored_checkpoints
+from endpoint import (
+    Endpoint,
+    Fault,
+    cancel,
+    drop_request,
+    fail_after_effect,
+    garble_answer,
+    lose_answer,
+    pass_on,
+    refuse,
+    stall,
+    stall_answer,
+    tear_answer,
+)
+from function import ENTITY, MODEL, Answer, Call, make_event
+from process import run_in_a_process
+
+JSON = {"Content-Type": "application/json"}
+UNAVAILABLE = JSON | {"Retry-After": "2"}
+
+# Longer than the function waits for an answer in these tests.
+LONG = 0.7
+
+without_effect = {
+    "dropped": drop_request,
+    "throttled": refuse(400, "ProvisionedThroughputExceededException"),
+    "throttled as well": refuse(400, "ThrottlingException"),
+    "over the account's limit": refuse(400, "RequestLimitExceeded"),
+    "server error": refuse(500, "InternalServerError"),
+    "unavailable": refuse(503, "ServiceUnavailable"),
+    "time-out": stall(LONG),
+}
+with_effect = {
+    "answer lost": lose_answer,
+    "answer torn": tear_answer,
+    "answer garbled": garble_answer,
+    "answer a server error": fail_after_effect,
+    "answer too late": stall_answer(LONG),
+}
+for_transactions = {
+    "conflict": cancel("TransactionConflict"),
+    "throttled inside": cancel("ThrottlingError"),
+    "over throughput inside": cancel("ProvisionedThroughputExceeded"),
+    "in progress": refuse(400, "TransactionInProgressException"),
+}
+
+
+# What leaves it open whether a transaction had an effect.
+UNANSWERED = {"dropped", "server error", "unavailable", "time-out"}
+
+
+def cases(*faults: dict[str, Fault]) -> pytest.MarkDecorator:
+    named = {name: fault for group in faults for name, fault in group.items()}
+    return pytest.mark.parametrize("fault", named.values(), ids=named.keys())
+
+
+def unavailable(deleted: str = "0 checkpoints were deleted") -> Answer:
+    detail = (
+        f"The database is not available. {deleted}. Repeat the request to finish it: "
+        "what is deleted already will then be reported as not found."
+    )
+    return Answer(503, UNAVAILABLE, {"detail": detail})
+
+
+class TestShortFault:
+    """A fault that passes is invisible."""
+
+    @cases(without_effect, with_effect)
+    @pytest.mark.parametrize("operation", ["GetItem", "Query"])
+    def test_of_a_read(self, call: Call, endpoint: Endpoint, operation: str, fault: Fault) -> None:
+        put_checkpoints(MODEL, range(120), entity=ENTITY)
+        endpoint.fail(operation, fault)
+
+        answer = call(steps=list(range(1, 121)))
+
+        assert Answer(200, JSON, {"deleted_count": 119, "not_found_steps": [120]}) == answer
+        assert {MODEL: {0}} == stored_checkpoints()
+        assert endpoint.calls.count(operation) == 2
+
+    @cases(without_effect, with_effect, for_transactions)
+    @pytest.mark.parametrize("times", [1, 3])
+    def test_of_a_transaction(
+        self, call: Call, endpoint: Endpoint, times: int, fault: Fault
+    ) -> None:
+        put_checkpoints(MODEL, range(5), entity=ENTITY)
+        endpoint.fail("TransactWriteItems", *[fault] * times)
+
+        answer = call(steps=[1, 2, 3])
+
+        assert Answer(200, JSON, {"deleted_count": 3, "not_found_steps": []}) == answer
+        assert {MODEL: {0, 4}} == stored_checkpoints()
+        assert endpoint.calls.count("TransactWriteItems") == times + 1
+
+    @cases(without_effect, with_effect, for_transactions)
+    def test_after_some_steps_were_not_found(
+        self, call: Call, endpoint: Endpoint, fault: Fault
+    ) -> None:
+        put_checkpoints(MODEL, [1, 3], entity=ENTITY)
+        endpoint.fail("TransactWriteItems", pass_on, fault)
+
+        answer = call(steps=[1, 2, 3, 4])
+
+        assert Answer(200, JSON, {"deleted_count": 2, "not_found_steps": [2, 4]}) == answer
+        assert {} == stored_checkpoints()
+
+    @cases(with_effect)
+    def test_of_one_transaction_among_several(
+        self, call: Call, endpoint: Endpoint, fault: Fault
+    ) -> None:
+        put_checkpoints(MODEL, range(350), entity=ENTITY)
+        endpoint.fail("TransactWriteItems", fault, fault)
+
+        answer = call(steps=list(range(360)))
+
+        expected = {"deleted_count": 350, "not_found_steps": list(range(350, 360))}
+        assert Answer(200, JSON, expected) == answer
+        assert {} == stored_checkpoints()
+
+    def test_that_is_a_different_one_each_time(self, call: Call, endpoint: Endpoint) -> None:
+        put_checkpoints(MODEL, [1], entity=ENTITY)
+        endpoint.fail("GetItem", drop_request, refuse(500, "InternalServerError"))
+        endpoint.fail("TransactWriteItems", lose_answer, cancel("TransactionConflict"))
+
+        answer = call(steps=[1, 2])
+
+        assert Answer(200, JSON, {"deleted_count": 1, "not_found_steps": [2]}) == answer
+
+    def test_together_with_steps_that_are_not_found(self, call: Call, endpoint: Endpoint) -> None:
+        put_checkpoints(MODEL, [2, 3], entity=ENTITY)
+        endpoint.fail(
+            "TransactWriteItems",
+            cancel("ConditionalCheckFailed", "TransactionConflict"),
+            cancel("TransactionConflict", "None"),
+        )
+
+        answer = call(steps=[1, 2, 3])
+
+        assert Answer(200, JSON, {"deleted_count": 2, "not_found_steps": [1]}) == answer
+
+
+class TestLastingFault:
+    """A fault that stays ends in a 503 before the time is up, and a repetition finishes."""
+
+    @cases(without_effect, with_effect)
+    @pytest.mark.parametrize("operation", ["GetItem", "Query"])
+    def test_of_a_read(self, call: Call, endpoint: Endpoint, operation: str, fault: Fault) -> None:
+        put_checkpoints(MODEL, range(120), entity=ENTITY)
+        endpoint.keep_failing(operation, fault)
+
+        assert unavailable() == call(steps=list(range(120)), milliseconds=2_500)
+        assert {MODEL: set(range(120))} == stored_checkpoints()
+
+        endpoint.heal()
+
+        answer = call(steps=list(range(120)))
+        assert Answer(200, JSON, {"deleted_count": 120, "not_found_steps": []}) == answer
+
+    @cases(without_effect, for_transactions)
+    def test_of_a_transaction_that_has_no_effect(
+        self, call: Call, endpoint: Endpoint, fault: Fault
+    ) -> None:
+        put_checkpoints(MODEL, [1, 2], entity=ENTITY)
+        endpoint.keep_failing("TransactWriteItems", fault)
+
+        answer = call(steps=[1, 2], milliseconds=2_500)
+
+        unanswered = fault in [without_effect[n] for n in UNANSWERED]
+        more = ", and 2 more may have been" if unanswered else ""
+        assert unavailable(f"0 checkpoints were deleted{more}") == answer
+        assert {MODEL: {1, 2}} == stored_checkpoints()
+
+        endpoint.heal()
+
+        answer = call(steps=[1, 2])
+        assert Answer(200, JSON, {"deleted_count": 2, "not_found_steps": []}) == answer
+
+    @cases(with_effect)
+    def test_of_a_transaction_that_has_its_effect(
+        self, call: Call, endpoint: Endpoint, fault: Fault
+    ) -> None:
+        put_checkpoints(MODEL, [1, 2], entity=ENTITY)
+        endpoint.keep_failing("TransactWriteItems", fault)
+
+        answer = call(steps=[1, 2], milliseconds=2_500)
+
+        assert unavailable("0 checkpoints were deleted, and 2 more may have been") == answer
+        assert {} == stored_checkpoints()
+
+        endpoint.heal()
+
+        answer = call(steps=[1, 2])
+        assert Answer(200, JSON, {"deleted_count": 0, "not_found_steps": [1, 2]}) == answer
+
+    def test_tells_how_far_it_got(self, call: Call, endpoint: Endpoint) -> None:
+        put_checkpoints(MODEL, range(1_000), entity=ENTITY)
+        endpoint.fail("TransactWriteItems", *[pass_on] * 3)
+        endpoint.keep_failing("TransactWriteItems", cancel("ThrottlingError"))
+
+        answer = call(steps=list(range(1_000)))
+
+        assert unavailable("300 checkpoints were deleted") == answer
+        (left,) = stored_checkpoints().values()
+        assert 700 == len(left)
+        assert endpoint.calls.count("TransactWriteItems") < 3 + 4 * 10  # no other was begun
+
+        endpoint.heal()
+
+        answer = call(steps=list(range(1_000)))
+        gone = sorted(set(range(1_000)) - left)
+        assert Answer(200, JSON, {"deleted_count": 700, "not_found_steps": gone}) == answer
+
+    def test_of_the_connection(self, endpoint: Endpoint) -> None:
+        nobody_listens = "http://127.0.0.1:1"
+
+        outcome = run_in_a_process(
+            endpoint, [make_event(steps=[1])], AWS_ENDPOINT_URL_DYNAMODB=nobody_listens
+        )
+
+        assert [unavailable()] == outcome.answers
+
+    @pytest.mark.parametrize("milliseconds", [1_500, 1_000, 10])
+    def test_leaves_no_time(self, call: Call, endpoint: Endpoint, milliseconds: int) -> None:
+        endpoint.keep_failing("GetItem", stall(LONG))
+
+        assert unavailable() == call(steps=[1], milliseconds=milliseconds)
+
+    def test_leaves_no_time_for_the_rest(self, call: Call, endpoint: Endpoint) -> None:
+        put_checkpoints(MODEL, [1], entity=ENTITY)
+        endpoint.fail("GetItem", stall(LONG), pass_on)
+        endpoint.keep_failing("TransactWriteItems", stall(LONG))
+
+        answer = call(steps=[1], milliseconds=2_700)
+
+        assert unavailable("0 checkpoints were deleted, and 1 more may have been") == answer
+
+
+class TestFaultOfOurs:
+    """A fault that waiting does not mend is answered at once, and truthfully: 500."""
+
+    INTERNAL_SERVER_ERROR = Answer(500, JSON, {"detail": "Internal Server Error"})
+
+    @pytest.mark.parametrize("operation", ["GetItem", "Query", "TransactWriteItems"])
+    @pytest.mark.parametrize(
+        "code",
+        [
+            "AccessDeniedException",
+            "ResourceNotFoundException",
+            "UnrecognizedClientException",
+            "ExpiredTokenException",
+            "ValidationException",
+        ],
+    )
+    def test_is_not_repeated(
+        self, call: Call, endpoint: Endpoint, operation: str, code: str
+    ) -> None:
+        put_checkpoints(MODEL, range(101), entity=ENTITY)
+        endpoint.keep_failing(operation, refuse(400, code))
+
+        assert self.INTERNAL_SERVER_ERROR == call(steps=list(range(101)))
+        assert endpoint.calls.count(operation) <= 2  # two transactions are under way together
+        assert {MODEL: set(range(101))} == stored_checkpoints()
+
+    def test_inside_a_transaction_is_not_repeated(self, call: Call, endpoint: Endpoint) -> None:
+        put_checkpoints(MODEL, [1], entity=ENTITY)
+        endpoint.keep_failing("TransactWriteItems", cancel("ValidationError"))
+
+        assert self.INTERNAL_SERVER_ERROR == call(steps=[1])
+        assert ["GetItem", "TransactWriteItems"] == endpoint.calls

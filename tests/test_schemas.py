@@ -1,0 +1,246 @@
+"""Which bodies are understood, decided by a JSON Schema validator that is not ours."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from embedded import put_checkpoints, stored_checkpoints
+from function import ENTITY, MODEL, Answer, Call
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+JSON = {"Content-Type": "application/json"}
+OPENAPI = json.loads((Path(__file__).parents[1] / "docs" / "openapi.json").read_bytes())
+
+
+def schema(name: str) -> dict[str, Any]:
+    """Return a schema of the published document, with those it refers to."""
+    return {"$ref": f"#/components/schemas/{name}", "components": OPENAPI["components"]}
+
+
+class Fraction:
+    """A number written with a fraction or an exponent, which no step is."""
+
+
+def satisfies_the_request_schema(body: bytes) -> bool:
+    """Tell whether a body is JSON (RFC 8259, in UTF-8) that the published schema accepts."""
+    try:
+        text = body.decode("utf-8")
+        document = json.loads(text, parse_float=lambda _: Fraction(), parse_constant=not_json)
+    except ValueError:
+        return False
+    return jsonschema.Draft202012Validator(schema("DeleteCheckpointsRequest")).is_valid(document)
+
+
+def not_json(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def assert_is_as_published(answer: Answer) -> None:
+    """Hold an answer's body to the schema that the document has for its status."""
+    name = {200: "DeleteCheckpointsResponse", 422: "HTTPValidationError"}[answer.status]
+    jsonschema.validate(answer.body, schema(name))
+    if answer.status == 422:
+        assert all(set(error) == {"loc", "msg", "type"} for error in answer.body["detail"])
+
+
+def send(call: Call, body: bytes) -> Answer:
+    """Send any bytes, as a gateway would: text if it can be, else base64."""
+    try:
+        return call(body=body.decode("utf-8"))
+    except UnicodeDecodeError:
+        return call(body=base64.b64encode(body).decode(), isBase64Encoded=True)
+
+
+documents = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**60), 10**60)
+    | st.floats()
+    | st.sampled_from([1.0, 1e5, -0.0, "7", "steps"])
+    | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.just("steps") | st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+steps = st.integers() | st.integers(-3, 3) | st.sampled_from([10**38, -(10**126), 10**4000])
+requests = st.fixed_dictionaries({"steps": st.lists(steps, max_size=8)}) | st.builds(
+    lambda more, wanted: more | {"steps": wanted},
+    st.dictionaries(st.text(max_size=5), documents, max_size=2),
+    st.lists(steps | documents, max_size=4),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(document=requests | documents, indent=st.none() | st.just(1), ascii_only=st.booleans())
+def test_accepts_exactly_what_the_schema_accepts(
+    call: Call, document: object, indent: int | None, *, ascii_only: bool
+) -> None:
+    body = json.dumps(document, indent=indent, ensure_ascii=ascii_only).encode()
+
+    answer = send(call, body)
+
+    assert (200 if satisfies_the_request_schema(body) else 422) == answer.status
+    assert_is_as_published(answer)
+
+
+words = st.sampled_from(
+    rb"""{"steps":[ ]} [ ] { } , : " "steps" 'steps' - 0 1 1.0 1e2 01 +1 NaN Infinity true null //
+    \u0073 \ """.split()
+)
+odd_bytes = st.sampled_from([b" ", b"\n", b"\0", b"\xff", b"\xc3\xa9", b"\xef\xbb\xbf"])
+fragments = st.lists(words | odd_bytes, max_size=8).map(b"".join)
+
+
+@settings(max_examples=600, deadline=None)
+@given(body=st.binary(max_size=40) | fragments)
+@example(b"")
+@example(b'{"steps":[1],"x":NaN}')
+@example(b'{"steps":[1],"x":[-Infinity]}')
+@example(b'{"steps":["x"],"steps":[1]}')
+@example(b'{"steps":[1],"steps":["x"]}')
+@example(b'\xef\xbb\xbf{"steps":[1]}')
+@example('{"steps":[1]}'.encode("utf-16"))
+@example('{"steps":[1]}'.encode("utf-32-be"))
+@example(b'{"steps":[1]}\0')
+@example(b'{"steps":[1]} {"steps":[2]}')
+@example(b'{"steps":[1],"x":"\xff"}')
+@example(b'{"steps":[1],"\xed\xa0\x80":1}')
+@example(b'{"\\u0073teps":[1]}')
+@example(b'{"steps":[-0]}')
+@example(b'{"steps":[1,]}')
+@example(b'{"Steps":[1]}')
+def test_accepts_no_other_bytes(call: Call, body: bytes) -> None:
+    answer = send(call, body)
+
+    assert (200 if satisfies_the_request_schema(body) else 422) == answer.status
+    assert_is_as_published(answer)
+
+
+@settings(max_examples=100, deadline=None)
+@given(present=st.sets(st.integers(0, 30)), asked=st.lists(st.integers(-2, 32)))
+def test_deletes_and_counts_exactly(call: Call, present: set[int], asked: list[int]) -> None:
+    remove_all(call)
+    put_checkpoints(MODEL, present, entity=ENTITY)
+
+    answer = call(steps=asked)
+
+    missing = [step for step in dict.fromkeys(asked) if step not in present]
+    expected = {"deleted_count": len(present & set(asked)), "not_found_steps": missing}
+    assert Answer(200, JSON, expected) == answer
+    assert present - set(asked) == stored_checkpoints().get(MODEL, set())
+
+
+def remove_all(call: Call) -> None:
+    assert call(steps=list(range(31))).status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        pytest.param(
+            '{"steps": [1, "2", "3"]}',
+            {
+                "loc": ["body", "steps", 1],
+                "msg": "Input should be a valid integer",
+                "type": "int_type",
+            },
+            id="a string",
+        ),
+        pytest.param(
+            '{"steps": [true]}',
+            {
+                "loc": ["body", "steps", 0],
+                "msg": "Input should be a valid integer",
+                "type": "int_type",
+            },
+            id="a boolean",
+        ),
+        pytest.param(
+            "{}",
+            {"loc": ["body", "steps"], "msg": "Field required", "type": "missing"},
+            id="no steps",
+        ),
+        pytest.param(
+            '{"steps": null}',
+            {
+                "loc": ["body", "steps"],
+                "msg": "Input should be a valid array",
+                "type": "list_type",
+            },
+            id="null steps",
+        ),
+        pytest.param(
+            "[1, 2]",
+            {"loc": ["body"], "msg": "Input should be an object", "type": "model_type"},
+            id="not an object",
+        ),
+        pytest.param(
+            None,
+            {
+                "loc": ["body"],
+                "msg": "Invalid JSON: EOF while parsing a value at line 1 column 0",
+                "type": "json_invalid",
+            },
+            id="absent",
+        ),
+    ],
+)
+def test_tells_what_is_wrong_and_where(
+    call: Call, body: str | None, error: dict[str, object]
+) -> None:
+    assert Answer(422, JSON, {"detail": [error]}) == call(body=body)
+
+
+@pytest.mark.parametrize("body", ["e30", "e30=\n", "{}", "é", "=", "e3=0"])
+def test_rejects_malformed_base64(call: Call, body: str) -> None:
+    answer = call(body=body, isBase64Encoded=True)
+
+    assert 422 == answer.status
+    assert ["json_invalid"] == [error["type"] for error in answer.body["detail"]]
+    assert_is_as_published(answer)
+
+
+LARGE = 6_000_000  # bytes, as much as Lambda takes
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        pytest.param('{"steps": [' + "9" * 4_301 + "]}", 422, id="a digit too many"),
+        pytest.param('{"steps": [' + "9" * LARGE + "]}", 422, id="a step that is all digits"),
+        pytest.param("[" * 100_000 + "]" * 100_000, 422, id="deep"),
+        pytest.param('{"steps":' * 100_000, 422, id="deep and torn"),
+        pytest.param('{"steps":[],"x":' + "[" * 201 + "]" * 201 + "}", 422, id="deep beside steps"),
+        pytest.param('{"steps":[],"x":' + "[" * 190 + "]" * 190 + "}", 200, id="not too deep"),
+        pytest.param('{"steps":[' + "null," * 1_000_000 + "1]}", 422, id="a million wrong steps"),
+        pytest.param('{"steps":[' + "1.5," * 1_000_000 + "1]}", 422, id="a million fractions"),
+        pytest.param('{"steps":[' + "1," * (LARGE // 2) + "1]}", 200, id="a step repeated"),
+        pytest.param('{"x":"' + "é" * (LARGE // 2) + '"}', 422, id="a long string"),
+        pytest.param(" " * LARGE, 422, id="blank"),
+        pytest.param("{" + '"x":1,' * 500_000 + '"steps":[]}', 200, id="a key repeated"),
+        pytest.param('{"steps":[],"x":"\\ud800"}', 422, id="unpaired surrogate"),
+        pytest.param('{"steps":[],"x":"\ud800"}', 422, id="not Unicode"),
+    ],
+)
+def test_withstands_hostile_bodies(call: Call, body: str, status: int) -> None:
+    answer = call(body=body)
+
+    assert status == answer.status
+    assert_is_as_published(answer)
+    assert len(json.dumps(answer.body)) < 1_000
+
+
+def test_answers_for_a_body_as_large_as_lambda_takes(call: Call) -> None:
+    wanted = list(range(10**6, 10**6 + LARGE // 8))
+    put_checkpoints(MODEL, [wanted[0], wanted[-1]], entity=ENTITY)
+
+    answer = call(body=json.dumps({"steps": wanted}, separators=(",", ":")))
+
+    assert Answer(200, JSON, {"deleted_count": 2, "not_found_steps": wanted[1:-1]}) == answer
+    assert {} == stored_checkpoints()

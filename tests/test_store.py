@@ -1,0 +1,173 @@
+"""Exactly what was asked for is deleted, and exactly that is answered."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from embedded import put_checkpoints, put_token, stored_checkpoints
+from endpoint import Endpoint
+from function import ENTITY, MODEL, Answer, Call, make_event
+from process import run_in_a_process
+
+JSON = {"Content-Type": "application/json"}
+
+
+def deleted(count: int, not_found: list[int]) -> Answer:
+    """Return the whole answer that promises so much."""
+    return Answer(200, JSON, {"deleted_count": count, "not_found_steps": not_found})
+
+
+def test_deletes_what_exists_and_reports_what_does_not(call: Call) -> None:
+    put_checkpoints(MODEL, [12, 13, 14], entity=ENTITY)
+
+    assert deleted(2, [99]) == call(steps=[12, 13, 99])
+    assert {MODEL: {14}} == stored_checkpoints()
+
+
+@pytest.mark.parametrize(
+    ("steps", "count", "not_found"),
+    [
+        pytest.param([], 0, [], id="none"),
+        pytest.param([7], 0, [7], id="one missing"),
+        pytest.param([9, 8, 7, 8, 9], 0, [9, 8, 7], id="missing in the order of the request"),
+        pytest.param([1, 1, 2, 1], 2, [], id="repeats count once"),
+        pytest.param([0, -0], 1, [], id="minus zero is zero"),
+        pytest.param([-5], 1, [], id="negative"),
+        pytest.param([-6], 0, [-6], id="negative and missing"),
+        pytest.param([10**40], 1, [], id="many digits but few significant ones"),
+        pytest.param([10**37 + 1], 1, [], id="as many digits as DynamoDB holds"),
+        pytest.param([10**38 + 1], 0, [10**38 + 1], id="a digit more"),
+        pytest.param([10**125], 0, [10**125], id="as large as DynamoDB holds"),
+        pytest.param([10**126], 0, [10**126], id="larger"),
+        pytest.param([-(10**126), 1], 1, [-(10**126)], id="smaller"),
+        pytest.param([10**4299, 2], 1, [10**4299], id="beyond all measure"),
+    ],
+)
+def test_answers_for_each_distinct_step(
+    call: Call, steps: list[int], count: int, not_found: list[int]
+) -> None:
+    present = {0, 1, 2, 3, -5, 10**40, 10**37 + 1}
+    put_checkpoints(MODEL, present, entity=ENTITY)
+
+    assert deleted(count, not_found) == call(steps=steps)
+    assert {MODEL: present - set(steps)} == stored_checkpoints()
+
+
+@pytest.mark.parametrize("count", [99, 100, 101, 250])
+@pytest.mark.parametrize("missing", ["none", "every third", "all"])
+def test_deletes_any_number(call: Call, count: int, missing: str) -> None:
+    steps = list(range(10 * count, 0, -10))
+    not_found = {"none": [], "every third": steps[::3], "all": steps}[missing]
+    put_checkpoints(MODEL, set(steps) - set(not_found) | {5}, entity=ENTITY)
+
+    assert deleted(count - len(not_found), not_found) == call(steps=steps)
+    assert {MODEL: {5}} == stored_checkpoints()
+
+
+def test_deletes_thousands(call: Call) -> None:
+    put_checkpoints(MODEL, range(5_050), entity=ENTITY)
+
+    assert deleted(5_000, [-1]) == call(steps=[*range(5_000), -1])
+    assert {MODEL: set(range(5_000, 5_050))} == stored_checkpoints()
+
+
+def test_asks_only_for_what_the_model_has_when_asked_for_many(
+    call: Call, endpoint: Endpoint
+) -> None:
+    put_checkpoints(MODEL, range(0, 30_000, 100), entity=ENTITY)
+    endpoint.heal()
+
+    answer = call(steps=list(range(100_000)))
+
+    assert deleted(300, [step for step in range(100_000) if step % 100 or step >= 30_000]) == answer
+    assert ["GetItem", "Query"] + ["TransactWriteItems"] * 3 == endpoint.calls
+    assert {} == stored_checkpoints()
+
+
+def test_reads_the_keys_page_by_page(call: Call, endpoint: Endpoint) -> None:
+    put_checkpoints(MODEL, range(200), entity=ENTITY, padding={"S": "x" * 10_000})
+    endpoint.heal()
+
+    assert deleted(200, []) == call(steps=list(range(200)))
+    assert endpoint.calls.count("Query") > 1
+    assert {} == stored_checkpoints()
+
+
+@pytest.mark.parametrize("count", [1, 101], ids=["in one transaction", "after a query"])
+class TestLeavesAlone:
+    """What is not the caller's, or not asked for, is neither touched nor told of."""
+
+    def test_the_checkpoints_of_another_entity(self, call: Call, count: int) -> None:
+        put_checkpoints(MODEL, range(count), entity="speech-team")
+
+        assert deleted(0, list(range(count))) == call(steps=list(range(count)))
+        assert {MODEL: set(range(count))} == stored_checkpoints()
+
+    def test_another_entitys_between_the_callers_own(self, call: Call, count: int) -> None:
+        put_checkpoints(MODEL, range(count), entity=ENTITY)
+        put_checkpoints(MODEL, [count], entity="speech-team")
+
+        assert deleted(count, [count]) == call(steps=list(range(count + 1)))
+        assert {MODEL: {count}} == stored_checkpoints()
+
+    def test_a_checkpoint_without_an_owner(self, call: Call, count: int) -> None:
+        put_checkpoints(MODEL, range(count), entity=ENTITY)
+        put_checkpoints(MODEL, [0], entity="", owner={"S": ENTITY})
+
+        assert deleted(count - 1, [0]) == call(steps=list(range(count)))
+
+    def test_the_same_steps_of_other_models(self, call: Call, count: int) -> None:
+        for model_id in (MODEL, MODEL + "0", MODEL.upper(), MODEL[:-1]):
+            put_checkpoints(model_id, range(count), entity=ENTITY)
+
+        assert deleted(count, []) == call(steps=list(range(count)))
+        assert {MODEL + "0", MODEL.upper(), MODEL[:-1]} == set(stored_checkpoints())
+
+    def test_a_model_whose_id_no_key_can_hold(
+        self, call: Call, endpoint: Endpoint, count: int
+    ) -> None:
+        steps = list(range(count))
+
+        assert deleted(0, steps) == call(steps=steps, model_id="é" * 1_025)
+        assert ["GetItem"] == endpoint.calls
+
+    def test_nothing_else_a_record_holds_matters(self, call: Call, count: int) -> None:
+        put_checkpoints(
+            MODEL, range(count), entity=ENTITY, uri={"S": "s3://x"}, step_name={"S": "entity"}
+        )
+
+        assert deleted(count, []) == call(steps=list(range(count)))
+        assert {} == stored_checkpoints()
+
+
+def test_deletes_for_a_model_with_the_longest_id(call: Call) -> None:
+    model_id = "é" * 1_024
+    put_checkpoints(model_id, [1], entity=ENTITY)
+
+    assert deleted(1, []) == call(steps=[1], model_id=model_id)
+
+
+def test_an_entity_deletes_its_own_beside_another(call: Call) -> None:
+    put_token("other-token", entity="speech-team")
+    put_checkpoints(MODEL, [1, 2], entity=ENTITY)
+    put_checkpoints(MODEL, [3, 4], entity="speech-team")
+
+    assert deleted(2, [1, 2]) == call(steps=[1, 2, 3, 4], token="other-token")
+    assert deleted(2, [3, 4]) == call(steps=[1, 2, 3, 4])
+    assert {} == stored_checkpoints()
+
+
+def test_counts_each_record_once_however_many_requests_race(endpoint: Endpoint) -> None:
+    put_checkpoints(MODEL, range(400), entity=ENTITY)
+    requests = [[list(range(start, start + 150)) for start in range(0, 300, 50)]] * 4
+
+    def run(requests: list[list[int]]) -> list[Answer]:
+        return run_in_a_process(endpoint, [make_event(steps=steps) for steps in requests]).answers
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = [answer for answers in pool.map(run, requests) for answer in answers]
+
+    assert [150] * 24 == [
+        answer.body["deleted_count"] + len(answer.body["not_found_steps"]) for answer in answers
+    ]
+    assert 400 == sum(answer.body["deleted_count"] for answer in answers)
+    assert {} == stored_checkpoints()
