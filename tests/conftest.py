@@ -15,11 +15,9 @@ from checkpoints import dynamodb
 
 @pytest.fixture(scope="session")
 def endpoint() -> Iterator[Endpoint]:
-    """Serve both tables, and cut the function's patience short, or tests would take minutes."""
+    """Serve both tables, and let the function try again sooner than it would."""
     with (
         embedded_dynamodb(),
-        mock.patch.object(dynamodb, "CONNECT_SECONDS", 0.3),
-        mock.patch.object(dynamodb, "READ_SECONDS", 0.6),
         mock.patch.object(dynamodb, "FIRST_PAUSE_SECONDS", 0.001),
         mock.patch.object(dynamodb, "LONGEST_PAUSE_SECONDS", 0.01),
         Endpoint().running() as endpoint,
@@ -50,6 +48,24 @@ def call(invoke: Invoke) -> Call:
         return invoke(make_event(**event), milliseconds)
 
     return call
+
+
+@pytest.fixture
+def _impatient(endpoint: Endpoint) -> Iterator[None]:
+    """Let the function wait half a second for an answer, or tests of time-outs take minutes."""
+    from checkpoints.app import connect  # noqa: PLC0415 once more, connects when imported
+
+    with (
+        mock.patch.dict(os.environ, AWS_ENDPOINT_URL_DYNAMODB=endpoint.url),
+        mock.patch.object(dynamodb, "CONNECT_SECONDS", 0.5),
+        mock.patch.object(dynamodb, "READ_SECONDS", 0.5),
+    ):
+        connect.cache_clear()
+        connect()
+        yield
+    with mock.patch.dict(os.environ, AWS_ENDPOINT_URL_DYNAMODB=endpoint.url):
+        connect.cache_clear()
+        connect()
 
 
 @pytest.fixture(autouse=True)

@@ -33,10 +33,14 @@ def run_in_a_process(
 ) -> Outcome:
     """Hand events to a function that is newly started with this environment."""
     process = subprocess.run(  # noqa: S603 it is this file
-        [sys.executable, "-W", "error", __file__],
+        [sys.executable, __file__],
         input=json.dumps(events),
         env={key: value for key, value in os.environ.items() if key not in without}
-        | {"AWS_ENDPOINT_URL_DYNAMODB": endpoint.url, "PYTHONPATH": os.pathsep.join(sys.path)}
+        | {
+            "AWS_ENDPOINT_URL_DYNAMODB": endpoint.url,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "PYTHONWARNINGS": "error",
+        }
         | environment,
         capture_output=True,
         text=True,

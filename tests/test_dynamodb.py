@@ -19,11 +19,13 @@ from endpoint import (
 from function import ENTITY, MODEL, Answer, Call, make_event
 from process import run_in_a_process
 
+pytestmark = pytest.mark.usefixtures("_impatient")
+
 JSON = {"Content-Type": "application/json"}
 UNAVAILABLE = JSON | {"Retry-After": "2"}
 
 # Longer than the function waits for an answer in these tests.
-LONG = 0.7
+LONG = 0.6
 
 without_effect = {
     "dropped": drop_request,
@@ -222,7 +224,7 @@ class TestLastingFault:
 
         assert [unavailable()] == outcome.answers
 
-    @pytest.mark.parametrize("milliseconds", [1_500, 1_000, 10])
+    @pytest.mark.parametrize("milliseconds", [1_600, 1_000, 10])
     def test_leaves_no_time(self, call: Call, endpoint: Endpoint, milliseconds: int) -> None:
         endpoint.keep_failing("GetItem", stall(LONG))
 

@@ -2,6 +2,7 @@
 
 import base64
 from contextlib import suppress
+from dataclasses import asdict
 from functools import cache
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -40,10 +41,10 @@ def delete_model_checkpoints(model_id: str) -> Response[str]:
     """Delete the caller's checkpoints of a model at the steps that the body names."""
     audit: Audit = app.context["audit"]
     deadline = dynamodb.deadline_in(app.lambda_context.get_remaining_time_in_millis())
-    authenticator, store = _connect()
+    authenticator, store = connect()
 
     principal = authenticator.authenticate(app.current_event.raw_event, deadline=deadline)
-    audit.identify(entity=principal.entity, token_name=principal.token_name)
+    audit.identify(**asdict(principal))
 
     model_id = _percent_decoded(model_id)
     steps = DeleteCheckpointsRequest.parse(_body(app.current_event.raw_event)).steps
@@ -62,7 +63,10 @@ def delete_model_checkpoints(model_id: str) -> Response[str]:
 @app.exception_handler(RefusalError)
 def refuse(error: RefusalError) -> Response[str]:
     """Answer a caller who may not do this."""
-    app.context["audit"].refused(error.status, error.reason)
+    audit: Audit = app.context["audit"]
+    if error.principal:
+        audit.identify(**asdict(error.principal))
+    audit.refused(error.status, error.reason)
     return _answer(
         error.status, ErrorMessage(detail=error.detail), {"WWW-Authenticate": error.challenge}
     )
@@ -120,7 +124,8 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
 
 
 @cache
-def _connect() -> tuple[Authenticator, CheckpointStore]:
+def connect() -> tuple[Authenticator, CheckpointStore]:
+    """Return the two tables, connected to once in the life of the process."""
     settings = Settings.from_environment()
     client = dynamodb.connect()
     return (
@@ -169,4 +174,4 @@ def _unavailable(*, deleted: int, unconfirmed: int) -> Response[str]:
 # Connecting is work for the initialisation, which has a full CPU. If it fails, the first request
 # fails of the same and logs why.
 with suppress(Exception):
-    _connect()
+    connect()

@@ -13,7 +13,7 @@ from aws_lambda_powertools.metrics import Metrics, MetricUnit
 # CloudWatch cuts a log event at 256 KiB. All else on a line stays well below 50 KiB.
 RANGES_BYTES = 200_000
 
-logger = Logger(service="checkpoints", location=None)
+logger = Logger(service="checkpoints", location=None, serialize_stacktrace=False)
 metrics = Metrics(namespace="Checkpoints", service="checkpoints")
 
 # At DEBUG botocore logs each call, and with it the hash of the caller's token.

@@ -30,17 +30,18 @@ class Principal:
 class RefusalError(Exception):
     """The caller may not do this.
 
-    `challenge` is the value of `WWW-Authenticate` (RFC 6750 section 3). `reason` is for the
-    operator alone: the caller must not learn more than `detail`.
+    `challenge` is the value of `WWW-Authenticate` (RFC 6750 section 3). `reason` and `principal`,
+    who it was if that is known, are for the operator alone.
     """
 
     status: int
     detail: str
     challenge: str
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, principal: Principal | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.principal = principal
 
 
 class NotAuthenticatedError(RefusalError):
@@ -106,10 +107,11 @@ class Authenticator:
         # The table's time to live removes expired tokens up to two days late.
         if "expires_at" in record and float(record["expires_at"]["N"]) <= time.time():
             raise InvalidTokenError("expired_token")
-        if DELETE_SCOPE not in record.get("scopes", {}).get("SS", ()):
-            raise InsufficientScopeError("insufficient_scope")
         # The name is a label for the log. Without one a token is as good; without an entity, never.
-        return Principal(record["entity"]["S"], token_name=record.get("name", {}).get("S", ""))
+        principal = Principal(record["entity"]["S"], record.get("name", {}).get("S", ""))
+        if DELETE_SCOPE not in record.get("scopes", {}).get("SS", ()):
+            raise InsufficientScopeError("insufficient_scope", principal)
+        return principal
 
 
 def _bearer_token(event: Mapping[str, Any]) -> str:

@@ -1,0 +1,286 @@
+"""What an operator learns of a request, and what nobody ever does."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from embedded import put_checkpoints, put_token
+from endpoint import Endpoint, cancel, lose_answer, pass_on, refuse, stall
+from function import ENTITY, MODEL, TOKEN, Call, Invoke, make_event
+from process import run_in_a_process
+
+from checkpoints.auth import hash_token
+
+type Lines = Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def lines(
+    invoke: Invoke,  # noqa: ARG001 imports the logger
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Lines:
+    """Return what the function wrote since the last call, each line as JSON."""
+
+    def read() -> list[dict[str, Any]]:
+        for handler in logging.getLogger("checkpoints").handlers:
+            monkeypatch.setattr(handler, "stream", sys.stdout)  # it keeps that of its making
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    return read
+
+
+def log_lines(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Keep what an operator reads, without what varies from run to run."""
+    varying = {"timestamp", "duration_ms", "cold_start", "exception", "exception_name", "service"}
+    return [
+        {
+            key: value
+            for key, value in line.items()
+            if key not in varying and not key.startswith("function_")
+        }
+        for line in lines
+        if "_aws" not in line
+    ]
+
+
+def metrics(lines: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the metrics of embedded metric format lines, with their reason if they have one."""
+    found = {}
+    for line in lines:
+        for directive in line.get("_aws", {}).get("CloudWatchMetrics", []):
+            assert "Checkpoints" == directive["Namespace"]
+            for metric in directive["Metrics"]:
+                (value,) = line[metric["Name"]]
+                found[" ".join([metric["Name"], *line.get("reason", "").split()])] = value
+    found.pop("ColdStart", None)
+    return found
+
+
+def test_one_line_tells_who_deleted_what(call: Call, lines: Lines) -> None:
+    put_checkpoints(MODEL, [1, 2, 3, 7, -5, 10], entity=ENTITY)
+    lines()
+
+    call(steps=[10, 1, 3, 2, 99, -5, 98])
+
+    written = lines()
+    assert [
+        {
+            "level": "INFO",
+            "message": "Deletion completed",
+            "correlation_id": "gateway-request-1",
+            "entity": ENTITY,
+            "token_name": TOKEN,
+            "model_id": MODEL,
+            "status": 200,
+            "deleted_count": 5,
+            "not_found_count": 2,
+            "deleted_steps": [[-5, -5], [1, 3], [10, 10]],
+        }
+    ] == log_lines(written)
+    assert {"CheckpointsDeleted": 5, "StepsNotFound": 2} == metrics(written)
+    assert 0 < written[0]["duration_ms"] < 29_000
+
+
+def test_a_long_list_of_steps_is_split_and_complete(call: Call, lines: Lines) -> None:
+    steps = [10**35 + 2 * number for number in range(4_000)]
+    put_checkpoints(MODEL, steps, entity=ENTITY)
+    lines()
+
+    assert call(steps=steps).body == {"deleted_count": 4_000, "not_found_steps": []}
+
+    written = lines()
+    parts = [line["deleted_steps"] for line in log_lines(written)]
+    assert len(parts) > 1
+    assert [[step, step] for step in steps] == [pair for part in parts for pair in part]
+    assert {"gateway-request-1"} == {line["correlation_id"] for line in log_lines(written)}
+    assert {MODEL} == {line["model_id"] for line in log_lines(written)}
+    assert all(len(json.dumps(line)) < 256 * 1024 for line in written)
+
+
+@pytest.mark.parametrize(
+    ("event", "status", "reason"),
+    [
+        ({"token": None}, 401, "no_credentials"),
+        ({"token": "un known"}, 401, "malformed_credentials"),
+        ({"multiValueHeaders": {"Authorization": ["a", "b"]}}, 401, "repeated_credentials"),
+        ({"token": "unknown"}, 401, "unknown_token"),
+        ({"token": "expired"}, 401, "expired_token"),
+        ({"path": "/elsewhere"}, 404, "unknown_route"),
+    ],
+)
+def test_a_refusal_tells_why_and_not_what_was_sent(
+    call: Call, lines: Lines, event: dict[str, Any], status: int, reason: str
+) -> None:
+    put_token("expired", entity=ENTITY, expires_at={"N": "1"})
+    lines()
+
+    call(body='{"steps": [4711], "secret": "word"}', model_id="someone's", **event)
+
+    written = lines()
+    assert [
+        {
+            "level": "WARNING",
+            "message": "Request refused",
+            "correlation_id": "gateway-request-1",
+            "status": status,
+            "reason": reason,
+        }
+    ] == log_lines(written)
+    assert {f"RequestsRefused {reason}": 1} == metrics(written)
+
+
+@pytest.mark.parametrize(
+    ("event", "status", "reason"),
+    [
+        ({"token": "under-scoped"}, 403, "insufficient_scope"),
+        ({"body": '{"steps": ["secret"]}', "token": TOKEN}, 422, "invalid_request"),
+    ],
+)
+def test_a_refusal_of_a_known_caller_names_the_caller(
+    call: Call, lines: Lines, event: dict[str, Any], status: int, reason: str
+) -> None:
+    put_token("under-scoped", entity=ENTITY, scopes={"SS": ["checkpoints:read"]})
+    lines()
+
+    call(**event)
+
+    written = lines()
+    assert [
+        {
+            "level": "WARNING",
+            "message": "Request refused",
+            "correlation_id": "gateway-request-1",
+            "entity": ENTITY,
+            "token_name": event["token"],
+            "status": status,
+            "reason": reason,
+        }
+    ] == log_lines(written)
+    assert {f"RequestsRefused {reason}": 1} == metrics(written)
+
+
+def test_an_incomplete_deletion_tells_what_is_certain_and_what_is_not(
+    call: Call, endpoint: Endpoint, lines: Lines
+) -> None:
+    put_checkpoints(MODEL, range(250), entity=ENTITY)
+    endpoint.fail("TransactWriteItems", pass_on)
+    endpoint.keep_failing("TransactWriteItems", lose_answer)
+    lines()
+
+    assert 503 == call(steps=list(range(250))).status
+
+    written = lines()
+    first, unconfirmed = log_lines(written)
+    deleted_steps = first.pop("deleted_steps")
+    who_and_what = {
+        "correlation_id": "gateway-request-1",
+        "entity": ENTITY,
+        "token_name": TOKEN,
+        "model_id": MODEL,
+    }
+    count = sum(last - first + 1 for first, last in deleted_steps)
+    assert {
+        "level": "ERROR",
+        "message": "Deletion incomplete",
+        "status": 503,
+        "deleted_count": count,
+        "unconfirmed_count": 250 - count,
+    } | who_and_what == first
+    told = [pair for part in (deleted_steps, unconfirmed["unconfirmed_steps"]) for pair in part]
+    assert set(range(250)) == {step for first, last in told for step in range(first, last + 1)}
+    assert "ConnectionClosedError" in written[0]["exception"]
+    assert {"CheckpointsDeleted": count, "DeletionsIncomplete": 1} == metrics(written)
+
+
+def test_a_fault_after_some_deletions_tells_them(
+    call: Call, endpoint: Endpoint, lines: Lines
+) -> None:
+    put_checkpoints(MODEL, range(500), entity=ENTITY)
+    endpoint.fail("TransactWriteItems", pass_on)
+    endpoint.keep_failing("TransactWriteItems", refuse(400, "AccessDeniedException"))
+    lines()
+
+    assert 500 == call(steps=list(range(500))).status
+
+    written = lines()
+    assert "Deletion incomplete" == log_lines(written)[0]["message"]
+    assert 100 == log_lines(written)[0]["deleted_count"]
+    assert "AccessDeniedException" in written[0]["exception"]
+    assert {"CheckpointsDeleted": 100, "DeletionsIncomplete": 1} == metrics(written)
+
+
+def test_a_fault_of_ours_is_logged_with_its_cause(
+    call: Call, endpoint: Endpoint, lines: Lines
+) -> None:
+    endpoint.keep_failing("GetItem", refuse(400, "AccessDeniedException"))
+    lines()
+
+    assert 500 == call(steps=[1]).status
+
+    written = lines()
+    assert [
+        {
+            "level": "ERROR",
+            "message": "Request failed",
+            "correlation_id": "gateway-request-1",
+            "status": 500,
+        }
+    ] == log_lines(written)
+    assert "AccessDeniedException" in written[0]["exception"]
+    assert {"RequestsFailed": 1} == metrics(written)
+
+
+def test_a_line_never_names_an_earlier_caller(call: Call, lines: Lines) -> None:
+    call(steps=[1])
+    lines()
+
+    call(token=None)
+
+    assert {"entity", "token_name", "model_id"}.isdisjoint(lines()[0])
+
+
+def test_the_first_request_of_a_process_counts_as_a_cold_start(endpoint: Endpoint) -> None:
+    outcome = run_in_a_process(endpoint, [make_event(steps=[1])] * 3)
+
+    assert 1 == outcome.log.count('"Name":"ColdStart"')
+
+
+def test_nothing_secret_is_ever_logged_at_any_level(endpoint: Endpoint) -> None:
+    """The switches that AWS, Powertools and Python offer to log more are all on."""
+    good, unknown = "a-secret-and-good-token", "a-secret-and-unknown-token"
+    put_token(good, entity=ENTITY, name={"S": "laptop"})
+    put_checkpoints(MODEL, [1], entity=ENTITY)
+    body = '{"steps": [1, 4711], "secret": "in-the-body"}'
+    events = [
+        make_event(token=good, body=body),
+        make_event(token=good, body=body[:-1]),
+        make_event(token=unknown, body=body, model_id="secret-model"),
+        make_event(headers={"Authorization": f"Basic {unknown}"}, path="/secret-path"),
+        make_event(headers={"Authorization": f"Basic {unknown}", "X-Secret": "in-a-header"}),
+        make_event(token=good, body=body) | {"path": None},
+    ]
+    endpoint.fail("GetItem", refuse(500, "InternalServerError"), stall(0.1))
+    endpoint.fail("TransactWriteItems", cancel("TransactionConflict"))
+
+    outcome = run_in_a_process(
+        endpoint,
+        events,
+        PYTHONWARNINGS="default",  # Powertools warns of its switches
+        POWERTOOLS_LOG_LEVEL="DEBUG",
+        POWERTOOLS_LOGGER_LOG_EVENT="true",
+        POWERTOOLS_DEBUG="true",
+        POWERTOOLS_DEV="true",
+        AWS_LAMBDA_LOG_LEVEL="DEBUG",
+    )
+
+    assert [200, 422, 401, 404, 401, 500] == [answer.status for answer in outcome.answers]
+    assert '"token_name": "laptop"' in outcome.log or '"token_name":"laptop"' in outcome.log
+    for secret in (good, unknown):
+        assert secret not in outcome.log
+        assert hash_token(secret) not in outcome.log
+    for sent in ("in-the-body", "in-a-header", "secret-model", "Authorization"):
+        assert sent not in outcome.log
