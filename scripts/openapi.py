@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,15 +29,15 @@ from checkpoints.schemas import (
 DOCUMENT = Path(__file__).parents[1] / "docs" / "openapi.json"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Write the document, or with `--check` only tell whether the one on disk is current."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--check", action="store_true", help="write nothing, and fail if the file is out of date"
     )
-    arguments = parser.parse_args()
+    check = parser.parse_args(arguments).check
     text = json.dumps(document(), indent=2) + "\n"
-    if not arguments.check:
+    if not check:
         DOCUMENT.write_text(text)
         return 0
     if not DOCUMENT.exists() or DOCUMENT.read_text() != text:

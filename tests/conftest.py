@@ -10,7 +10,7 @@ from embedded import clear_tables, embedded_dynamodb, lambda_context, put_token
 from endpoint import Endpoint
 from function import ENTITY, TOKEN, Answer, Call, Invoke, make_event, read_answer
 
-from checkpoints import dynamodb
+from checkpoints import app, dynamodb
 
 
 @pytest.fixture(scope="session")
@@ -22,18 +22,36 @@ def endpoint() -> Iterator[Endpoint]:
         mock.patch.object(dynamodb, "LONGEST_PAUSE_SECONDS", 0.01),
         Endpoint().running() as endpoint,
     ):
+        connect_to(endpoint)
         yield endpoint
 
 
-@pytest.fixture(scope="session")
-def invoke(endpoint: Endpoint) -> Invoke:
-    """Hand an event to the function, which has 29 seconds unless told otherwise."""
+def connect_to(endpoint: Endpoint) -> None:
+    """Have the function use the endpoint from now on, as an environment variable would."""
+    app.connect.cache_clear()
     with mock.patch.dict(os.environ, AWS_ENDPOINT_URL_DYNAMODB=endpoint.url):
-        from checkpoints.app import lambda_handler  # noqa: PLC0415 connects when imported
+        app.connect()
 
-    def invoke(event: Any, milliseconds: int = 29_000) -> Answer:  # noqa: ANN401 any event
+
+@pytest.fixture
+def _impatient(endpoint: Endpoint) -> Iterator[None]:
+    """Let the function wait half a second for an answer, or tests of time-outs take minutes."""
+    with (
+        mock.patch.object(dynamodb, "CONNECT_SECONDS", 0.5),
+        mock.patch.object(dynamodb, "READ_SECONDS", 0.5),
+    ):
+        connect_to(endpoint)
+        yield
+    connect_to(endpoint)
+
+
+@pytest.fixture(scope="session")
+def invoke(endpoint: Endpoint) -> Invoke:  # noqa: ARG001 what the function is connected to
+    """Hand an event to the function, which has 29 seconds unless told otherwise."""
+
+    def invoke(event: Any, milliseconds: int = 29_000) -> Answer:
         context = lambda_context(milliseconds)
-        answer = read_answer(lambda_handler(event, context))
+        answer = read_answer(app.lambda_handler(event, context))
         assert context.get_remaining_time_in_millis() > 0  # or Lambda would have killed it
         return answer
 
@@ -44,28 +62,10 @@ def invoke(endpoint: Endpoint) -> Invoke:
 def call(invoke: Invoke) -> Call:
     """Call the function with an event that `make_event` makes."""
 
-    def call(*, milliseconds: int = 29_000, **event: Any) -> Answer:  # noqa: ANN401
+    def call(*, milliseconds: int = 29_000, **event: Any) -> Answer:
         return invoke(make_event(**event), milliseconds)
 
     return call
-
-
-@pytest.fixture
-def _impatient(endpoint: Endpoint) -> Iterator[None]:
-    """Let the function wait half a second for an answer, or tests of time-outs take minutes."""
-    from checkpoints.app import connect  # noqa: PLC0415 once more, connects when imported
-
-    with (
-        mock.patch.dict(os.environ, AWS_ENDPOINT_URL_DYNAMODB=endpoint.url),
-        mock.patch.object(dynamodb, "CONNECT_SECONDS", 0.5),
-        mock.patch.object(dynamodb, "READ_SECONDS", 0.5),
-    ):
-        connect.cache_clear()
-        connect()
-        yield
-    with mock.patch.dict(os.environ, AWS_ENDPOINT_URL_DYNAMODB=endpoint.url):
-        connect.cache_clear()
-        connect()
 
 
 @pytest.fixture(autouse=True)

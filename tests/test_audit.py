@@ -1,7 +1,6 @@
 """What an operator learns of a request, and what nobody ever does."""
 
 import json
-import logging
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +8,10 @@ from typing import Any
 import pytest
 from embedded import put_checkpoints, put_token
 from endpoint import Endpoint, cancel, lose_answer, pass_on, refuse, stall
-from function import ENTITY, MODEL, TOKEN, Call, Invoke, make_event
+from function import ENTITY, MODEL, TOKEN, Call, make_event
 from process import run_in_a_process
 
+from checkpoints.audit import logger
 from checkpoints.auth import hash_token
 
 type Lines = Callable[[], list[dict[str, Any]]]
@@ -19,14 +19,13 @@ type Lines = Callable[[], list[dict[str, Any]]]
 
 @pytest.fixture
 def lines(
-    invoke: Invoke,  # noqa: ARG001 imports the logger
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Lines:
     """Return what the function wrote since the last call, each line as JSON."""
 
     def read() -> list[dict[str, Any]]:
-        for handler in logging.getLogger("checkpoints").handlers:
+        for handler in logger.handlers:
             monkeypatch.setattr(handler, "stream", sys.stdout)  # it keeps that of its making
         return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 

@@ -1,0 +1,78 @@
+"""The demo shows what the function does, with every sample event."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STATUS = {
+    "base64-body": 200,
+    "delete-checkpoints": 200,
+    "delete-many": 200,
+    "delete-nothing": 200,
+    "encoded-model-id": 200,
+    "invalid-body": 422,
+    "no-token": 401,
+    "other-entity": 200,
+    "repeated-and-impossible-steps": 200,
+    "under-scoped-token": 403,
+    "unknown-route": 404,
+    "unknown-token": 401,
+}
+
+
+def demo(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603 it is ours
+        [sys.executable, "-W", "error", ROOT / "scripts" / "demo.py", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_sends_every_sample_event() -> None:
+    shown = demo()
+
+    assert 0 == shown.returncode
+    sections = dict(section.split("\n", 1) for section in shown.stdout.strip().split("\n\n"))
+    assert {f"{name}.json" for name in STATUS} == set(sections)
+    for name, status in STATUS.items():
+        assert f"answer   {status} " in sections[f"{name}.json"]
+    assert "deleted  resnet-50: [100, 200]" in sections["delete-checkpoints.json"]
+    assert "deleted  nothing" in sections["no-token.json"]
+
+
+def test_sends_chosen_events() -> None:
+    shown = demo(ROOT / "events" / "no-token.json", ROOT / "events" / "delete-checkpoints.json")
+
+    assert 0 == shown.returncode
+    assert ["no-token.json", "delete-checkpoints.json"] == [
+        line for line in shown.stdout.splitlines() if line.endswith(".json")
+    ]
+
+
+@pytest.mark.parametrize("content", [None, "not JSON"], ids=["absent", "not JSON"])
+def test_says_what_is_wrong_with_an_event(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "event.json"
+    if content is not None:
+        path.write_text(content)
+
+    shown = demo(path)
+
+    assert (2, "") == (shown.returncode, shown.stdout)
+    assert "cannot read an event" in shown.stderr
+
+
+def test_shows_the_log_when_the_function_fails(tmp_path: Path) -> None:
+    path = tmp_path / "event.json"
+    path.write_text(json.dumps({"neither": "method nor path"}))
+
+    shown = demo(path)
+
+    assert 1 == shown.returncode
+    assert "answer   500" in shown.stdout
+    assert "KeyError" in shown.stdout
