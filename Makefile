@@ -7,6 +7,7 @@ SAM := --exclude-newer 2026-11-20 --from aws-sam-cli==1.170.0 sam
 
 PYTHON ?= python3
 EVENTS ?=
+ARCHITECTURE ?= arm64
 
 uv := .tools/bin/uv
 python := .venv/bin/python
@@ -45,6 +46,11 @@ check: .venv/ready ## Check format, lint, types, template, and that generated fi
 	$(uv) tool run $(SAM) validate --lint
 	$(python) scripts/openapi.py --check
 	$(uv) export $(requirements) | diff -u src/requirements.txt -
+
+.PHONY: build
+build: .venv/ready ## Package the function for Lambda into .aws-sam/build
+	@PYTHON="$(CURDIR)/$(python)" ARCHITECTURE=$(ARCHITECTURE) \
+		$(uv) tool run $(SAM) build --parameter-overrides Architecture=$(ARCHITECTURE)
 
 .PHONY: update
 update: .venv/ready ## Bring formatting and generated files up to date

@@ -20,12 +20,15 @@ def test_the_function_is_set_up_as_it_is_written(resources: Json) -> None:
     function = resources["DeleteCheckpointsFunction"]["Properties"]
 
     assert "checkpoints.app.lambda_handler" == function["Handler"]
-    assert ("python3.13", ["arm64"], 512, 29) == tuple(
+    assert ("python3.13", [{"Ref": "Architecture"}], 512, 29) == tuple(
         function[key] for key in ("Runtime", "Architectures", "MemorySize", "Timeout")
     )
     assert {
         "CHECKPOINTS_TABLE": {"Ref": "CheckpointsTable"},
         "TOKENS_TABLE": {"Ref": "TokensTable"},
+        "AWS_ENDPOINT_URL_DYNAMODB": {
+            "Fn::If": ["HasDynamoDBEndpoint", {"Ref": "DynamoDBEndpoint"}, {"Ref": "AWS::NoValue"}]
+        },
     } == function["Environment"]["Variables"]
     assert "JSON" == function["LoggingConfig"]["LogFormat"]
 
