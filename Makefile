@@ -2,15 +2,18 @@
 # runs into .tools, the libraries into .venv. Remove the two to be rid of everything.
 
 UV := uv==0.13.9
-# In an environment of its own, as its pins clash with the project's; frozen on a day.
-SAM := --exclude-newer 2026-11-20 --from aws-sam-cli==1.170.0 sam
-
 PYTHON ?= python3
 EVENTS ?=
+PORT ?= 0
 ARCHITECTURE ?= arm64
 
-uv := .tools/bin/uv
+uv := $(CURDIR)/.tools/bin/uv
 python := .venv/bin/python
+
+# Each in an environment of its own, as their pins clash with the project's; frozen on a day.
+export SAM := $(uv) tool run --exclude-newer 2026-11-20 --from aws-sam-cli==1.170.0 sam
+export MINISTACK := $(uv) tool run --exclude-newer 2026-11-20 --python 3.13 \
+	--from ministack==1.5.33 --with aws-sam-translator==1.115.0 ministack
 
 export UV_CACHE_DIR := $(CURDIR)/.tools/cache
 export UV_TOOL_DIR := $(CURDIR)/.tools/tools
@@ -43,14 +46,22 @@ check: .venv/ready ## Check format, lint, types, template, and that generated fi
 	$(python) -m ruff format --check
 	$(python) -m ruff check
 	$(python) -m mypy
-	$(uv) tool run $(SAM) validate --lint
+	$(SAM) validate --lint
 	$(python) scripts/openapi.py --check
 	$(uv) export $(requirements) | diff -u src/requirements.txt -
 
 .PHONY: build
 build: .venv/ready ## Package the function for Lambda into .aws-sam/build
 	@PYTHON="$(CURDIR)/$(python)" ARCHITECTURE=$(ARCHITECTURE) \
-		$(uv) tool run $(SAM) build --parameter-overrides Architecture=$(ARCHITECTURE)
+		$(SAM) build --parameter-overrides Architecture=$(ARCHITECTURE)
+
+.PHONY: serve
+serve: .venv/ready ## Deploy to a local cloud and keep it running, on PORT or on a free one
+	@$(python) scripts/serve.py --port $(PORT)
+
+.PHONY: e2e
+e2e: .venv/ready ## Run the end-to-end tests, against a local cloud
+	$(python) -m pytest tests/e2e
 
 .PHONY: update
 update: .venv/ready ## Bring formatting and generated files up to date

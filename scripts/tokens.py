@@ -6,7 +6,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -42,27 +42,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def issue(client: "DynamoDBClient", table: str, options: argparse.Namespace) -> None:
-    """Make a token, keep its hash, and print it."""
+def issue(  # noqa: PLR0913 what a token is made of
+    client: "DynamoDBClient",
+    table: str,
+    *,
+    entity: str,
+    name: str,
+    scopes: Collection[str],
+    lifetime: int | None = None,
+) -> str:
+    """Make a token that is good for `lifetime` seconds, keep its hash, and return it."""
     token = secrets.token_urlsafe(TOKEN_BYTES)
     now = int(time.time())
     record: dict[str, Any] = {
         "token_hash": {"S": hash_token(token)},
-        "entity": {"S": options.entity},
-        "name": {"S": options.name},
-        "scopes": {"SS": sorted(set(options.scope))},
+        "entity": {"S": entity},
+        "name": {"S": name},
+        "scopes": {"SS": sorted(set(scopes))},
         "created_at": {"N": str(now)},
     }
-    if options.expires is not None:
-        record["expires_at"] = {"N": str(now + options.expires)}
+    if lifetime is not None:
+        record["expires_at"] = {"N": str(now + lifetime)}
     client.put_item(
         TableName=table, Item=record, ConditionExpression="attribute_not_exists(token_hash)"
+    )
+    return token
+
+
+def print_new(client: "DynamoDBClient", table: str, options: argparse.Namespace) -> None:
+    """Print a new token, this once."""
+    token = issue(
+        client,
+        table,
+        entity=options.entity,
+        name=options.name,
+        scopes=options.scope,
+        lifetime=options.expires,
     )
     print(token)
     print("This is the only time the token is shown; it is kept nowhere.", file=sys.stderr)
 
 
-def list_(client: "DynamoDBClient", table: str, _: argparse.Namespace) -> None:
+def print_all(client: "DynamoDBClient", table: str, _: argparse.Namespace) -> None:
     """Print a line for each token: all about it but the token."""
     records = sorted(_records(client, table), key=lambda r: (_text(r, "entity"), _text(r, "name")))
     rows = [("ENTITY", "NAME", "SCOPES", "CREATED", "EXPIRES", "HASH")]
@@ -135,12 +156,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TIME",
         help="how long it will be good for, such as 90d, 12h or 30m; for ever if not given",
     )
-    command.set_defaults(command=issue)
+    command.set_defaults(command=print_new)
 
     command = commands.add_parser(
         "list", parents=[where], help="show all about each token but itself"
     )
-    command.set_defaults(command=list_)
+    command.set_defaults(command=print_all)
 
     command = commands.add_parser("revoke", parents=[where], help="make a token invalid at once")
     command.add_argument(

@@ -8,6 +8,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -108,13 +109,15 @@ def stall_answer(seconds: float) -> Fault:
 
 
 class Endpoint:
-    """moto behind HTTP.
+    """Passes requests on to a DynamoDB, by default to the one that moto is in this process.
 
-    It adds what DynamoDB does and moto does not: a transaction that is sent again with the token
-    of one that succeeded succeeds too, and changes nothing.
+    For moto it adds what DynamoDB does and moto does not: it takes one request at a time, and a
+    transaction that is sent again with the token of one that succeeded succeeds too, and changes
+    nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, upstream: str | None = None) -> None:
+        self._upstream = upstream
         self.calls: list[str] = []
         self._faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
         self._lasting: dict[str, Fault] = {}
@@ -158,6 +161,8 @@ class Endpoint:
         fault = queued.popleft() if queued else self._lasting.get(operation)
 
         def apply() -> Reply:
+            if self._upstream:
+                return self._pass_on(self._upstream, headers, body)
             with self._lock:
                 return self._apply(headers, body, request)
 
@@ -170,13 +175,14 @@ class Endpoint:
             if earlier != request:
                 return refuse(400, "IdempotentParameterMismatchException")(request, lambda: reply)
             return reply
-        answer = requests.post(
-            f"https://dynamodb.{REGION}.amazonaws.com/", data=body, headers=headers, timeout=60
-        )
-        reply = Reply(answer.status_code, answer.content)
-        if token and answer.ok:
+        reply = self._pass_on(f"https://dynamodb.{REGION}.amazonaws.com/", headers, body)
+        if token and reply.status == HTTPStatus.OK:
             self._completed[token] = (request, reply)
         return reply
+
+    def _pass_on(self, url: str, headers: dict[str, str], body: bytes) -> Reply:
+        answer = requests.post(url, data=body, headers=headers, timeout=60)
+        return Reply(answer.status_code, answer.content)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         endpoint = self

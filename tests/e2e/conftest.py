@@ -1,0 +1,68 @@
+"""The stack as it is deployed, on a local cloud that enforces what the function's role allows."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import requests
+import serve
+from deployment import Deployment, Send
+from endpoint import Endpoint
+from function import MODEL, Answer
+
+
+@pytest.fixture(scope="session")
+def deployment() -> Iterator[Deployment]:
+    """Build and deploy, the endpoint between the function and its tables."""
+    serve.build()
+    with (
+        serve.local_cloud(enforce_iam=True) as cloud,
+        Endpoint(cloud.endpoint).running() as endpoint,
+    ):
+        yield Deployment(cloud, endpoint, cloud.deploy(DynamoDBEndpoint=endpoint.url))
+
+
+@pytest.fixture(scope="session")
+def token(deployment: Deployment) -> str:
+    """Return a token that may delete."""
+    return deployment.issue_token("good")
+
+
+@pytest.fixture
+def send(deployment: Deployment, token: str) -> Send:
+    """Send a request over HTTP; a good one but for what is said."""
+
+    def send(  # noqa: PLR0913 a request has so many parts
+        steps: list[int] | None = None,
+        *,
+        model_id: str = MODEL,
+        token: str | None = token,
+        url: str | None = None,
+        method: str = "DELETE",
+        data: bytes | str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        if headers is None:
+            headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        response = requests.request(
+            method,
+            url or deployment.url(model_id),
+            data=json.dumps({"steps": steps}) if data is None else data,
+            headers=headers,
+            timeout=60,
+        )
+        return Answer(response.status_code, dict(response.headers), response.json())
+
+    return send
+
+
+@pytest.fixture(autouse=True)
+def _fresh_tables(deployment: Deployment) -> None:
+    """Begin with no checkpoint, and an endpoint in order."""
+    deployment.endpoint.heal()
+    table = deployment.outputs["CheckpointsTableName"]
+    client = deployment.cloud.client("dynamodb")
+    for page in client.get_paginator("scan").paginate(TableName=table):
+        for record in page["Items"]:
+            key = {name: record[name] for name in ("model_id", "step")}
+            client.delete_item(TableName=table, Key=key)

@@ -1,0 +1,45 @@
+"""A client that is not ours: the one that the API's public clients are built on."""
+
+import openai
+import pytest
+from deployment import Deployment
+from endpoint import refuse
+from function import MODEL
+
+
+class Deletion(openai.BaseModel):
+    """The answer, as a client would declare it."""
+
+    deleted_count: int
+    not_found_steps: list[int]
+
+
+def delete(deployment: Deployment, token: str, steps: list[int], retries: int = 2) -> Deletion:
+    api = f"{deployment.outputs['ApiUrl']}/v1"
+    with openai.OpenAI(base_url=api, api_key=token, max_retries=retries) as client:
+        return client.delete(
+            f"/preview/models/{MODEL}/checkpoints", body={"steps": steps}, cast_to=Deletion
+        )
+
+
+def test_deletes_through_the_sdk(deployment: Deployment, token: str) -> None:
+    deployment.put_checkpoints(range(3))
+
+    assert Deletion(deleted_count=2, not_found_steps=[9]) == delete(deployment, token, [0, 1, 9])
+    assert {2} == deployment.stored_steps()
+
+
+def test_the_sdk_repeats_what_was_not_finished(deployment: Deployment, token: str) -> None:
+    """As often as it takes the function to give up once, and then no more."""
+    deployment.put_checkpoints(range(3))
+    deployment.endpoint.fail("GetItem", *[refuse(400, "ThrottlingException")] * 9)
+
+    assert Deletion(deleted_count=3, not_found_steps=[]) == delete(deployment, token, [0, 1, 2])
+    assert 10 == deployment.endpoint.calls.count("GetItem")
+
+
+def test_the_sdk_knows_the_refusals_for_what_they_are(deployment: Deployment) -> None:
+    with pytest.raises(openai.AuthenticationError) as refusal:
+        delete(deployment, "unknown", [1])
+
+    assert {"detail": "Invalid or expired token"} == refusal.value.body

@@ -1,0 +1,54 @@
+"""DynamoDB fails between the deployed function and its tables."""
+
+import pytest
+from deployment import Deployment, Send
+from endpoint import (
+    Fault,
+    cancel,
+    drop_request,
+    fail_after_effect,
+    lose_answer,
+    refuse,
+    tear_answer,
+)
+
+SHORT = {
+    "answer lost": lose_answer,
+    "answer torn": tear_answer,
+    "answer a server error": fail_after_effect,
+    "connection cut": drop_request,
+    "throttled": refuse(400, "ThrottlingException"),
+    "conflict": cancel("TransactionConflict"),
+}
+
+
+@pytest.mark.parametrize("fault", SHORT.values(), ids=SHORT.keys())
+def test_a_short_fault_is_invisible(deployment: Deployment, send: Send, fault: Fault) -> None:
+    deployment.put_checkpoints(range(250))
+    deployment.endpoint.fail("TransactWriteItems", fault, fault)
+
+    answer = send(list(range(255)))
+
+    assert (200, {"deleted_count": 250, "not_found_steps": list(range(250, 255))}) == (
+        answer.status,
+        answer.body,
+    )
+    assert set() == deployment.stored_steps()
+
+
+@pytest.mark.parametrize("operation", ["GetItem", "Query", "TransactWriteItems"])
+def test_a_lasting_fault_is_told_and_a_repetition_finishes(
+    deployment: Deployment, send: Send, operation: str
+) -> None:
+    deployment.put_checkpoints(range(120))
+    deployment.endpoint.keep_failing(operation, refuse(400, "ThrottlingException"))
+
+    refused = send(list(range(120)))
+
+    assert (503, "2") == (refused.status, refused.headers["Retry-After"])
+    assert "0 checkpoints were deleted. Repeat the request" in refused.body["detail"]
+
+    deployment.endpoint.heal()
+    answer = send(list(range(120)))
+
+    assert (200, {"deleted_count": 120, "not_found_steps": []}) == (answer.status, answer.body)

@@ -1,0 +1,192 @@
+"""What every request gets, over HTTP, as far as a gateway can send it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import requests
+import serve
+import tokens
+from deployment import Deployment, Send
+from function import Answer
+
+
+def status_and_body(answer: Answer) -> tuple[int, object]:
+    return answer.status, answer.body
+
+
+def tokens_script(deployment: Deployment, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603 it is ours
+        [sys.executable, tokens.__file__, *arguments, "--stack", serve.STACK],
+        env=os.environ | deployment.cloud.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_deletes_what_exists_and_reports_what_does_not(deployment: Deployment, send: Send) -> None:
+    deployment.put_checkpoints(range(5))
+
+    answer = send([3, 1, 99])
+
+    assert (200, {"deleted_count": 2, "not_found_steps": [99]}) == status_and_body(answer)
+    assert "application/json" == answer.headers["Content-Type"]
+    assert {0, 2, 4} == deployment.stored_steps()
+
+
+@pytest.mark.parametrize(
+    ("headers", "detail", "challenge"),
+    [
+        ({}, "Not authenticated", ""),
+        ({"Authorization": ""}, "Not authenticated", ""),
+        ({"Authorization": "Bearer"}, "Not authenticated", ""),
+        ({"Authorization": "Basic eDp5"}, "Not authenticated", ""),
+        ({"Authorization": 'Bearer "x"'}, "Not authenticated", ""),
+        (
+            {"authorization": "BEARER x"},
+            "Invalid or expired token",
+            ', error="invalid_token"',
+        ),
+        (
+            {"Authorization": f"Bearer {'x' * 5_000}"},
+            "Invalid or expired token",
+            ', error="invalid_token"',
+        ),
+    ],
+    ids=["absent", "empty", "scheme alone", "another scheme", "quoted", "unknown", "long"],
+)
+@pytest.mark.parametrize("data", ['{"steps": [1]}', "not JSON"])
+def test_refuses_a_caller_it_does_not_know(
+    send: Send, headers: dict[str, str], detail: str, challenge: str, data: str
+) -> None:
+    answer = send(headers=headers, data=data)
+
+    assert (401, {"detail": detail}) == status_and_body(answer)
+    assert f'Bearer realm="checkpoints"{challenge}' == answer.headers["WWW-Authenticate"]
+
+
+def test_refuses_a_token_without_the_scope(deployment: Deployment, send: Send) -> None:
+    token = deployment.issue_token("reader", scope="checkpoints:read")
+
+    answer = send([1], token=token)
+
+    assert (403, {"detail": "The token lacks the scope checkpoints:delete"}) == status_and_body(
+        answer
+    )
+
+
+def test_leaves_the_checkpoints_of_others_alone(deployment: Deployment, send: Send) -> None:
+    deployment.put_checkpoints(range(150))
+    token = deployment.issue_token("other", entity="speech-team")
+
+    for count in (3, 150):
+        answer = send(list(range(count)), token=token)
+
+        expected = {"deleted_count": 0, "not_found_steps": list(range(count))}
+        assert (200, expected) == status_and_body(answer)
+    assert set(range(150)) == deployment.stored_steps()
+
+
+def test_a_token_revoked_between_two_requests_is_refused(
+    deployment: Deployment, send: Send
+) -> None:
+    deployment.put_checkpoints(range(2))
+    token = deployment.issue_token("short-lived")
+    assert 200 == send([0], token=token).status
+
+    revoked = tokens_script(deployment, "revoke", "short-lived")
+
+    assert 0 == revoked.returncode, revoked.stderr
+    assert 401 == send([1], token=token).status
+    assert {1} == deployment.stored_steps()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"not JSON",
+        b"\xff\xfe",
+        b"[]",
+        b'{"steps": [true]}',
+        b'{"steps": [1.0]}',
+        b"[" * 10_000,
+    ],
+    ids=["absent", "text", "not UTF-8", "array", "boolean", "fraction", "deep"],
+)
+def test_refuses_a_body_that_is_not_understood(send: Send, data: bytes) -> None:
+    answer = send(data=data)
+
+    assert 422 == answer.status
+    for error in answer.body["detail"]:
+        assert {"loc", "msg", "type"} == set(error)
+
+
+def test_knows_no_other_method_and_no_other_path(deployment: Deployment, send: Send) -> None:
+    """What is said of it is the gateway's business, and the local one has words of its own."""
+    api = deployment.outputs["ApiUrl"]
+
+    for method, url in (("GET", deployment.url()), ("DELETE", f"{api}/v1/preview/models/m")):
+        assert send([1], method=method, url=url).status in (403, 404)
+    assert [] == deployment.endpoint.calls
+
+
+@pytest.mark.parametrize("model_id", ["a b", "été", "a+b", "100%", "模型", "a&b=c;d"])
+def test_takes_the_model_id_as_it_was_meant(
+    deployment: Deployment, send: Send, model_id: str
+) -> None:
+    """Without what the local gateway, unlike a REST API, decodes before it routes: `%2F`, `%25`."""
+    deployment.put_checkpoints(range(2), model_id=model_id)
+
+    answer = send([1, 2], model_id=model_id)
+
+    assert (200, {"deleted_count": 1, "not_found_steps": [2]}) == status_and_body(answer)
+    assert {0} == deployment.stored_steps(model_id)
+
+
+def test_deletes_thousands(deployment: Deployment, send: Send) -> None:
+    deployment.put_checkpoints(range(5_010))
+
+    answer = send([*range(5_000), 9_999])
+
+    assert (200, {"deleted_count": 5_000, "not_found_steps": [9_999]}) == status_and_body(answer)
+    assert set(range(5_000, 5_010)) == deployment.stored_steps()
+
+
+def test_takes_a_body_near_lambdas_limit(deployment: Deployment, send: Send) -> None:
+    steps = list(range(10**6, 10**6 + 700_000))
+    deployment.put_checkpoints(range(steps[0], steps[0] + 2))
+    body = json.dumps({"steps": steps}, separators=(",", ":"))
+    assert 5_500_000 < len(body) < 6_000_000
+
+    answer = send(data=body)
+
+    assert (200, {"deleted_count": 2, "not_found_steps": steps[2:]}) == status_and_body(answer)
+
+
+def test_keeps_a_connection_alive(deployment: Deployment, token: str) -> None:
+    deployment.put_checkpoints(range(3))
+    with requests.Session() as session:
+        session.headers["Authorization"] = f"Bearer {token}"
+        counts = [
+            session.delete(deployment.url(), json={"steps": [step]}, timeout=30).json()
+            for step in range(3)
+        ]
+
+    assert [{"deleted_count": 1, "not_found_steps": []}] * 3 == counts
+
+
+def test_an_update_in_place_keeps_the_data(deployment: Deployment, send: Send) -> None:
+    deployment.put_checkpoints(range(2))
+
+    outputs = deployment.cloud.deploy(
+        DynamoDBEndpoint=deployment.endpoint.url, ThrottlingRateLimit="60"
+    )
+
+    assert deployment.outputs == outputs
+    assert {0, 1} == deployment.stored_steps()
+    assert (200, {"deleted_count": 2, "not_found_steps": []}) == status_and_body(send([0, 1]))

@@ -1,0 +1,70 @@
+"""The function's role is minimal: without any one action of it, a request fails."""
+
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from deployment import Deployment, Send
+
+
+class Role:
+    """The role of the deployed function, and its one policy."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        stack = deployment.cloud.client("cloudformation")
+        resource = stack.describe_stack_resource(
+            StackName="checkpoints", LogicalResourceId="DeleteCheckpointsRole"
+        )
+        self._iam = deployment.cloud.client("iam")
+        self._name = resource["StackResourceDetail"]["PhysicalResourceId"]
+        (self._policy,) = self._iam.list_role_policies(RoleName=self._name)["PolicyNames"]
+        document = self._iam.get_role_policy(RoleName=self._name, PolicyName=self._policy)
+        self.document: dict[str, Any] = document["PolicyDocument"]
+
+    def put(self, document: dict[str, Any]) -> None:
+        """Replace the policy."""
+        self._iam.put_role_policy(
+            RoleName=self._name, PolicyName=self._policy, PolicyDocument=json.dumps(document)
+        )
+
+
+@pytest.fixture
+def role(deployment: Deployment) -> Iterator[Role]:
+    role = Role(deployment)
+    yield role
+    role.put(role.document)
+
+
+@pytest.mark.parametrize("action", ["dynamodb:GetItem", "dynamodb:Query", "dynamodb:DeleteItem"])
+def test_a_request_needs_each_action(
+    deployment: Deployment, send: Send, role: Role, action: str
+) -> None:
+    deployment.put_checkpoints(range(101))
+    lesser = copy.deepcopy(role.document)
+    for statement in lesser["Statement"]:
+        statement["Action"] = [other for other in statement["Action"] if other != action] or [
+            "dynamodb:ListTables"
+        ]
+    assert lesser != role.document
+
+    role.put(lesser)
+    answer = send(list(range(101)))
+
+    assert (500, {"detail": "Internal Server Error"}) == (answer.status, answer.body)
+    assert set(range(101)) == deployment.stored_steps()
+
+    role.put(role.document)
+    answer = send(list(range(101)))
+
+    assert (200, {"deleted_count": 101, "not_found_steps": []}) == (answer.status, answer.body)
+
+
+def test_the_role_allows_dynamodb_nothing_else(role: Role) -> None:
+    allowed = [action for s in role.document["Statement"] for action in s["Action"]]
+
+    assert ["dynamodb:DeleteItem", "dynamodb:GetItem", "dynamodb:Query"] == sorted(
+        action for action in allowed if action.startswith("dynamodb:")
+    )
+    assert not any("*" in action for action in allowed)
