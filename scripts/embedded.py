@@ -132,9 +132,9 @@ def _scan(table: str) -> Iterator[Record]:
         yield from page["Items"]
 
 
-def read_template() -> dict[str, Any]:
-    """Return `template.yaml` as plain data, `!Ref X` as `{"Ref": "X"}` and so on."""
-    template: dict[str, Any] = yaml.load(TEMPLATE.read_text(), Loader=_Loader)  # noqa: S506 it is safe
+def read_template(path: Path = TEMPLATE) -> dict[str, Any]:
+    """Return a template as plain data, `!Ref X` as `{"Ref": "X"}` and so on."""
+    template: dict[str, Any] = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506 it is safe
     return template
 
 

@@ -9,7 +9,7 @@ import tokens
 from endpoint import Endpoint
 from function import MODEL, Answer
 
-from checkpoints.auth import DELETE_SCOPE
+from checkpoints.auth import DELETE_SCOPE, hash_token
 
 type Send = Callable[..., Answer]
 
@@ -45,6 +45,18 @@ class Deployment:
         client = self.cloud.client("dynamodb")
         table = self.outputs["TokensTableName"]
         return tokens.issue(client, table, entity=entity, name=name, scopes=[scope])
+
+    def put_token(self, token: str, *, scope: str) -> None:
+        """Keep a token that is known beforehand."""
+        self.cloud.client("dynamodb").put_item(
+            TableName=self.outputs["TokensTableName"],
+            Item={
+                "token_hash": {"S": hash_token(token)},
+                "entity": {"S": serve.ENTITY},
+                "name": {"S": token},
+                "scopes": {"SS": [scope]},
+            },
+        )
 
     def url(self, model_id: str = MODEL) -> str:
         """Return where to delete checkpoints of a model."""

@@ -11,6 +11,22 @@ TOKEN = "a-good-token"
 ENTITY = "vision-team"
 MODEL = "resnet-50"
 
+# What each of the events in events/ is answered with.
+SAMPLE_STATUSES = {
+    "base64-body": 200,
+    "delete-checkpoints": 200,
+    "delete-many": 200,
+    "delete-nothing": 200,
+    "encoded-model-id": 200,
+    "invalid-body": 422,
+    "no-token": 401,
+    "other-entity": 200,
+    "repeated-and-impossible-steps": 200,
+    "under-scoped-token": 403,
+    "unknown-route": 404,
+    "unknown-token": 401,
+}
+
 
 type Invoke = Callable[..., "Answer"]
 type Call = Callable[..., "Answer"]

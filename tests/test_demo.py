@@ -6,22 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from function import SAMPLE_STATUSES
 
 ROOT = Path(__file__).parents[1]
-STATUS = {
-    "base64-body": 200,
-    "delete-checkpoints": 200,
-    "delete-many": 200,
-    "delete-nothing": 200,
-    "encoded-model-id": 200,
-    "invalid-body": 422,
-    "no-token": 401,
-    "other-entity": 200,
-    "repeated-and-impossible-steps": 200,
-    "under-scoped-token": 403,
-    "unknown-route": 404,
-    "unknown-token": 401,
-}
 
 
 def demo(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -39,8 +26,8 @@ def test_sends_every_sample_event() -> None:
 
     assert 0 == shown.returncode
     sections = dict(section.split("\n", 1) for section in shown.stdout.strip().split("\n\n"))
-    assert {f"{name}.json" for name in STATUS} == set(sections)
-    for name, status in STATUS.items():
+    assert {f"{name}.json" for name in SAMPLE_STATUSES} == set(sections)
+    for name, status in SAMPLE_STATUSES.items():
         assert f"answer   {status} " in sections[f"{name}.json"]
     assert "deleted  resnet-50: [100, 200]" in sections["delete-checkpoints.json"]
     assert "deleted  nothing" in sections["no-token.json"]

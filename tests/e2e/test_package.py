@@ -1,0 +1,217 @@
+"""The package as it was built, and run by Lambda's own runtime client.
+
+This is all of `sam local invoke` but the container.
+"""
+
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import serve
+from deployment import Deployment
+from embedded import read_template
+from function import MODEL, SAMPLE_STATUSES, Answer, make_event, read_answer
+
+EVENTS = serve.ROOT / "events"
+PACKAGE = serve.BUILD / "DeleteCheckpointsFunction"
+
+IMPORT = """
+import json, sys
+sys.path.append(sys.argv[1])
+compiled, written = [], []
+
+def audit(event, arguments):
+    if event == "compile" and arguments[1]:
+        compiled.append(str(arguments[1]))
+    if event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
+        written.append(str(arguments[0]))
+
+sys.addaudithook(audit)
+import checkpoints.app
+print(json.dumps({
+    "compiled": compiled,
+    "written": written,
+    "origins": [module.__file__ for module in sys.modules.values() if hasattr(module, "__file__")],
+    "handler": callable(checkpoints.app.lambda_handler),
+}))
+"""
+
+type Invoke = Callable[[Any], Answer]
+
+
+@pytest.fixture(scope="module")
+def imported(deployment: Deployment) -> dict[str, Any]:  # noqa: ARG001 it builds
+    """Import the handler as Lambda does: the standard library and the package, nothing else."""
+    process = subprocess.run(  # noqa: S603 it is ours
+        [sys.executable, "-I", "-S", "-c", IMPORT, PACKAGE],
+        env={},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert process.returncode == 0, process.stderr
+    found: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return found
+
+
+def test_has_the_handler(imported: dict[str, Any]) -> None:
+    assert imported["handler"] is True
+
+
+def test_compiles_nothing_when_it_is_imported(imported: dict[str, Any]) -> None:
+    """Only what Python makes up in memory, for named tuples and the like."""
+    assert [] == [path for path in imported["compiled"] if "<" not in path]
+
+
+def test_writes_nothing_when_it_is_imported(imported: dict[str, Any]) -> None:
+    assert [] == imported["written"]
+
+
+def test_brings_all_it_needs(imported: dict[str, Any]) -> None:
+    standard_library = Path(os.__file__).parent
+    for origin in imported["origins"]:
+        assert Path(origin).is_relative_to(PACKAGE) or Path(origin).is_relative_to(standard_library)
+
+
+def test_brings_no_service_model_but_that_of_dynamodb() -> None:
+    data = PACKAGE / "botocore" / "data"
+
+    assert ["dynamodb"] == [path.name for path in data.iterdir() if path.is_dir()]
+
+
+def test_leaves_the_x_ray_sdk_out() -> None:
+    assert not list(PACKAGE.glob("aws_xray_sdk*"))
+
+
+@pytest.fixture(scope="module")
+def invoke(deployment: Deployment) -> Iterator[Invoke]:
+    """Run the package by the runtime interface emulator that the SAM CLI has for its container."""
+    template = read_template(serve.BUILD / "template.yaml")
+    function = template["Resources"]["DeleteCheckpointsFunction"]["Properties"]
+    emulator = rapid_folder() / f"aws-lambda-rie-{serve.architecture()}"
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as other:
+        ports = [server.getsockname()[1] for server in (one, other)]
+    process = subprocess.Popen(  # noqa: S603 it comes with the SAM CLI
+        [
+            *(emulator, "--runtime-interface-emulator-address", f"127.0.0.1:{ports[0]}"),
+            *("--runtime-api-address", f"127.0.0.1:{ports[1]}"),
+            *(sys.executable, "-m", "awslambdaric", function["Handler"]),
+        ],
+        cwd=PACKAGE,
+        env={
+            **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
+            **{
+                name: resolve(value, deployment)
+                for name, value in function["Environment"]["Variables"].items()
+            },
+            **deployment.cloud.environment,
+            "PYTHONPATH": str(PACKAGE),
+            "AWS_LAMBDA_FUNCTION_NAME": "DeleteCheckpointsFunction",
+            "AWS_LAMBDA_FUNCTION_TIMEOUT": "29",
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{ports[0]}/2015-03-31/functions/function/invocations"
+
+    def invoke(event: Any) -> Answer:
+        return read_answer(requests.post(url, json=event, timeout=60).json())
+
+    try:
+        wait_until_listening(ports[0])
+        yield invoke
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def resolve(value: dict[str, Any], deployment: Deployment) -> str:
+    """Return an environment variable of the template as it is in a deployment."""
+    match value:
+        case {"Ref": table}:
+            return deployment.outputs[f"{table}Name"]
+        case {"Fn::If": ["HasDynamoDBEndpoint", *_]}:
+            return deployment.endpoint.url
+    raise ValueError(value)
+
+
+def rapid_folder() -> Path:
+    """Return where the SAM CLI keeps what it puts into its containers."""
+    *tool, _ = shlex.split(os.environ["SAM"])
+    locate = "import pathlib, samcli; print(pathlib.Path(samcli.__file__).parent / 'local/rapid')"
+    found = subprocess.run(  # noqa: S603 the Makefile names it
+        [*tool, "python", "-c", locate], capture_output=True, text=True, check=True
+    )
+    return Path(found.stdout.strip())
+
+
+def wait_until_listening(port: int) -> None:
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        with socket.socket() as connection:
+            if connection.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise TimeoutError(port)
+
+
+@pytest.mark.parametrize(("name", "status"), SAMPLE_STATUSES.items())
+def test_answers_every_sample_event(
+    deployment: Deployment, invoke: Invoke, name: str, status: int
+) -> None:
+    for token, scope in (
+        ("vision-team-demo-token", "checkpoints:delete"),
+        ("speech-team-demo-token", "checkpoints:delete"),
+        ("read-only-demo-token", "checkpoints:read"),
+    ):
+        deployment.put_token(token, scope=scope)
+
+    assert status == invoke(json.loads((EVENTS / f"{name}.json").read_bytes())).status
+
+
+def test_deletes(deployment: Deployment, invoke: Invoke, token: str) -> None:
+    deployment.put_checkpoints(range(3))
+
+    answer = invoke(make_event(steps=[0, 1, 9], token=token))
+
+    assert {"deleted_count": 2, "not_found_steps": [9]} == answer.body
+    assert {2} == deployment.stored_steps()
+
+
+def test_takes_a_slash_in_the_model_id(deployment: Deployment, invoke: Invoke, token: str) -> None:
+    deployment.put_checkpoints(range(1), model_id="a/b")
+
+    answer = invoke(make_event(steps=[0], token=token, model_id="a/b"))
+
+    assert {"deleted_count": 1, "not_found_steps": []} == answer.body
+
+
+def test_takes_an_event_that_the_sam_cli_generates(
+    deployment: Deployment, invoke: Invoke, token: str
+) -> None:
+    deployment.put_checkpoints(range(3))
+    generated = subprocess.run(  # noqa: S603 the Makefile names it
+        [
+            *shlex.split(os.environ["SAM"]),
+            *("local", "generate-event", "apigateway", "aws-proxy", "--method", "DELETE"),
+            *("--path", f"v1/preview/models/{MODEL}/checkpoints", "--body", '{"steps": [0, 9]}'),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    event = json.loads(generated.stdout)
+    event["headers"]["Authorization"] = f"Bearer {token}"
+
+    assert {"deleted_count": 1, "not_found_steps": [9]} == invoke(event).body
