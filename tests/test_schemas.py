@@ -2,6 +2,7 @@
 
 import base64
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +245,13 @@ def test_answers_for_a_body_as_large_as_lambda_takes(call: Call) -> None:
 
     assert Answer(200, JSON, {"deleted_count": 2, "not_found_steps": wanted[1:-1]}) == answer
     assert {} == stored_checkpoints()
+
+
+def test_is_not_slowed_down_by_steps_that_collide(call: Call) -> None:
+    """All of them have the same hash; the answer comes within the invocation all the same."""
+    wanted = [number * sys.hash_info.modulus for number in range(250_000, 0, -1)]
+    put_checkpoints(MODEL, wanted[:1], entity=ENTITY)
+
+    answer = call(steps=[*wanted, *wanted])
+
+    assert Answer(200, JSON, {"deleted_count": 1, "not_found_steps": wanted[1:]}) == answer

@@ -163,9 +163,9 @@ def _answer(status: int, body: BaseModel, headers: dict[str, str] | None = None)
 
 
 def _unavailable(*, deleted: int, unconfirmed: int) -> Response[str]:
-    more = f", and {unconfirmed} more may have been" if unconfirmed else ""
+    more = f", and perhaps {unconfirmed} more" if unconfirmed else ""
     detail = (
-        f"The database is not available. {deleted} checkpoints were deleted{more}. Repeat the "
+        f"The database is not available. Checkpoints deleted so far: {deleted}{more}. Repeat the "
         "request to finish it: what is deleted already will then be reported as not found."
     )
     return _answer(503, ErrorMessage(detail=detail), {"Retry-After": str(RETRY_AFTER_SECONDS)})

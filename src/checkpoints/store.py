@@ -1,5 +1,6 @@
 """The table of checkpoints. It knows nothing of HTTP."""
 
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -74,7 +75,7 @@ class CheckpointStore:
             IncompleteDeletionError: DynamoDB failed, in part or altogether.
 
         """
-        asked = list(dict.fromkeys(steps))
+        asked = _distinct(steps)
         try:
             candidates = self._candidates(model_id, asked, entity=entity, deadline=deadline)
         except Exception as error:
@@ -207,6 +208,16 @@ class _Outcome:
     deleted: Sequence[int] = ()
     unconfirmed: Sequence[int] = ()
     failure: Exception | None = None
+
+
+def _distinct(steps: Sequence[int]) -> list[int]:
+    """Return the steps without repeats, in their order."""
+    modulus = sys.hash_info.modulus
+    if not steps or (-modulus < min(steps) and max(steps) < modulus):
+        return list(dict.fromkeys(steps))
+    # Larger integers hash to their remainder, so a caller can choose any number of them that
+    # collide, and have Python compare each with each. Strings hash to no one knows what.
+    return list({str(step): step for step in steps}.values())
 
 
 def _is_key(step: int) -> bool:

@@ -46,7 +46,7 @@ def test_a_lasting_fault_is_told_and_a_repetition_finishes(
     refused = send(list(range(120)))
 
     assert (503, "2") == (refused.status, refused.headers["Retry-After"])
-    assert "0 checkpoints were deleted. Repeat the request" in refused.body["detail"]
+    assert "Checkpoints deleted so far: 0. Repeat the request" in refused.body["detail"]
 
     deployment.endpoint.heal()
     answer = send(list(range(120)))
