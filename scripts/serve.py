@@ -83,7 +83,7 @@ class LocalCloud:
         self.client("s3").create_bucket(Bucket=bucket)
         overrides = {"Architecture": architecture()} | parameters
         _run(
-            *shlex.split(os.environ["SAM"]),
+            *_tool("SAM"),
             *("deploy", "--no-confirm-changeset", "--no-fail-on-empty-changeset"),
             *("--stack-name", STACK, "--s3-bucket", bucket, "--capabilities", "CAPABILITY_IAM"),
             *("--template-file", str(BUILD / "template.yaml"), "--no-progressbar"),
@@ -107,7 +107,7 @@ def architecture() -> str:
 def build() -> None:
     """Package the function for this machine."""
     _run(
-        *shlex.split(os.environ["SAM"]),
+        *_tool("SAM"),
         *("build", "--build-dir", str(BUILD)),
         *("--parameter-overrides", f"Architecture={architecture()}"),
         environment={"ARCHITECTURE": architecture(), "PYTHON": sys.executable},
@@ -127,7 +127,7 @@ def local_cloud(port: int = 0, *, enforce_iam: bool = False) -> Iterator[LocalCl
         log = Path(scratch, "log")
         with log.open("wb") as stream:
             process = subprocess.Popen(  # noqa: S603 the Makefile names it
-                shlex.split(os.environ["MINISTACK"]),
+                _tool("MINISTACK"),
                 env=_without_aws(os.environ)
                 | {
                     "GATEWAY_PORT": str(cloud.port),
@@ -234,6 +234,14 @@ def _run(*command: str, environment: dict[str, str]) -> None:
     )
     if process.returncode:
         raise LocalCloudError(f"{shlex.join(command)} failed:\n{process.stdout}")
+
+
+def _tool(name: str) -> list[str]:
+    """Return the command that the Makefile, the home of the tools' versions, has for a tool."""
+    try:
+        return shlex.split(os.environ[name])
+    except KeyError:
+        raise LocalCloudError(f"{name} is not set; use make serve or make e2e") from None
 
 
 def _without_aws(environment: Mapping[str, str]) -> dict[str, str]:
