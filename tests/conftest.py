@@ -39,6 +39,7 @@ def _impatient(endpoint: Endpoint) -> Iterator[None]:
     with (
         mock.patch.object(dynamodb, "CONNECT_SECONDS", 0.5),
         mock.patch.object(dynamodb, "READ_SECONDS", 0.5),
+        mock.patch.object(dynamodb, "ANSWER_SECONDS", 0.5),
     ):
         connect_to(endpoint)
         yield

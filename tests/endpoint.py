@@ -81,6 +81,12 @@ def garble_answer(_request: dict[str, Any], apply: Apply) -> Reply:
     return Reply(reply.status, b" " * len(reply.body), checksum=zlib.crc32(reply.body))
 
 
+def blank_answer(_request: dict[str, Any], apply: Apply) -> Reply:
+    """Let the request have its effect, then answer with nothing, as if that were right."""
+    apply()
+    return Reply(200, b"")
+
+
 def fail_after_effect(_request: dict[str, Any], apply: Apply) -> Reply:
     """Let the request have its effect, then answer with a server error."""
     apply()
@@ -119,6 +125,7 @@ class Endpoint:
     def __init__(self, upstream: str | None = None) -> None:
         self._upstream = upstream
         self.calls: list[str] = []
+        self.requests: list[dict[str, Any]] = []
         self._faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
         self._lasting: dict[str, Fault] = {}
         self._completed: dict[str, tuple[Any, Reply]] = {}
@@ -139,6 +146,7 @@ class Endpoint:
         self._faults.clear()
         self._lasting.clear()
         self.calls.clear()
+        self.requests.clear()
 
     @contextmanager
     def running(self) -> Iterator["Endpoint"]:
@@ -157,6 +165,7 @@ class Endpoint:
         operation = headers["X-Amz-Target"].partition(".")[2]
         request = json.loads(body)
         self.calls.append(operation)
+        self.requests.append(request)
         queued = self._faults[operation]
         fault = queued.popleft() if queued else self._lasting.get(operation)
 

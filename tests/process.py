@@ -6,10 +6,12 @@ Run as a program it is that process; `call_in_a_process` starts it.
 import json
 import logging
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from embedded import lambda_context
 from endpoint import Endpoint
@@ -18,10 +20,11 @@ from function import Answer, read_answer
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a process answered, and all that it printed or logged meanwhile."""
+    """What a process answered, all that it printed or logged, and the memory that it took."""
 
     answers: list[Answer]
     log: str
+    peak_megabytes: int
 
 
 def run_in_a_process(
@@ -48,9 +51,12 @@ def run_in_a_process(
         timeout=60,
     )
     assert process.returncode == 0, process.stderr
-    *log, answers = process.stdout.splitlines()
+    *log, last = process.stdout.splitlines()
+    answers, peak = json.loads(last)
     return Outcome(
-        [read_answer(answer) for answer in json.loads(answers)], "\n".join(log) + process.stderr
+        [read_answer(answer) for answer in answers],
+        "\n".join(log) + process.stderr,
+        peak // 1024,
     )
 
 
@@ -60,7 +66,16 @@ def main() -> None:
     from checkpoints.app import lambda_handler  # noqa: PLC0415 logs from its import on
 
     answers = [lambda_handler(event, lambda_context()) for event in json.load(sys.stdin)]
-    sys.stdout.write(json.dumps(answers))
+    sys.stdout.write(json.dumps([answers, peak_kilobytes()]))
+
+
+def peak_kilobytes() -> int:
+    """Return the most memory that this process ever had, without that of the one it came from."""
+    status = Path("/proc/self/status")
+    if not status.exists():  # then it is not Linux, where the other way counts both
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1])
 
 
 if __name__ == "__main__":

@@ -209,7 +209,10 @@ def test_a_fault_after_some_deletions_tells_them(
     assert "Deletion incomplete" == log_lines(written)[0]["message"]
     assert 100 == log_lines(written)[0]["deleted_count"]
     assert "AccessDeniedException" in written[0]["exception"]
-    assert {"CheckpointsDeleted": 100, "DeletionsIncomplete": 1} == metrics(written)
+    assert 0 == log_lines(written)[0]["unconfirmed_count"]  # a refusal is an answer
+    assert {"CheckpointsDeleted": 100, "DeletionsIncomplete": 1, "RequestsFailed": 1} == metrics(
+        written
+    )
 
 
 def test_a_fault_of_ours_is_logged_with_its_cause(
@@ -230,6 +233,19 @@ def test_a_fault_of_ours_is_logged_with_its_cause(
         }
     ] == log_lines(written)
     assert "AccessDeniedException" in written[0]["exception"]
+    assert {"RequestsFailed": 1} == metrics(written)
+
+
+def test_a_token_that_cannot_be_looked_up_is_no_incomplete_deletion(
+    call: Call, endpoint: Endpoint, lines: Lines
+) -> None:
+    endpoint.keep_failing("GetItem", refuse(503, "ServiceUnavailable"))
+    lines()
+
+    assert 503 == call(steps=[1]).status
+
+    written = lines()
+    assert ("Request failed", 503) == (written[0]["message"], written[0]["status"])
     assert {"RequestsFailed": 1} == metrics(written)
 
 

@@ -1,10 +1,14 @@
 """DynamoDB fails, for a moment or for longer; the answer stays exactly true."""
 
+import time
+from unittest import mock
+
 import pytest
 from embedded import put_checkpoints, stored_checkpoints
 from endpoint import (
     Endpoint,
     Fault,
+    blank_answer,
     cancel,
     drop_request,
     fail_after_effect,
@@ -19,6 +23,8 @@ from endpoint import (
 from function import ENTITY, MODEL, Answer, Call, make_event
 from process import run_in_a_process
 
+from checkpoints import dynamodb
+
 pytestmark = pytest.mark.usefixtures("_impatient")
 
 JSON = {"Content-Type": "application/json"}
@@ -30,6 +36,7 @@ LONG = 0.6
 without_effect = {
     "dropped": drop_request,
     "throttled": refuse(400, "ProvisionedThroughputExceededException"),
+    "written elsewhere": refuse(400, "ReplicatedWriteConflictException"),
     "throttled as well": refuse(400, "ThrottlingException"),
     "over the account's limit": refuse(400, "RequestLimitExceeded"),
     "server error": refuse(500, "InternalServerError"),
@@ -40,6 +47,7 @@ with_effect = {
     "answer lost": lose_answer,
     "answer torn": tear_answer,
     "answer garbled": garble_answer,
+    "answer blank": blank_answer,
     "answer a server error": fail_after_effect,
     "answer too late": stall_answer(LONG),
 }
@@ -198,24 +206,6 @@ class TestLastingFault:
         answer = call(steps=[1, 2])
         assert Answer(200, JSON, {"deleted_count": 0, "not_found_steps": [1, 2]}) == answer
 
-    def test_tells_how_far_it_got(self, call: Call, endpoint: Endpoint) -> None:
-        put_checkpoints(MODEL, range(1_000), entity=ENTITY)
-        endpoint.fail("TransactWriteItems", *[pass_on] * 3)
-        endpoint.keep_failing("TransactWriteItems", cancel("ThrottlingError"))
-
-        answer = call(steps=list(range(1_000)))
-
-        assert unavailable("300") == answer
-        (left,) = stored_checkpoints().values()
-        assert 700 == len(left)
-        assert endpoint.calls.count("TransactWriteItems") < 3 + 4 * 10  # no other was begun
-
-        endpoint.heal()
-
-        answer = call(steps=list(range(1_000)))
-        gone = sorted(set(range(1_000)) - left)
-        assert Answer(200, JSON, {"deleted_count": 700, "not_found_steps": gone}) == answer
-
     def test_of_the_connection(self, endpoint: Endpoint) -> None:
         nobody_listens = "http://127.0.0.1:1"
 
@@ -239,6 +229,36 @@ class TestLastingFault:
         answer = call(steps=[1], milliseconds=2_700)
 
         assert unavailable("0, and perhaps 1 more") == answer
+
+    def test_is_met_with_pauses_that_grow_and_differ(self, call: Call, endpoint: Endpoint) -> None:
+        endpoint.keep_failing("GetItem", drop_request)
+        pauses: list[float] = []
+
+        with (
+            mock.patch.object(dynamodb, "FIRST_PAUSE_SECONDS", 0.05),
+            mock.patch.object(dynamodb, "LONGEST_PAUSE_SECONDS", 2.0),
+            mock.patch.object(time, "sleep", pauses.append),
+        ):
+            assert unavailable() == call(steps=[1])
+
+        first, *others = pauses
+        assert 0 == first
+        ceilings = [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0]
+        assert all(pause <= most for pause, most in zip(others, ceilings, strict=True))
+        assert len(set(others)) == len(others)
+        assert sum(others) > 1
+
+    def test_of_capacity_is_waited_out_for_as_long_as_there_is_time(
+        self, call: Call, endpoint: Endpoint
+    ) -> None:
+        put_checkpoints(MODEL, [1], entity=ENTITY)
+        throttled, conflict = cancel("ThrottlingError"), cancel("TransactionConflict")
+        endpoint.fail("TransactWriteItems", *[throttled, conflict] * 15)
+
+        answer = call(steps=[1])
+
+        assert Answer(200, JSON, {"deleted_count": 1, "not_found_steps": []}) == answer
+        assert 31 == endpoint.calls.count("TransactWriteItems")
 
 
 class TestFaultOfOurs:

@@ -173,7 +173,7 @@ def test_the_function_answers_as_published(
     call: Call, endpoint: Endpoint, document: Any, event: dict[str, Any], status: int
 ) -> None:
     put_token("under-scoped", entity=ENTITY, scopes={"SS": ["checkpoints:read"]})
-    endpoint.keep_failing("Query", refuse(400, "ThrottlingException"))
+    endpoint.keep_failing("Query", refuse(503, "ServiceUnavailable"))
 
     answer = call(**event)
 

@@ -9,9 +9,11 @@ from typing import Any
 import jsonschema
 import pytest
 from embedded import put_checkpoints, stored_checkpoints
-from function import ENTITY, MODEL, Answer, Call
+from endpoint import Endpoint
+from function import ENTITY, MODEL, Answer, Call, make_event
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from process import run_in_a_process
 
 JSON = {"Content-Type": "application/json"}
 OPENAPI = json.loads((Path(__file__).parents[1] / "docs" / "openapi.json").read_bytes())
@@ -224,6 +226,8 @@ LARGE = 6_000_000  # bytes, as much as Lambda takes
         pytest.param('{"steps":[' + "1," * (LARGE // 2) + "1]}", 200, id="a step repeated"),
         pytest.param('{"x":"' + "é" * (LARGE // 2) + '"}', 422, id="a long string"),
         pytest.param(" " * LARGE, 422, id="blank"),
+        pytest.param('{"steps":[],"x":[' + "[]," * 10_001 + "0]}", 422, id="many arrays"),
+        pytest.param('{"steps":[],"x":[' + "[]," * 9_990 + "0]}", 200, id="not too many arrays"),
         pytest.param("{" + '"x":1,' * 500_000 + '"steps":[]}', 200, id="a key repeated"),
         pytest.param('{"steps":[],"x":"\\ud800"}', 422, id="unpaired surrogate"),
         pytest.param('{"steps":[],"x":"\ud800"}', 422, id="not Unicode"),
@@ -245,6 +249,25 @@ def test_answers_for_a_body_as_large_as_lambda_takes(call: Call) -> None:
 
     assert Answer(200, JSON, {"deleted_count": 2, "not_found_steps": wanted[1:-1]}) == answer
     assert {} == stored_checkpoints()
+
+
+def test_fits_into_memory_whatever_is_sent(endpoint: Endpoint) -> None:
+    """The test's own libraries are in the figure too, and the body twice more."""
+    nest = "[" * 180 + "]" * 180 + ","
+    bodies = [
+        '{"steps":[[' + nest * (LARGE // len(nest)) + "0]]}",
+        '{"steps":[' + '{"":0},' * (LARGE // 7) + "0]}",
+        '{"steps":[[' + "1.1," * (LARGE // 4) + "0]]}",
+        '{"steps":{' + '"":0,' * (LARGE // 5) + '"a":0}}',
+        '{"steps":{' + ",".join(f'"{key:06}":0' for key in range(LARGE // 12)) + "}}",
+        '{"steps":[],"x":[' + '"abc",' * (LARGE // 6) + "0]}",
+    ]
+
+    for body in bodies:
+        outcome = run_in_a_process(endpoint, [make_event(body=body)])
+
+        assert outcome.answers[0].status in (200, 422)
+        assert outcome.peak_megabytes < 512
 
 
 def test_is_not_slowed_down_by_steps_that_collide(call: Call) -> None:

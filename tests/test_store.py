@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from embedded import put_checkpoints, put_token, stored_checkpoints
-from endpoint import Endpoint
+from endpoint import Endpoint, cancel, pass_on
 from function import ENTITY, MODEL, Answer, Call, make_event
 from process import run_in_a_process
 
@@ -154,6 +154,39 @@ def test_an_entity_deletes_its_own_beside_another(call: Call) -> None:
     assert deleted(2, [1, 2]) == call(steps=[1, 2, 3, 4], token="other-token")
     assert deleted(2, [3, 4]) == call(steps=[1, 2, 3, 4])
     assert {} == stored_checkpoints()
+
+
+def test_tells_how_far_it_got_when_it_has_to_stop(call: Call, endpoint: Endpoint) -> None:
+    put_checkpoints(MODEL, range(1_000), entity=ENTITY)
+    endpoint.fail("TransactWriteItems", *[pass_on] * 3)
+    endpoint.keep_failing("TransactWriteItems", cancel("ThrottlingError"))
+
+    answer = call(steps=list(range(1_000)), milliseconds=8_000)
+
+    assert 503 == answer.status
+    assert "Checkpoints deleted so far: 300. Repeat" in answer.body["detail"]
+    (left,) = stored_checkpoints().values()
+    assert 700 == len(left)
+    sent = {
+        request["TransactItems"][0]["Delete"]["Key"]["step"]["N"]
+        for request in endpoint.requests
+        if "TransactItems" in request
+    }
+    assert len(sent) <= 3 + 4  # after a failure no other was begun
+
+    endpoint.heal()
+
+    answer = call(steps=list(range(1_000)))
+    gone = sorted(set(range(1_000)) - left)
+    assert Answer(200, JSON, {"deleted_count": 700, "not_found_steps": gone}) == answer
+
+
+def test_decides_on_what_is_true_now(call: Call, endpoint: Endpoint) -> None:
+    """Revoked means revoked, and saved means saved, at the moment of the request."""
+    call(steps=list(range(101)))
+
+    reads = [request for request in endpoint.requests if "TransactItems" not in request]
+    assert [True, True] == [request["ConsistentRead"] for request in reads]
 
 
 def test_counts_each_record_once_however_many_requests_race(endpoint: Endpoint) -> None:

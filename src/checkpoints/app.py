@@ -89,7 +89,7 @@ def not_found(_: NotFoundError) -> Response[str]:
 @app.exception_handler(dynamodb.UnavailableError)
 def leave_unauthenticated(error: dynamodb.UnavailableError) -> Response[str]:
     """Answer when the token could not be looked up."""
-    app.context["audit"].incomplete(503, [], [], error)
+    app.context["audit"].failed(503, error)
     return _unavailable(deleted=0, unconfirmed=0)
 
 
@@ -114,7 +114,7 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
     try:
         return app.resolve(event, context)
     except Exception as error:  # noqa: BLE001 the last resort, and it is logged
-        audit.failed(error)
+        audit.failed(500, error)
         return {
             "statusCode": 500,
             "multiValueHeaders": {"Content-Type": ["application/json"]},

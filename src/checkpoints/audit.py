@@ -51,9 +51,11 @@ class Audit:
     def incomplete(
         self, status: int, deleted: Sequence[int], unconfirmed: Sequence[int], cause: BaseException
     ) -> None:
-        """Report a deletion that DynamoDB did not let finish, or not even begin."""
+        """Report a deletion that was answered with 5xx, and may have been done in part."""
         metrics.add_metric("CheckpointsDeleted", MetricUnit.Count, len(deleted))
         metrics.add_metric("DeletionsIncomplete", MetricUnit.Count, 1)
+        if status == 500:  # noqa: PLR2004 a fault of ours
+            metrics.add_metric("RequestsFailed", MetricUnit.Count, 1)
         first, *others = _parts(deleted)
         logger.error(
             "Deletion incomplete",
@@ -76,10 +78,12 @@ class Audit:
             "Request refused", status=status, reason=reason, duration_ms=self._elapsed_ms()
         )
 
-    def failed(self, error: Exception) -> None:
-        """Report a fault of ours that was answered with 500."""
+    def failed(self, status: int, error: Exception) -> None:
+        """Report a request that was answered with 5xx before anything could be deleted."""
         metrics.add_metric("RequestsFailed", MetricUnit.Count, 1)
-        logger.error("Request failed", status=500, duration_ms=self._elapsed_ms(), exc_info=error)
+        logger.error(
+            "Request failed", status=status, duration_ms=self._elapsed_ms(), exc_info=error
+        )
 
     def _continue(self, key: str, parts: Iterable[list[list[int]]]) -> None:
         for part in parts:

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 CONNECT_SECONDS = 1.0
-READ_SECONDS = 2.0
-ATTEMPTS = 9
+READ_SECONDS = 2.0  # of silence
+FAILURES = 9
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 2.0
 
-# Time kept free at the end of an invocation to write the log and hand over the answer.
-ANSWER_SECONDS = 0.5
+# Time kept free at the end of an invocation: to write the log and hand over the answer, and for
+# the cold start before it, which API Gateway counts in its 29 seconds and Lambda does not.
+ANSWER_SECONDS = 1.5
 
 # Client errors (status 400) that are gone when the same call is made a moment later.
 _PASSING_ERRORS = frozenset(
@@ -47,15 +48,31 @@ _PASSING_CANCELLATIONS = frozenset(
 _SERVER_ERROR = 500
 
 
-class UnavailableError(Exception):
-    """DynamoDB was throttled, in conflict or down for longer than could be waited.
+class CallError(Exception):
+    """A call of DynamoDB did not succeed; `__cause__` is what botocore made of it.
 
-    `unanswered` tells that a call was sent whose outcome is not known: it may have been applied.
+    `unanswered` tells that it was sent and its outcome is not known: it may have been applied.
     """
 
     def __init__(self, message: str, *, unanswered: bool) -> None:
         super().__init__(message)
         self.unanswered = unanswered
+
+
+class UnavailableError(CallError):
+    """DynamoDB was throttled, in conflict or down for longer than could be waited."""
+
+
+class RefusedError(CallError):
+    """DynamoDB refused, and would again.
+
+    `cancellation_codes` are the outcomes of each action of a cancelled transaction, in their
+    order; `None` (a string) is that of an action that was in order.
+    """
+
+    def __init__(self, error: ClientError, *, unanswered: bool) -> None:
+        super().__init__(str(error), unanswered=unanswered)
+        self.cancellation_codes = _cancellation_codes(error)
 
 
 def connect() -> "DynamoDBClient":
@@ -84,50 +101,54 @@ def deadline_in(milliseconds: int) -> float:
 def call[T](operation: Callable[..., T], *, deadline: float, **parameters: Any) -> T:  # noqa: ANN401 the operation's own
     """Call `operation` until it succeeds, with exponential backoff and full jitter in between.
 
-    No attempt is begun that might outlast the deadline.
+    Throttling and conflicts are waited out until the deadline, outages for `FAILURES` attempts. No
+    attempt is begun that might outlast the deadline, as long as an answer that has begun to come
+    goes on coming.
 
     Raises:
         UnavailableError: the attempts or the time are used up.
-        ClientError: DynamoDB refused, and would again.
+        RefusedError: waiting does not help.
 
     """
     unanswered = False
+    failures = 0
+    ceiling = 0.0
     last_error: Exception | None = None
-    for attempt in range(ATTEMPTS):
-        ceiling = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**attempt) if attempt else 0
+    while failures < FAILURES:
         pause = random.uniform(0, ceiling)  # noqa: S311 jitter, not a secret
+        ceiling = min(LONGEST_PAUSE_SECONDS, 2 * ceiling or 2 * FIRST_PAUSE_SECONDS)
         if time.monotonic() + pause + CONNECT_SECONDS + READ_SECONDS > deadline:
             raise UnavailableError("no time left", unanswered=unanswered) from last_error
         time.sleep(pause)
         try:
             return operation(**parameters)
         except ClientError as error:
-            if not _passes(error):
-                raise
-            unanswered = unanswered or _status(error) >= _SERVER_ERROR
             last_error = error
+            if _status(error) >= _SERVER_ERROR:
+                failures += 1
+                unanswered = True
+            elif not _passes(error):
+                raise RefusedError(error, unanswered=unanswered) from error
         except (EndpointConnectionError, ConnectTimeoutError) as error:  # never sent
             last_error = error
+            failures += 1
         except (ConnectionError, HTTPClientError, ChecksumError, ResponseParserError) as error:
-            unanswered = True
             last_error = error
-    raise UnavailableError(f"failed {ATTEMPTS} times", unanswered=unanswered) from last_error
-
-
-def cancellation_codes(error: ClientError) -> list[str]:
-    """Return the outcome of each action of a cancelled transaction, in their order.
-
-    `None` (a string) marks an action that was in order.
-    """
-    reasons: list[dict[str, str]] = error.response.get("CancellationReasons", [])  # type: ignore[assignment]
-    return [reason["Code"] for reason in reasons]
+            failures += 1
+            unanswered = True
+    raise UnavailableError(f"failed {failures} times", unanswered=unanswered) from last_error
 
 
 def _passes(error: ClientError) -> bool:
-    if _status(error) >= _SERVER_ERROR or error.response["Error"]["Code"] in _PASSING_ERRORS:
-        return True
-    culprits = set(cancellation_codes(error)) - {"None"}
-    return bool(culprits) and culprits <= _PASSING_CANCELLATIONS
+    culprits = set(_cancellation_codes(error)) - {"None"}
+    if culprits:
+        return culprits <= _PASSING_CANCELLATIONS
+    return error.response["Error"]["Code"] in _PASSING_ERRORS
+
+
+def _cancellation_codes(error: ClientError) -> list[str]:
+    reasons: list[dict[str, str]] = error.response.get("CancellationReasons", [])  # type: ignore[assignment]
+    return [reason["Code"] for reason in reasons]
 
 
 def _status(error: ClientError) -> int:
@@ -143,10 +164,11 @@ def _check_integrity(response_dict: dict[str, Any], **_: object) -> None:
     """
     headers, body = response_dict["headers"], response_dict["body"]
     for kind, promised, received in (
-        ("length", headers.get("content-length"), len(body)),
-        ("crc32", headers.get("x-amz-crc32"), zlib.crc32(body)),
+        ("length", headers.get("content-length"), str(len(body))),
+        ("crc32", headers.get("x-amz-crc32"), str(zlib.crc32(body))),
+        ("beginning", "{", body[:1].decode("latin-1")),
     ):
-        if promised is not None and int(promised) != received:
+        if promised is not None and promised != received:
             raise ChecksumError(
-                checksum_type=kind, expected_checksum=promised, actual_checksum=str(received)
+                checksum_type=kind, expected_checksum=promised, actual_checksum=received
             )

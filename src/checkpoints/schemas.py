@@ -6,6 +6,10 @@ import pydantic
 from pydantic import BaseModel, FailFast, Field, StrictInt
 from pydantic_core import from_json
 
+# Arrays and objects in a body, or what looks like them; a request has two. Each that is where it
+# does not belong becomes a Python object before it is refused, and a million overflow the memory.
+MOST_BRACKETS = 10_000
+
 
 class ValidationError(BaseModel):
     """One thing that is wrong with a request."""
@@ -45,13 +49,16 @@ class DeleteCheckpointsRequest(BaseModel):
     def parse(cls, body: bytes) -> Self:
         """Read a request body: JSON in UTF-8, whatever its content type is called.
 
-        The parser takes nesting to a depth of 200, numbers of up to 4,300 digits and no
-        unpaired surrogates, as RFC 8259 section 9 lets it. So no body is costly to refuse.
+        The parser takes nesting to a depth of 200, numbers of up to 4,300 digits, no unpaired
+        surrogates and `MOST_BRACKETS`, as RFC 8259 section 9 lets it. So no body is costly to
+        refuse.
 
         Raises:
             InvalidRequestError: the body is not JSON, or does not have this shape.
 
         """
+        if body.count(b"[") + body.count(b"{") > MOST_BRACKETS:
+            raise not_json("too many arrays and objects")
         try:
             if b"NaN" in body or b"Infinity" in body:
                 from_json(body, allow_inf_nan=False)  # pydantic lets them pass; JSON has no such

@@ -10,7 +10,7 @@ from itertools import batched
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.dynamodb import UnavailableError, call, cancellation_codes
+from checkpoints.dynamodb import CallError, RefusedError, call
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -22,8 +22,8 @@ MODEL_ID_BYTES = 2048
 STEP_DIGITS = 38
 STEP_MAGNITUDE = 126
 
-# Transactions in flight at a time. Enough to hide the round trip, too few to throttle a
-# partition, which takes 1,000 write units a second: a transaction of 100 uses 200.
+# Transactions in flight at a time, to hide the round trip. A partition writes 1,000 units a second
+# for long, and a transaction of 100 uses 200; beyond its bursts, throttling sets the pace.
 CONCURRENT_TRANSACTIONS = 4
 
 
@@ -184,12 +184,10 @@ class CheckpointStore:
                     ],
                     ClientRequestToken=str(uuid.uuid4()),
                 )
-            except UnavailableError as error:
-                return _Outcome(unconfirmed=steps if error.unanswered else (), failure=error)
-            except self._client.exceptions.TransactionCanceledException as error:
-                codes = cancellation_codes(error)
+            except CallError as error:
+                codes = error.cancellation_codes if isinstance(error, RefusedError) else []
                 if "ConditionalCheckFailed" not in codes:
-                    return _Outcome(failure=error)
+                    return _Outcome(unconfirmed=steps if error.unanswered else (), failure=error)
                 # Nothing was deleted yet; ask again without those that are not to be found.
                 steps = [
                     step

@@ -32,7 +32,7 @@ def test_deletes_through_the_sdk(deployment: Deployment, token: str) -> None:
 def test_the_sdk_repeats_what_was_not_finished(deployment: Deployment, token: str) -> None:
     """As often as it takes the function to give up once, and then no more."""
     deployment.put_checkpoints(range(3))
-    deployment.endpoint.fail("GetItem", *[refuse(400, "ThrottlingException")] * 9)
+    deployment.endpoint.fail("GetItem", *[refuse(500, "InternalServerError")] * 9)
 
     assert Deletion(deleted_count=3, not_found_steps=[]) == delete(deployment, token, [0, 1, 2])
     assert 10 == deployment.endpoint.calls.count("GetItem")
