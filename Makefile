@@ -14,6 +14,8 @@ python := .venv/bin/python
 export SAM := $(uv) tool run --exclude-newer 2026-11-20 --from aws-sam-cli==1.170.0 sam
 export MINISTACK := $(uv) tool run --exclude-newer 2026-11-20 --python 3.13 \
 	--from ministack==1.5.33 --with aws-sam-translator==1.115.0 ministack
+cfn_lint := $(uv) tool run --exclude-newer 2026-11-20 --from cfn-lint==1.58.0 cfn-lint
+checkov := $(uv) tool run --exclude-newer 2026-11-20 --from checkov==3.3.30 checkov
 
 export UV_CACHE_DIR := $(CURDIR)/.tools/cache
 export UV_TOOL_DIR := $(CURDIR)/.tools/tools
@@ -47,6 +49,8 @@ check: .venv/ready ## Check format, lint, types, template, and that generated fi
 	$(python) -m ruff check
 	$(python) -m mypy
 	$(SAM) validate --lint
+	$(cfn_lint) --non-zero-exit-code informational template.yaml
+	$(checkov) --file template.yaml --framework cloudformation --skip-download --quiet --compact
 	$(python) scripts/openapi.py --check
 	$(uv) export $(requirements) | diff -u src/requirements.txt -
 

@@ -1,0 +1,96 @@
+"""The template as CloudFormation deploys it: SAM-transformed, with every value resolved."""
+
+import copy
+import re
+from typing import Any
+
+import boto3
+from embedded import REGION, STACK, read_template
+from samtranslator.parser.parser import Parser
+from samtranslator.translator.translator import Translator
+
+type Json = dict[str, Any]
+
+_NOTHING = object()
+_PSEUDO_PARAMETERS = {
+    "AWS::AccountId": "123456789012",
+    "AWS::NoValue": _NOTHING,
+    "AWS::Partition": "aws",
+    "AWS::Region": REGION,
+    "AWS::StackName": STACK,
+    "AWS::URLSuffix": "amazonaws.com",
+}
+
+
+def deployed(template: Json | None = None, /, **parameters: str) -> Json:
+    """Return the stack's resources with plain values, where a resource is its logical id.
+
+    Parameters have their defaults unless given, and the code its place in a bucket.
+    """
+    template = copy.deepcopy(template or read_template())
+    function = template["Resources"]["DeleteCheckpointsFunction"]["Properties"]
+    function["CodeUri"] = "s3://packages/package"
+    defaults = {name: kind["Default"] for name, kind in template["Parameters"].items()}
+    assert set(parameters) <= set(defaults)
+    values = {name: str(value) for name, value in (defaults | parameters).items()}
+
+    translator = Translator({}, Parser(), boto_session=boto3.Session(region_name=REGION))
+    transformed: Json = translator.translate(template, dict(values))
+
+    stack = _Stack(_PSEUDO_PARAMETERS | values, transformed["Conditions"])
+    return {
+        name: stack.resolve(resource)
+        for name, resource in transformed["Resources"].items()
+        if "Condition" not in resource or stack.holds(resource["Condition"])
+    }
+
+
+def of_type(resources: Json, kind: str) -> Json:
+    """Return the properties of each resource of a type."""
+    return {
+        name: resource.get("Properties", {})
+        for name, resource in resources.items()
+        if kind == resource["Type"]
+    }
+
+
+class _Stack:
+    def __init__(self, values: dict[str, object], conditions: Json) -> None:
+        self._values = values
+        self._conditions = conditions
+
+    def holds(self, condition: str) -> bool:
+        holds: bool = self.resolve(self._conditions[condition])
+        return holds
+
+    def resolve(self, value: Any) -> Any:  # noqa: C901, PLR0911 there are so many functions
+        match value:
+            case {"Ref": name}:
+                return self._values.get(name, name)
+            case {"Fn::If": [condition, then, otherwise]}:
+                return self.resolve(then if self.holds(condition) else otherwise)
+            case {"Fn::Equals": [left, right]}:
+                return str(self.resolve(left)) == str(self.resolve(right))
+            case {"Fn::Not": [condition]}:
+                return not self.resolve(condition)
+            case {"Fn::GetAtt": [name, attribute]}:
+                return f"{name}.{attribute}"
+            case {"Fn::GetAtt": name}:
+                return name
+            case {"Fn::Sub": [text, names]}:
+                return self._substitute(text, {key: self.resolve(v) for key, v in names.items()})
+            case {"Fn::Sub": text}:
+                return self._substitute(text, {})
+            case dict():
+                assert not any(key.startswith("Fn::") for key in value), value
+                resolved = {key: self.resolve(element) for key, element in value.items()}
+                return {key: v for key, v in resolved.items() if v is not _NOTHING}
+            case list():
+                return [v for v in map(self.resolve, value) if v is not _NOTHING]
+        return value
+
+    def _substitute(self, text: str, names: Json) -> str:
+        def replacement(match: re.Match[str]) -> str:
+            return str((self._values | names).get(match[1], match[1]))
+
+        return re.sub(r"\$\{([^}]+)\}", replacement, text)
