@@ -89,6 +89,23 @@ def test_brings_no_service_model_but_that_of_dynamodb() -> None:
     assert ["dynamodb"] == [path.name for path in data.iterdir() if path.is_dir()]
 
 
+@pytest.mark.parametrize("python", ["/bin/false", "absent"])
+def test_is_built_by_no_other_python(tmp_path: Path, python: str) -> None:
+    """As what another compiles, Lambda's would compile again."""
+    build = ["make", "-C", str(serve.ROOT / "src"), "build-DeleteCheckpointsFunction"]
+
+    process = subprocess.run(  # noqa: S603 it is ours
+        [*build, f"PYTHON={python}", f"ARTIFACTS_DIR={tmp_path}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert process.returncode != 0
+    assert f"The function is built by Python 3.13, which {python} is not." in process.stderr
+    assert [] == list(tmp_path.iterdir())
+
+
 def test_leaves_the_x_ray_sdk_out() -> None:
     assert not list(PACKAGE.glob("aws_xray_sdk*"))
 
