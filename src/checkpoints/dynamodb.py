@@ -31,6 +31,9 @@ LONGEST_PAUSE_SECONDS = 2.0
 # the cold start before it, which API Gateway counts in its 29 seconds and Lambda does not.
 ANSWER_SECONDS = 1.5
 
+# The system's, as every copy that Lambda restores of a snapshot would draw the same numbers else.
+_jitter = random.SystemRandom()
+
 # Client errors (status 400) that are gone when the same call is made a moment later.
 _PASSING_ERRORS = frozenset(
     {
@@ -115,7 +118,7 @@ def call[T](operation: Callable[..., T], *, deadline: float, **parameters: Any) 
     ceiling = 0.0
     last_error: Exception | None = None
     while failures < FAILURES:
-        pause = random.uniform(0, ceiling)  # noqa: S311 jitter, not a secret
+        pause = _jitter.uniform(0, ceiling)
         ceiling = min(LONGEST_PAUSE_SECONDS, 2 * ceiling or 2 * FIRST_PAUSE_SECONDS)
         if time.monotonic() + pause + CONNECT_SECONDS + READ_SECONDS > deadline:
             raise UnavailableError("no time left", unanswered=unanswered) from last_error
