@@ -23,6 +23,7 @@ TOKEN_BYTES = 32
 SHOWN_HASH_DIGITS = 12
 FEWEST_HASH_DIGITS = 8  # or a short name, mistyped, could hit the hash of another token
 SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
+LONGEST_LABEL = 200  # it is on every log line of the token's requests
 LONGEST_LIFE = 100 * 365 * SECONDS["d"]
 
 
@@ -174,8 +175,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _label(text: str) -> str:
-    if not text.strip() or not text.isprintable():
-        raise argparse.ArgumentTypeError("must be printable and not blank")
+    if not text.strip() or not text.isprintable() or len(text) > LONGEST_LABEL:
+        raise argparse.ArgumentTypeError(
+            f"must be printable, not blank, and of {LONGEST_LABEL} characters at the most"
+        )
     return text
 
 

@@ -146,6 +146,7 @@ def test_revokes_nothing_when_several_could_be_meant(run: Run) -> None:
         [*ISSUE, "--name", " "],
         [*ISSUE, "--entity", ""],
         [*ISSUE, "--name", "a\nb"],
+        [*ISSUE, "--name", "a" * 201],
         [*ISSUE, "--table", "a", "--stack", "b"],
         *([*ISSUE, "--expires", text] for text in ["", "90", "d", "0d", "-1d", "1.5d", "9y"]),
         [*ISSUE, "--expires", "999999999d"],
