@@ -41,6 +41,10 @@ class Answer:
     body: Any
 
 
+JSON = {"Content-Type": "application/json"}
+INTERNAL_SERVER_ERROR = Answer(500, JSON, {"detail": "Internal Server Error"})
+
+
 def make_event(  # noqa: PLR0913 an event has so many parts
     *,
     steps: object = None,

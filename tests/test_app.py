@@ -4,11 +4,19 @@ import base64
 
 import pytest
 from embedded import put_checkpoints, stored_checkpoints
-from function import ENTITY, MODEL, TOKEN, Answer, Call, Invoke, make_event
+from function import (
+    ENTITY,
+    INTERNAL_SERVER_ERROR,
+    JSON,
+    MODEL,
+    TOKEN,
+    Answer,
+    Call,
+    Invoke,
+    make_event,
+)
 
-JSON = {"Content-Type": "application/json"}
 NOT_FOUND = Answer(404, JSON, {"detail": "Not Found"})
-INTERNAL_SERVER_ERROR = Answer(500, JSON, {"detail": "Internal Server Error"})
 
 
 @pytest.fixture(autouse=True)

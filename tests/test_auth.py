@@ -9,11 +9,9 @@ import boto3
 import pytest
 from embedded import Attribute, Record, put_checkpoints, put_token, stored_checkpoints
 from endpoint import Endpoint
-from function import ENTITY, MODEL, TOKEN, Answer, Call
+from function import ENTITY, JSON, MODEL, TOKEN, Answer, Call
 
 from checkpoints.auth import hash_token
-
-JSON = {"Content-Type": "application/json"}
 
 NOT_AUTHENTICATED = Answer(
     401,

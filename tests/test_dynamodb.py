@@ -20,14 +20,13 @@ from endpoint import (
     stall_answer,
     tear_answer,
 )
-from function import ENTITY, MODEL, Answer, Call, make_event
+from function import ENTITY, INTERNAL_SERVER_ERROR, JSON, MODEL, Answer, Call, make_event
 from process import run_in_a_process
 
 from checkpoints import dynamodb
 
 pytestmark = pytest.mark.usefixtures("_impatient")
 
-JSON = {"Content-Type": "application/json"}
 UNAVAILABLE = JSON | {"Retry-After": "2"}
 
 # Longer than the function waits for an answer in these tests.
@@ -264,8 +263,6 @@ class TestLastingFault:
 class TestFaultOfOurs:
     """A fault that waiting does not mend is answered at once, and truthfully: 500."""
 
-    INTERNAL_SERVER_ERROR = Answer(500, JSON, {"detail": "Internal Server Error"})
-
     @pytest.mark.parametrize("operation", ["GetItem", "Query", "TransactWriteItems"])
     @pytest.mark.parametrize(
         "code",
@@ -283,7 +280,7 @@ class TestFaultOfOurs:
         put_checkpoints(MODEL, range(101), entity=ENTITY)
         endpoint.keep_failing(operation, refuse(400, code))
 
-        assert self.INTERNAL_SERVER_ERROR == call(steps=list(range(101)))
+        assert INTERNAL_SERVER_ERROR == call(steps=list(range(101)))
         assert endpoint.calls.count(operation) <= 2  # two transactions are under way together
         assert {MODEL: set(range(101))} == stored_checkpoints()
 
@@ -291,5 +288,5 @@ class TestFaultOfOurs:
         put_checkpoints(MODEL, [1], entity=ENTITY)
         endpoint.keep_failing("TransactWriteItems", cancel("ValidationError"))
 
-        assert self.INTERNAL_SERVER_ERROR == call(steps=[1])
+        assert INTERNAL_SERVER_ERROR == call(steps=[1])
         assert ["GetItem", "TransactWriteItems"] == endpoint.calls

@@ -10,12 +10,11 @@ import jsonschema
 import pytest
 from embedded import put_checkpoints, stored_checkpoints
 from endpoint import Endpoint
-from function import ENTITY, MODEL, Answer, Call, make_event
+from function import ENTITY, JSON, MODEL, Answer, Call, make_event
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from process import run_in_a_process
 
-JSON = {"Content-Type": "application/json"}
 OPENAPI = json.loads((Path(__file__).parents[1] / "docs" / "openapi.json").read_bytes())
 
 

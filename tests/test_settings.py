@@ -2,12 +2,8 @@
 
 import pytest
 from endpoint import Endpoint
-from function import Answer, make_event
+from function import INTERNAL_SERVER_ERROR, make_event
 from process import run_in_a_process
-
-INTERNAL_SERVER_ERROR = Answer(
-    500, {"Content-Type": "application/json"}, {"detail": "Internal Server Error"}
-)
 
 
 @pytest.mark.parametrize("value", [None, ""], ids=["unset", "empty"])

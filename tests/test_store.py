@@ -5,10 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from embedded import put_checkpoints, put_token, stored_checkpoints
 from endpoint import Endpoint, cancel, pass_on
-from function import ENTITY, MODEL, Answer, Call, make_event
+from function import ENTITY, JSON, MODEL, Answer, Call, make_event
 from process import run_in_a_process
-
-JSON = {"Content-Type": "application/json"}
 
 
 def deleted(count: int, not_found: list[int]) -> Answer:
