@@ -1,6 +1,7 @@
 """What every request gets."""
 
 import base64
+import gc
 
 import pytest
 from embedded import put_checkpoints, stored_checkpoints
@@ -158,3 +159,8 @@ def test_serves_on_after_a_failure(invoke: Invoke, call: Call) -> None:
     invoke(None)
 
     assert Answer(200, JSON, {"deleted_count": 1, "not_found_steps": []}) == call(steps=[1])
+
+
+def test_garbage_is_collected_again_after_the_imports() -> None:
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 0

@@ -1,62 +1,70 @@
 """What an operator learns of a request, and what nobody ever does."""
 
+import io
 import json
 import sys
+import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
 from embedded import put_checkpoints, put_token
-from endpoint import Endpoint, cancel, lose_answer, pass_on, refuse, stall
+from endpoint import Endpoint, Reply, cancel, lose_answer, pass_on, refuse, stall
 from function import ENTITY, MODEL, TOKEN, Call, make_event
 from process import run_in_a_process
 
-from checkpoints.audit import logger
 from checkpoints.auth import hash_token
 
 type Lines = Callable[[], list[dict[str, Any]]]
 
 
 @pytest.fixture
-def lines(
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Lines:
+def lines(capsys: pytest.CaptureFixture[str]) -> Lines:
     """Return what the function wrote since the last call, each line as JSON."""
-
-    def read() -> list[dict[str, Any]]:
-        for handler in logger.handlers:
-            monkeypatch.setattr(handler, "stream", sys.stdout)  # it keeps that of its making
-        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-
-    return read
+    return lambda: [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
 def log_lines(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Keep what an operator reads, without what varies from run to run."""
-    varying = {"timestamp", "duration_ms", "cold_start", "exception", "exception_name", "service"}
+    """Keep what an operator reads, without what varies from run to run, and without the metrics."""
+    varying = {"timestamp", "duration_ms", "exception", "exception_name", "service", "_aws"}
     return [
         {
             key: value
             for key, value in line.items()
-            if key not in varying and not key.startswith("function_")
+            if key not in varying | names_of_metrics(line) and not key.startswith("function_")
         }
         for line in lines
-        if "_aws" not in line
     ]
 
 
+def names_of_metrics(line: dict[str, Any]) -> set[str]:
+    """Return what CloudWatch takes from a line in its embedded metric format."""
+    directives = line.get("_aws", {}).get("CloudWatchMetrics", [])
+    assert all("Checkpoints" == directive["Namespace"] for directive in directives)
+    assert all(
+        name in line
+        for directive in directives
+        for names in directive["Dimensions"]
+        for name in names
+    )
+    metrics = [metric for directive in directives for metric in directive["Metrics"]]
+    assert all("Count" == metric["Unit"] for metric in metrics)
+    names = [metric["Name"] for metric in metrics]
+    assert len(set(names)) == len(names)
+    return set(names)
+
+
 def metrics(lines: list[dict[str, Any]]) -> dict[str, float]:
-    """Return the metrics of embedded metric format lines, with their reason if they have one."""
-    found = {}
-    for line in lines:
-        for directive in line.get("_aws", {}).get("CloudWatchMetrics", []):
-            assert "Checkpoints" == directive["Namespace"]
-            for metric in directive["Metrics"]:
-                (value,) = line[metric["Name"]]
-                found[" ".join([metric["Name"], *line.get("reason", "").split()])] = value
-    found.pop("ColdStart", None)
-    return found
+    """Return the metrics of all lines, with their reason if they have one."""
+    found = [
+        (" ".join([name, *line.get("reason", "").split()]), line[name])
+        for line in lines
+        for name in names_of_metrics(line) - {"ColdStart"}
+    ]
+    assert all(isinstance(value, int) for _, value in found)
+    assert len(dict(found)) == len(found)  # none is counted twice
+    return dict(found)
 
 
 def test_one_line_tells_who_deleted_what(call: Call, lines: Lines) -> None:
@@ -233,6 +241,7 @@ def test_a_fault_of_ours_is_logged_with_its_cause(
         }
     ] == log_lines(written)
     assert "AccessDeniedException" in written[0]["exception"]
+    assert 0 < written[0]["duration_ms"] < 29_000
     assert {"RequestsFailed": 1} == metrics(written)
 
 
@@ -262,6 +271,86 @@ def test_the_first_request_of_a_process_counts_as_a_cold_start(endpoint: Endpoin
     outcome = run_in_a_process(endpoint, [make_event(steps=[1])] * 3)
 
     assert 1 == outcome.log.count('"Name":"ColdStart"')
+
+
+def test_a_first_request_of_many_lines_counts_as_one_cold_start(endpoint: Endpoint) -> None:
+    endpoint.keep_failing("TransactWriteItems", refuse(500, "InternalServerError"))
+
+    outcome = run_in_a_process(endpoint, [make_event(steps=[1])])
+
+    assert 1 < outcome.log.count('"correlation_id"')
+    assert 1 == outcome.log.count('"Name":"ColdStart"')
+
+
+def test_a_start_ahead_of_requests_is_no_cold_start(endpoint: Endpoint) -> None:
+    outcome = run_in_a_process(
+        endpoint,
+        [make_event(steps=[1])],
+        AWS_LAMBDA_INITIALIZATION_TYPE="provisioned-concurrency",
+    )
+
+    assert "ColdStart" not in outcome.log
+
+
+def test_a_line_tells_when_and_in_which_invocation(
+    call: Call, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = "1-5759e988-bd862e3fe1be46a994272793"
+    monkeypatch.setenv("_X_AMZN_TRACE_ID", f"Root={root};Parent=53995c3f42cd8ad8;Sampled=1")
+    lines()
+    before = time.time()
+
+    call(steps=[1])
+
+    (line,) = lines()
+    told = datetime.fromisoformat(line["timestamp"]).timestamp()
+    assert before - 0.001 <= told <= time.time()
+    assert isinstance(line["_aws"]["Timestamp"], int)  # of milliseconds
+    assert abs(told * 1000 - line["_aws"]["Timestamp"]) <= 1
+    assert (root, 36) == (line["xray_trace_id"], len(line["function_request_id"]))
+
+
+@pytest.mark.parametrize("length", [20_000, 300_000])
+def test_a_fault_of_any_length_fits_on_its_line_with_its_metrics(
+    call: Call, endpoint: Endpoint, lines: Lines, length: int
+) -> None:
+    answer = b"{" + "\N{SNOWMAN}".encode() * length
+    endpoint.keep_failing("GetItem", lambda *_: Reply(400, answer))
+    lines()
+
+    assert 500 == call(steps=[1]).status
+
+    (line,) = written = lines()
+    assert len(json.dumps(line)) < 256 * 1024
+    assert "RefusedError" == line["exception_name"]
+    assert "ClientError" in line["exception"]  # its beginning, and its end
+    assert "authenticate" in line["exception"]
+    assert {"RequestsFailed": 1} == metrics(written)
+
+
+@pytest.mark.parametrize("name", [1, {"a": 1}, float("inf"), "\N{SNOWMAN}\u2028\ud800\n"])
+def test_a_line_is_plain_json_whatever_the_request_is_called(
+    call: Call, capsys: pytest.CaptureFixture[str], name: object
+) -> None:
+    capsys.readouterr()
+
+    assert 200 == call(steps=[1], requestContext={"requestId": name}).status
+
+    written = capsys.readouterr().out
+    assert 1 == written.count("\n")
+    assert "Infinity" not in written
+    assert (name if isinstance(name, str) else None) == json.loads(written).get("correlation_id")
+
+
+def test_a_log_that_cannot_be_written_changes_no_answer(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_checkpoints(MODEL, [1], entity=ENTITY)
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stdout", closed)
+
+    assert {"deleted_count": 1, "not_found_steps": []} == call(steps=[1]).body
 
 
 def test_nothing_secret_is_ever_logged_at_any_level(endpoint: Endpoint) -> None:

@@ -50,6 +50,24 @@ def test_answers_for_each_distinct_step(
     assert {MODEL: present - set(steps)} == stored_checkpoints()
 
 
+@pytest.mark.parametrize("step", [10**38 + 1, 10**126, -(10**38) - 1, -(10**126)])
+def test_asks_for_no_step_that_no_number_can_hold(
+    call: Call, endpoint: Endpoint, step: int
+) -> None:
+    """DynamoDB would refuse the others with it; moto takes it."""
+    extreme = [10**38 - 1, 1 - 10**38]
+
+    assert deleted(0, [*extreme, step]) == call(steps=[*extreme, step])
+    assert deleted(0, [step, 10**125]) == call(steps=[step, 10**125])
+
+    asked = [
+        [int(action["Delete"]["Key"]["step"]["N"]) for action in request["TransactItems"]]
+        for request in endpoint.requests
+        if "TransactItems" in request
+    ]
+    assert [extreme, [10**125]] == asked
+
+
 @pytest.mark.parametrize("count", [99, 100, 101, 250])
 @pytest.mark.parametrize("missing", ["none", "every third", "all"])
 def test_deletes_any_number(call: Call, count: int, missing: str) -> None:
@@ -159,7 +177,7 @@ def test_tells_how_far_it_got_when_it_has_to_stop(call: Call, endpoint: Endpoint
     endpoint.fail("TransactWriteItems", *[pass_on] * 3)
     endpoint.keep_failing("TransactWriteItems", cancel("ThrottlingError"))
 
-    answer = call(steps=list(range(1_000)), milliseconds=8_000)
+    answer = call(steps=list(range(1_000)), milliseconds=12_000)
 
     assert 503 == answer.status
     assert "Checkpoints deleted so far: 300. Repeat" in answer.body["detail"]

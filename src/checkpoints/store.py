@@ -1,7 +1,7 @@
 """The table of checkpoints. It knows nothing of HTTP."""
 
+import os
 import sys
-import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ TRANSACTION_ACTIONS = 100
 MODEL_ID_BYTES = 2048
 STEP_DIGITS = 38
 STEP_MAGNITUDE = 126
+_TOO_LONG = 10**STEP_DIGITS  # the first integer of more digits
 
 # Transactions in flight at a time, to hide the round trip. A partition writes 1,000 units a second
 # for long, and a transaction of 100 uses 200; beyond its bursts, throttling sets the pace.
@@ -82,7 +83,7 @@ class CheckpointStore:
             raise IncompleteDeletionError([], []) from error
         deleted = self._delete_all(model_id, candidates, entity=entity, deadline=deadline)
         return Deletion(
-            deleted=[step for step in asked if step in deleted],
+            deleted=[step for step in candidates if step in deleted],
             not_found=[step for step in asked if step not in deleted],
         )
 
@@ -92,7 +93,7 @@ class CheckpointStore:
         """Return the steps worth a delete: all that can exist, or when many, all that do."""
         if len(model_id.encode()) > MODEL_ID_BYTES:
             return []
-        possible = [step for step in asked if _is_key(step)]
+        possible = _possible(asked)
         if len(possible) <= TRANSACTION_ACTIONS:
             return possible
         # A read costs a fraction of a delete that finds nothing. What comes into being after it
@@ -182,7 +183,7 @@ class CheckpointStore:
                         }
                         for step in steps
                     ],
-                    ClientRequestToken=str(uuid.uuid4()),
+                    ClientRequestToken=os.urandom(16).hex(),
                 )
             except CallError as error:
                 codes = error.cancellation_codes if isinstance(error, RefusedError) else []
@@ -218,9 +219,13 @@ def _distinct(steps: Sequence[int]) -> list[int]:
     return list({str(step): step for step in steps}.values())
 
 
-def _is_key(step: int) -> bool:
-    """Tell whether a DynamoDB number can hold the step: 38 significant digits, below 10**126."""
-    if abs(step) < 10**STEP_DIGITS:
-        return True
-    digits = str(abs(step))
-    return len(digits) <= STEP_MAGNITUDE and len(digits.rstrip("0")) <= STEP_DIGITS
+def _possible(steps: list[int]) -> list[int]:
+    """Return the steps that a DynamoDB number can hold: 38 significant digits, below 10**126."""
+    if not steps or (min(steps) > -_TOO_LONG and max(steps) < _TOO_LONG):
+        return steps
+    return [
+        step
+        for step in steps
+        if len(digits := str(abs(step))) <= STEP_MAGNITUDE
+        and len(digits.rstrip("0")) <= STEP_DIGITS
+    ]

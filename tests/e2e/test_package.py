@@ -89,6 +89,12 @@ def test_brings_no_service_model_but_that_of_dynamodb() -> None:
     assert ["dynamodb"] == [path.name for path in data.iterdir() if path.is_dir()]
 
 
+def test_brings_no_endpoints_but_those_of_dynamodb() -> None:
+    known = json.loads((PACKAGE / "botocore" / "data" / "endpoints.json").read_bytes())
+
+    assert all({"dynamodb"} == set(partition["services"]) for partition in known["partitions"])
+
+
 @pytest.mark.parametrize("python", ["/bin/false", "absent"])
 def test_is_built_by_no_other_python(tmp_path: Path, python: str) -> None:
     """As what another compiles, Lambda's would compile again."""
