@@ -32,7 +32,7 @@ help: ## List what can be done
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 .PHONY: setup
-setup: .venv/ready ## Install all that the other commands need, into this folder
+setup: .venv/ready ## Install the libraries, into this folder
 
 .PHONY: demo
 demo: .venv/ready ## Send the sample events through the function, on a DynamoDB in memory
@@ -43,7 +43,7 @@ test: .venv/ready ## Run the tests
 	$(python) -m pytest
 
 .PHONY: check
-check: .venv/ready ## Check format, lint, types, template, and that generated files are current
+check: .venv/bench ## Check format, lint, types, template, and that generated files are current
 	$(uv) lock --check
 	$(python) -m ruff format --check
 	$(python) -m ruff check
@@ -67,6 +67,18 @@ serve: .venv/ready ## Deploy to a local cloud and keep it running, on PORT or on
 e2e: .venv/ready ## Run the end-to-end tests, against a local cloud
 	$(python) -m pytest tests/e2e
 
+.PHONY: bench
+bench: .venv/bench ## Measure beside what a user would pick instead, and write docs/benchmarks.md
+	@PYTHONPATH=tests $(python) benchmarks/run.py
+
+.PHONY: bench-quick
+bench-quick: .venv/bench ## Measure what the targets are about, and print it
+	@PYTHONPATH=tests $(python) benchmarks/run.py --quick
+
+.PHONY: bench-check
+bench-check: .venv/bench ## The same, and fail if a target is missed, a time by more than a quarter
+	@PYTHONPATH=tests $(python) benchmarks/run.py --quick --check
+
 .PHONY: update
 update: .venv/ready ## Bring formatting and generated files up to date
 	$(python) -m ruff format
@@ -84,6 +96,12 @@ clean: ## Remove everything that was installed or built
 	$(call say,Installing the libraries into .venv)
 	@$(uv) sync --locked || { echo "Could not set up .venv. It takes Python 3.13, found or \
 	downloaded, and a reachable package index; uv says above which of them is missing." >&2; exit 1; }
+	@touch $@
+
+# The peers' libraries and the plots; for `make check`, which reads the benchmarks too.
+.venv/bench: .venv/ready
+	@$(uv) sync --locked --quiet --group bench || { echo "Could not install what the benchmarks \
+	need. Is a package index reachable?" >&2; exit 1; }
 	@touch $@
 
 $(uv): Makefile
