@@ -177,7 +177,7 @@ def test_tells_how_far_it_got_when_it_has_to_stop(call: Call, endpoint: Endpoint
     endpoint.fail("TransactWriteItems", *[pass_on] * 3)
     endpoint.keep_failing("TransactWriteItems", cancel("ThrottlingError"))
 
-    answer = call(steps=list(range(1_000)), milliseconds=12_000)
+    answer = call(steps=list(range(1_000)), milliseconds=17_000)
 
     assert 503 == answer.status
     assert "Checkpoints deleted so far: 300. Repeat" in answer.body["detail"]
