@@ -138,6 +138,14 @@ class TestLeavesAlone:
         assert deleted(count, []) == call(steps=list(range(count)))
         assert {MODEL + "0", MODEL.upper(), MODEL[:-1]} == set(stored_checkpoints())
 
+    def test_a_checkpoint_between_two_steps(self, call: Call, count: int) -> None:
+        """A table may hold one, put there by others; no request can name it."""
+        put_checkpoints(MODEL, range(count), entity=ENTITY)
+        put_checkpoints(MODEL, [0], entity=ENTITY, step={"N": "0.5"})
+
+        assert deleted(count, []) == call(steps=list(range(count)))
+        assert not call(steps=list(range(count))).body["deleted_count"]
+
     def test_a_model_whose_id_no_key_can_hold(
         self, call: Call, endpoint: Endpoint, count: int
     ) -> None:
