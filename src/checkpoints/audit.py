@@ -1,6 +1,7 @@
 """What an operator learns of a request: one line of JSON, which CloudWatch reads as metrics too.
 
-It never holds a token, a token's hash, or what a refused caller sent.
+It never holds a token, a token's hash, or what a refused caller sent, but for the request id: API
+Gateway lets a caller choose that, by a header.
 """
 
 import json
@@ -22,8 +23,8 @@ from pydantic_core import to_json
 NAMESPACE = "Checkpoints"
 SERVICE = "checkpoints"
 
-# CloudWatch cuts a log event at 256 KiB, and a cut line is no metric. What is longest on a line is
-# the steps, and then the messages of exceptions and the frames between them, each cut to a length.
+# CloudWatch cuts a log event at 256 KiB, and a cut line is no metric. What can be long on a line of
+# a request that came through API Gateway is the steps and the messages of exceptions.
 RANGES_BYTES = 150_000
 MESSAGE_CHARACTERS = 2_000
 
