@@ -7,6 +7,7 @@ import asyncio
 import json
 import sys
 import zlib
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from math import ceil
@@ -36,6 +37,7 @@ class Tables:
     def __init__(self) -> None:
         self._tokens: dict[str, Request] = {}
         self._models: dict[str, dict[str, str]] = {}
+        self._steps: dict[str, list[int]] = {}  # in order, those that were deleted since among them
         self._completed: set[str] = set()
         self._lock = Lock()
         self._calls: Counter[str] = Counter()
@@ -59,6 +61,7 @@ class Tables:
         """Have these checkpoints of a model, in ascending order, some of them another entity's."""
         self._models[model_id] = dict.fromkeys(map(str, steps), entity)
         self._models[model_id] |= dict.fromkeys(map(str, foreign), f"not {entity}")
+        self._steps[model_id] = self.steps(model_id)
         self._completed.clear()
 
     def steps(self, model_id: str) -> list[int]:
@@ -96,14 +99,15 @@ class Tables:
             first = int(ExclusiveStartKey["step"]["N"]) + 1
         last = int(ExpressionAttributeValues[":last"]["N"])
         entity = ExpressionAttributeValues[":entity"]["S"]
-        records = self._models.get(model_id["S"], {})
-        read = [step for step in records if first <= int(step) <= last]
-        page = read[: PAGE_BYTES // RECORD_BYTES]
+        records, steps = self._models.get(model_id["S"], {}), self._steps.get(model_id["S"], [])
+        begin, end = bisect_left(steps, first), bisect_right(steps, last)
+        page = steps[begin : min(end, begin + PAGE_BYTES // RECORD_BYTES)]
         self._count("Query", read=ceil(max(1, len(page) * RECORD_BYTES) / READ_UNIT_BYTES))
-        items = [{"step": {"N": step}} for step in page if records[step] == entity]
-        answer: Request = {"Items": items, "Count": len(items), "ScannedCount": len(page)}
-        if len(page) < len(read):
-            answer["LastEvaluatedKey"] = {"model_id": model_id, "step": {"N": page[-1]}}
+        keys = map(str, page)
+        items = [{"step": {"N": key}} for key in keys if records.get(key) == entity]
+        answer: Request = {"Items": items}
+        if begin + len(page) < end:
+            answer["LastEvaluatedKey"] = {"model_id": model_id, "step": {"N": str(page[-1])}}
         return answer
 
     def get_paginator(self, operation: str) -> Self:

@@ -17,7 +17,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TextIO
 from unittest import mock
 from urllib.parse import urlsplit
 
@@ -196,16 +196,31 @@ class Worker:
 
     @staticmethod
     def _logged_bytes() -> int:
-        sys.stdout.flush()
         return os.lseek(1, 0, os.SEEK_CUR)
+
+
+class Unbuffered:
+    """Standard output as Lambda's runtime has it: each write goes out at once."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write out a text."""
+        self._stream.write(text)
+        self._stream.flush()
+
+    def flush(self) -> None:
+        """Do nothing, as nothing is held back."""
 
 
 def main() -> None:
     """Measure what comes, with the log going where its size can be seen."""
-    if hasattr(os, "sched_setaffinity"):  # on several cores FastAPI's threads vary by a half
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    # On several cores FastAPI's threads vary by a half.
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with os.fdopen(os.dup(1), "w") as figures, tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 1)
+        sys.stdout = Unbuffered(sys.stdout)
         logging.getLogger().addHandler(logging.StreamHandler(sys.stdout))  # as Lambda's runtime has
         worker = Worker()
         for line in sys.stdin:
