@@ -15,7 +15,7 @@ from aws_lambda_powertools.event_handler.openapi.types import (
     OpenAPIResponse,
     OpenAPIResponseHeader,
 )
-from pydantic.json_schema import models_json_schema
+from pydantic import TypeAdapter
 
 from checkpoints.app import ROUTE
 from checkpoints.schemas import (
@@ -23,7 +23,6 @@ from checkpoints.schemas import (
     DeleteCheckpointsResponse,
     ErrorMessage,
     HTTPValidationError,
-    ValidationError,
 )
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "openapi.json"
@@ -105,8 +104,8 @@ def document() -> dict[str, Any]:
     # The generator puts in errors of its own: one without its `msg`, and one that no answer has.
     schemas = schema["components"]["schemas"]
     del schemas["ResponseValidationError"]
-    schemas |= models_json_schema(
-        [(HTTPValidationError, "serialization"), (ValidationError, "serialization")],
+    schemas |= TypeAdapter.json_schemas(
+        [("422", "serialization", TypeAdapter(HTTPValidationError))],
         ref_template="#/components/schemas/{model}",
     )[1]["$defs"]
     return schema

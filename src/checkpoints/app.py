@@ -6,15 +6,16 @@ import gc
 gc.disable()
 
 import base64
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote
 
 from aws_lambda_powertools.event_handler.api_gateway import APIGatewayRestResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from pydantic import BaseModel
+from pydantic_core import to_json
 
 from checkpoints import dynamodb
 from checkpoints.audit import Audit
@@ -118,7 +119,7 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
         return {
             "statusCode": 500,
             "multiValueHeaders": {"Content-Type": ["application/json"]},
-            "body": INTERNAL_SERVER_ERROR.model_dump_json(),
+            "body": _encode(INTERNAL_SERVER_ERROR),
             "isBase64Encoded": False,
         }
 
@@ -137,7 +138,7 @@ def connect() -> tuple[Authenticator, CheckpointStore]:
 def _percent_decoded(model_id: str) -> str:
     """Return the model's id as the caller meant it; a REST API passes the path on as sent."""
     try:
-        return unquote_to_bytes(model_id).decode()
+        return unquote(model_id, errors="strict")
     except UnicodeError:
         raise InvalidRequestError(
             ValidationError(
@@ -158,8 +159,14 @@ def _body(event: dict[str, Any]) -> bytes:
         raise not_json(str(error)) from None
 
 
-def _answer(status: int, body: BaseModel, headers: dict[str, str] | None = None) -> Response[str]:
-    return Response(status, "application/json", body.model_dump_json(), headers)
+def _answer(
+    status: int, body: Mapping[str, object], headers: dict[str, str] | None = None
+) -> Response[str]:
+    return Response(status, "application/json", _encode(body), headers)
+
+
+def _encode(body: Mapping[str, object]) -> str:
+    return to_json(body).decode()
 
 
 def _unavailable(*, deleted: int, unconfirmed: int) -> Response[str]:

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -130,11 +130,11 @@ class Audit:
     def _write(
         self, level: str, message: str, metrics: Mapping[str, int], **fields: object
     ) -> None:
-        now = datetime.now(UTC)
+        now = time.time()
         line = {
             "level": level,
             "message": message,
-            "timestamp": now.isoformat(timespec="milliseconds"),
+            "timestamp": datetime.fromtimestamp(now, UTC),
             "service": SERVICE,
             **self._names,
             **fields,
@@ -149,8 +149,7 @@ class Audit:
             line["ColdStart"] = 1
             directives.append(_directive(("function_name", "service"), ("ColdStart",)))
         if directives:
-            milliseconds = int(now.timestamp() * 1000)
-            line["_aws"] = {"Timestamp": milliseconds, "CloudWatchMetrics": directives}
+            line["_aws"] = {"Timestamp": int(now * 1000), "CloudWatchMetrics": directives}
         with suppress(OSError, ValueError):  # a broken log is no reason to answer otherwise
             sys.stdout.write(_encode(line) + "\n")  # Lambda's runtime flushes it
 
@@ -172,7 +171,7 @@ def _encode(line: Mapping[str, object]) -> str:
     try:
         return to_json(line).decode()
     except ValueError:  # an unpaired surrogate, of which there is none in UTF-8
-        return json.dumps(line)
+        return json.dumps(line, default=datetime.isoformat)
 
 
 def _gateway_request_id(event: Mapping[str, Any]) -> object:
@@ -213,15 +212,14 @@ def _parts(steps: Iterable[int]) -> list[list[list[int]]]:
     return parts
 
 
-def _ranges(steps: Iterable[int]) -> Iterator[list[int]]:
-    """Yield the first and the last of each run of consecutive steps."""
-    run: list[int] = []
+def _ranges(steps: Iterable[int]) -> list[list[int]]:
+    """Return the first and the last of each run of consecutive steps."""
+    ranges: list[list[int]] = []
+    last: int | None = None
     for step in sorted(steps):
-        if run and step == run[1] + 1:
-            run[1] = step
-            continue
-        if run:
-            yield run
-        run = [step, step]
-    if run:
-        yield run
+        if last is not None and step == last + 1:
+            ranges[-1][1] = step
+        else:
+            ranges.append([step, step])
+        last = step
+    return ranges

@@ -1,6 +1,6 @@
-"""The bodies on the wire."""
+"""The bodies on the wire. What a caller sends is validated; what it is answered, types describe."""
 
-from typing import Annotated, Self
+from typing import Annotated, NotRequired, Self, TypedDict
 
 import pydantic
 from pydantic import BaseModel, FailFast, Field, StrictInt
@@ -11,21 +11,21 @@ from pydantic_core import from_json
 MOST_BRACKETS = 10_000
 
 
-class ValidationError(BaseModel):
+class ValidationError(TypedDict):
     """One thing that is wrong with a request."""
 
-    loc: list[str | int] = Field(title="Location")
-    msg: str = Field(title="Message")
-    type: str = Field(title="Error Type")
+    loc: Annotated[list[str | int], Field(title="Location")]
+    msg: Annotated[str, Field(title="Message")]
+    type: Annotated[str, Field(title="Error Type")]
 
 
-class HTTPValidationError(BaseModel):
+class HTTPValidationError(TypedDict):
     """Why a request was not understood."""
 
-    detail: list[ValidationError] = Field(default_factory=list)
+    detail: NotRequired[list[ValidationError]]
 
 
-class ErrorMessage(BaseModel):
+class ErrorMessage(TypedDict):
     """Why a request was refused, or not finished."""
 
     detail: str
@@ -35,7 +35,7 @@ class InvalidRequestError(Exception):
     """The caller's request is not what the API describes."""
 
     def __init__(self, *errors: ValidationError) -> None:
-        super().__init__(*(error.type for error in errors))
+        super().__init__(*(error["type"] for error in errors))
         self.errors = errors
 
 
@@ -77,7 +77,7 @@ class DeleteCheckpointsRequest(BaseModel):
             raise not_json(str(error)) from None
 
 
-class DeleteCheckpointsResponse(BaseModel):
+class DeleteCheckpointsResponse(TypedDict):
     """How many checkpoints the request deleted, and which of its steps have none to delete."""
 
     deleted_count: int

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
@@ -126,11 +126,15 @@ class CheckpointStore:
     def _delete_all(
         self, model_id: str, steps: list[int], *, entity: str, deadline: float
     ) -> set[int]:
-        """Delete in transactions side by side; return the steps that this call deleted."""
+        """Delete in as many transactions as it takes; return the steps that they deleted."""
+        if len(steps) <= TRANSACTION_ACTIONS:
+            outcomes = [self._delete_together(model_id, steps, entity, deadline)]
+        else:
+            outcomes = self._delete_side_by_side(model_id, steps, entity, deadline)
         deleted: set[int] = set()
         unconfirmed: list[int] = []
         failure: Exception | None = None
-        for outcome in self._outcomes(model_id, steps, entity=entity, deadline=deadline):
+        for outcome in outcomes:
             deleted.update(outcome.deleted)
             unconfirmed.extend(outcome.unconfirmed)
             failure = failure or outcome.failure
@@ -138,13 +142,10 @@ class CheckpointStore:
             raise IncompleteDeletionError(sorted(deleted), sorted(unconfirmed)) from failure
         return deleted
 
-    def _outcomes(
-        self, model_id: str, steps: list[int], *, entity: str, deadline: float
-    ) -> Iterator["_Outcome"]:
-        """Yield what became of each transaction. After a failure no other is begun."""
-        if len(steps) <= TRANSACTION_ACTIONS:
-            yield self._delete_together(model_id, steps, entity, deadline)
-            return
+    def _delete_side_by_side(
+        self, model_id: str, steps: list[int], entity: str, deadline: float
+    ) -> list["_Outcome"]:
+        """Delete in several transactions, a few at a time. After a failure no other is begun."""
         failed = Event()
 
         def delete_together(chunk: Sequence[int]) -> _Outcome:
@@ -156,7 +157,9 @@ class CheckpointStore:
             return outcome
 
         with ThreadPoolExecutor(CONCURRENT_TRANSACTIONS) as pool:
-            yield from pool.map(delete_together, batched(steps, TRANSACTION_ACTIONS, strict=False))
+            return list(
+                pool.map(delete_together, batched(steps, TRANSACTION_ACTIONS, strict=False))
+            )
 
     def _delete_together(
         self, model_id: str, steps: Sequence[int], entity: str, deadline: float
