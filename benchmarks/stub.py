@@ -8,10 +8,9 @@ import json
 import sys
 import zlib
 from bisect import bisect_left, bisect_right
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from math import ceil
-from threading import Lock, Thread
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any, Self
 
@@ -39,10 +38,7 @@ class Tables:
         self._models: dict[str, dict[str, str]] = {}
         self._steps: dict[str, list[int]] = {}  # in order, those that were deleted since among them
         self._completed: set[str] = set()
-        self._lock = Lock()
-        self._calls: Counter[str] = Counter()
-        self._read_units = 0
-        self._write_units = 0
+        self._usage: list[tuple[int, int]] = []  # read and write units of each call
         self.meta = SimpleNamespace(events=SimpleNamespace(register=lambda *_: None))
 
     def put_token(self, token_hash: str, entity: str) -> None:
@@ -70,18 +66,16 @@ class Tables:
 
     def take_usage(self) -> Request:
         """Return the calls and the units since this was last asked."""
-        usage = {
-            "calls": self._calls.total(),
-            "read_units": self._read_units,
-            "write_units": self._write_units,
+        usage, self._usage = self._usage, []
+        return {
+            "calls": len(usage),
+            "read_units": sum(read for read, _ in usage),
+            "write_units": sum(write for _, write in usage),
         }
-        self._calls.clear()
-        self._read_units = self._write_units = 0
-        return usage
 
     def get_item(self, *, Key: Request, **_: object) -> Request:  # noqa: N803 DynamoDB's own
         """Return a token."""
-        self._count("GetItem", read=1)
+        self._usage.append((1, 0))
         record = self._tokens.get(Key["token_hash"]["S"])
         return {"Item": record} if record else {}
 
@@ -102,7 +96,7 @@ class Tables:
         records, steps = self._models.get(model_id["S"], {}), self._steps.get(model_id["S"], [])
         begin, end = bisect_left(steps, first), bisect_right(steps, last)
         page = steps[begin : min(end, begin + PAGE_BYTES // RECORD_BYTES)]
-        self._count("Query", read=ceil(max(1, len(page) * RECORD_BYTES) / READ_UNIT_BYTES))
+        self._usage.append((ceil(max(1, len(page) * RECORD_BYTES) / READ_UNIT_BYTES), 0))
         keys = map(str, page)
         items = [{"step": {"N": key}} for key in keys if records.get(key) == entity]
         answer: Request = {"Items": items}
@@ -126,7 +120,7 @@ class Tables:
 
     def delete_item(self, **delete: Any) -> Request:  # noqa: ANN401
         """Delete a checkpoint, if there is one, and return what it was."""
-        self._count("DeleteItem", write=1)
+        self._usage.append((0, 1))
         if not self._permits(delete):
             code = "ConditionalCheckFailedException"
             raise self._error("DeleteItem", code, "The conditional request failed")
@@ -143,7 +137,7 @@ class Tables:
         **_: object,
     ) -> Request:
         """Delete checkpoints together, or none of them; once, however often it is sent."""
-        self._count("TransactWriteItems", write=2 * len(TransactItems))
+        self._usage.append((0, 2 * len(TransactItems)))
         if ClientRequestToken in self._completed:
             return {}
         deletes = [item["Delete"] for item in TransactItems]
@@ -176,12 +170,6 @@ class Tables:
     def _delete(self, delete: Request) -> str | None:
         records = self._models.get(delete["Key"]["model_id"]["S"], {})
         return records.pop(delete["Key"]["step"]["N"], None)
-
-    def _count(self, operation: str, *, read: int = 0, write: int = 0) -> None:
-        with self._lock:
-            self._calls[operation] += 1
-            self._read_units += read
-            self._write_units += write
 
     @staticmethod
     def _error(operation: str, code: str, message: str, **more: object) -> ClientError:
