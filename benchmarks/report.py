@@ -199,28 +199,12 @@ def _sections(results: Results) -> Iterable[str]:
             for met in [target.is_met(value)]
         ],
     )
-    yield from _explanations(results)
     yield from _cold_start_sections(results)
     yield from _warm_sections(results)
     yield from _deleting_sections(results)
     yield from _memory_sections(results)
     yield from _growth_sections(results)
     yield from _price_sections(results)
-
-
-def _explanations(results: Results) -> Iterable[str]:
-    """Yield why a target is missed that is known to be hard to reach."""
-    fastapi = results.figures(FASTAPI, MEMORY, present(1)).cpu_seconds
-    ours = results.figures(OURS, MEMORY, present(1)).cpu_seconds
-    routed = results.figures(OURS, MEMORY, Request("no_token")).cpu_seconds
-    if ours / fastapi > 0.1:  # noqa: PLR2004
-        yield (
-            "The request of one step misses its target: on one core FastAPI and Mangum take no "
-            f"more than {_time(fastapi)}. Of our {_time(ours)}, a request without a token, which "
-            f"Powertools routes and the audit logs, takes {_time(routed)}; the rest is the token, "
-            "the body, the transaction and the answer. A router of our own would be faster, and "
-            "one more thing to keep right."
-        )
 
 
 def _cold_start_sections(results: Results) -> Iterable[str]:
