@@ -11,11 +11,21 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, Self
 
 from function import make_event
-from packages import DEFAULT, FASTAPI, FLOOR, IMPLEMENTATIONS, OURS, ROOT, SAMPLES, Package
-from runtime import PYTHON, RuntimeApi, function_environment, import_seconds, running_stub
+from packages import (
+    DEFAULT,
+    FASTAPI,
+    FLOOR,
+    IMPLEMENTATIONS,
+    MAKEFILE,
+    OURS,
+    ROOT,
+    SAMPLES,
+    Package,
+)
+from runtime import PYTHON, function_environment, import_seconds, running_stub, start
 from worker import LIMIT_SECONDS, Figures, RemoteTables, Request
 
 MEMORY = "memory"  # the DynamoDB client answers from memory
@@ -27,10 +37,12 @@ OURS_ONE_BY_ONE = "ours_one_by_one"
 # What takes longer is measured once; all else several times, by turns.
 ONCE_SECONDS = 0.5
 
+STARTS = 15
+
 MEGABYTE = 1024 * 1024
 BODY_BYTES = 5_900_000  # near what Lambda accepts as an event
 
-SIZES = (1, 100, 1_000, 100_000)
+SIZES = (1, 100, 1_000, 10_000, 100_000)
 RECORDS = (1, 10, 100, 1_000, 10_000)
 LATENCIES = (0.0, 0.005, 0.02)
 REFUSALS = ("no_token", "bad_token", "bad_body")
@@ -61,18 +73,9 @@ EXACT = (
     Request(asked=10, present=(0, 20, 2), foreign=(4,), repeats=2),
     Request(asked=250, present=(0, 500, 2), foreign=(4,), repeats=2),
 )
-# Near the largest event: the most steps there is room for, and the most distinct ones.
-REPEATED = "one step, 2.9 million times"
-DISTINCT = "840,000 steps, none of them present"
-PRESENT = "840,000 steps, all of them present"  # more than can be deleted in the time there is
-
-
 # Like ours all are packaged, as they are measured so when they are warm.
 QUICK_PACKAGES = (*map(Package, IMPLEMENTATIONS), Package(SAMPLES, DEFAULT))
-PACKAGES = tuple(Package(name, kind) for name in IMPLEMENTATIONS for kind in (OURS, DEFAULT))
-
-# As many distinct steps of six digits as an event has room for.
-LARGEST = Request(present=(100_000, 100_000 + BODY_BYTES // 7, 1))
+PACKAGES = tuple(Package(name, kind) for name in IMPLEMENTATIONS for kind in (MAKEFILE, DEFAULT))
 
 LOST_ANSWER = Request(asked=10, present=(0, 10, 1), lost_answers=1)
 
@@ -86,6 +89,27 @@ class Cell:
     request: Request
 
 
+@dataclass(frozen=True)
+class Load:
+    """A request near the largest that Lambda takes, to tables that hold what."""
+
+    label: str
+    steps: Sequence[int]
+    tables: Request
+    names: Sequence[str]  # of those that answer it
+    is_answered: bool = True  # else the time ends before all are deleted
+
+
+def loads() -> Iterator[Load]:
+    """Yield as many steps as a body has room for, and as many distinct ones, of six digits."""
+    distinct = range(100_000, 100_000 + BODY_BYTES // 7)
+    yield Load("one step, 2.9 million times", [7] * (BODY_BYTES // 2), missing(1), IMPLEMENTATIONS)
+    # FastAPI and the samples would be deleting one by one for a quarter of an hour.
+    yield Load("840,000 steps, none present", distinct, missing(1), (FLOOR, OURS))
+    present = Request(present=(distinct.start, distinct.stop, 1), latency_seconds=0.02)
+    yield Load("840,000 steps, all present", distinct, present, (OURS,), is_answered=False)
+
+
 @dataclass
 class Results:
     """What was measured. A cell that is `None` took longer than API Gateway waits."""
@@ -96,7 +120,7 @@ class Results:
     peak_bytes: dict[tuple[str, str], int] = field(default_factory=dict)
     outlasts_loss: dict[str, bool] = field(default_factory=dict)
 
-    def start(self, implementation: str, packaging: str = OURS) -> float:
+    def start(self, implementation: str, packaging: str = MAKEFILE) -> float:
         """Return the median seconds of a cold start."""
         return median(self.starts[Package(implementation, packaging)])
 
@@ -104,7 +128,7 @@ class Results:
         """Return the figures of a cell that was finished."""
         figures = self.cells[Cell(implementation, client, request)]
         if figures is None:
-            raise KeyError(request)
+            raise WrongResultError(f"{implementation} does not answer: {describe(request)}")
         return figures
 
 
@@ -148,9 +172,15 @@ class Implementation:
             self._pace[line] = figures.wall_seconds / request.asked
         return figures
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        """Start the process with the first request."""
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
         """End the process."""
         if self._process:
+            if error:  # lest it is waited for
+                self._process.kill()
             self._process.communicate()
 
     def _start(self) -> subprocess.Popen[str]:
@@ -176,8 +206,8 @@ class Bench:
     def __init__(self, progress: Callable[[str], None], *, quick: bool) -> None:
         self.results = Results()
         self._progress = progress
+        self._quick = quick
         self._rounds = 3 if quick else 5
-        self._starts = 11 if quick else 15
         self._seconds = 0.15 if quick else 0.2
 
     def check(self) -> None:
@@ -186,7 +216,7 @@ class Bench:
             with self._implementations(IMPLEMENTATIONS, client) as implementations:
                 for name, implementation in implementations.items():
                     self._progress(f"correctness of {name}, {client}")
-                    for request in (*EXACT, *refusals(name)):
+                    for request in (*EXACT, *(Request(kind) for kind in kinds(name)[1:])):
                         if implementation.measure(request) is None:
                             raise WrongResultError(f"{name} does not answer: {request}")
 
@@ -196,27 +226,26 @@ class Bench:
             self._progress(f"a lost answer: {name}")
             with self._implementations([name], ENDPOINT) as implementations:
                 try:
-                    implementations[name].measure(LOST_ANSWER)
+                    figures = implementations[name].measure(LOST_ANSWER)
                 except WrongResultError:
-                    self.results.outlasts_loss[name] = False
-                else:
-                    self.results.outlasts_loss[name] = True
+                    figures = None
+                self.results.outlasts_loss[name] = figures is not None
 
     def cold_starts(self, packages: Sequence[Package]) -> None:
         """Measure from the start of the process to the first answer; the first is for the disk."""
         event = make_event(steps=[0])
-        api = RuntimeApi()
+        right = {"deleted_count": 1, "not_found_steps": []}
         with running_stub() as url:
             tables = RemoteTables(url)
-            for turn in range(self._starts + 1):
-                self._progress(f"cold start, {turn} of {self._starts}")
-                for package in packages:
+            for turn in range(STARTS + 1):
+                self._progress(f"cold start, {turn} of {STARTS}")
+                for package in _from(turn, packages):
                     tables.prepare(present(1))
-                    start = api.start(package, url, event)
-                    if start.answer["statusCode"] != 200:  # noqa: PLR2004
-                        raise WrongResultError(f"{package}: {start.answer}")
+                    started = start(package, url, event)
+                    if json.loads(started.answer["body"]) != right:
+                        raise WrongResultError(f"{package}: {started.answer}")
                     if turn:
-                        self.results.starts.setdefault(package, []).append(start.seconds)
+                        self.results.starts.setdefault(package, []).append(started.seconds)
         for package in packages:
             if package.packaging == DEFAULT and any(package.path.rglob("*.pyc")):
                 raise WrongResultError(f"{package} has bytecode that it was not packaged with")
@@ -239,9 +268,9 @@ class Bench:
             for request in requests:
                 turns: dict[str, list[Figures | None]] = {name: [] for name in names}
                 for turn in range(self._rounds):
-                    for name, implementation in implementations.items():
-                        if request.kind in ("no_token", "bad_token") and name == FLOOR:
-                            continue  # it has no authentication
+                    for name, implementation in _from(turn, list(implementations.items())):
+                        if request.kind not in kinds(name):
+                            continue
                         done = turns[name]
                         if turn and (done[0] is None or done[0].wall_seconds > ONCE_SECONDS):
                             continue
@@ -251,30 +280,25 @@ class Bench:
                     if done:
                         self.results.cells[Cell(name, client, request)] = middle(done)
 
-    def memory(self, *, quick: bool) -> None:
-        """Measure the most memory that the largest events take; quickly, ours and what is quick."""
-        steps = ",".join(map(str, range(*LARGEST.present)))
-        bodies = {
-            REPEATED: f'{{"steps":[{"7," * (BODY_BYTES // 2)}7]}}',
-            DISTINCT: f'{{"steps":[{steps}]}}',
-            PRESENT: f'{{"steps":[{steps}]}}',
-        }
-        api = RuntimeApi()
+    def memory(self) -> None:
+        """Measure the most memory that the largest requests take; quickly, ours in less time."""
+        seconds = 12 if self._quick else LIMIT_SECONDS
         with running_stub() as url:
             tables = RemoteTables(url)
-            for label, body in bodies.items():
-                event = make_event(body=body)
-                if quick and label == PRESENT:
-                    continue
-                # One by one, the others would be deleting for a quarter of an hour.
-                names = {REPEATED: IMPLEMENTATIONS, DISTINCT: (FLOOR, OURS), PRESENT: (OURS,)}
-                for name in (OURS,) if quick else names[label]:
-                    self._progress(f"memory, {label}: {name}")
-                    tables.prepare(missing(1) if label != PRESENT else LARGEST)
-                    start = api.start(Package(name), url, event)
-                    if start.answer["statusCode"] != (503 if label == PRESENT else 200):
-                        raise WrongResultError(f"{name}: {start.answer}")
-                    self.results.peak_bytes[name, label] = start.peak_bytes
+            for load in loads():
+                body = json.dumps({"steps": list(load.steps)}, separators=(",", ":"))
+                none_of = {"deleted_count": 0, "not_found_steps": list(dict.fromkeys(load.steps))}
+                for name in (OURS,) if self._quick else load.names:
+                    self._progress(f"memory, {load.label}: {name}")
+                    tables.prepare(load.tables)
+                    started = start(Package(name), url, make_event(body=body), seconds)
+                    if load.is_answered:
+                        is_right = json.loads(started.answer["body"]) == none_of
+                    else:
+                        is_right = started.answer["statusCode"] == 503  # noqa: PLR2004
+                    if not is_right:
+                        raise WrongResultError(f"{name}: {str(started.answer)[:1000]}")
+                    self.results.peak_bytes[name, load.label] = started.peak_bytes
 
     @contextmanager
     def _implementations(
@@ -285,13 +309,12 @@ class Bench:
             implementations = {}
             for name in names:
                 errors = stack.enter_context(TemporaryFile("w+"))
-                implementations[name] = Implementation(name, url, errors)
-                stack.callback(implementations[name].close)
+                implementations[name] = stack.enter_context(Implementation(name, url, errors))
                 implementations[name].measure(present(1))  # the first request is a cold one
             yield implementations
 
 
-def quick(bench: Bench) -> None:
+def measure_targets(bench: Bench) -> None:
     """Measure what the targets are about."""
     bench.check()
     bench.cold_starts(QUICK_PACKAGES)
@@ -300,10 +323,10 @@ def quick(bench: Bench) -> None:
     bench.requests(ENDPOINT, [present(1), present(1_000)], [FASTAPI, SAMPLES, OURS])
     bench.requests(ENDPOINT, [sparse(), Request("no_token")], [OURS])
     bench.requests(ENDPOINT, [present(10_000, 0.02)], [OURS_ONE_BY_ONE, OURS])
-    bench.memory(quick=True)
+    bench.memory()
 
 
-def everything(bench: Bench) -> None:
+def measure_everything(bench: Bench) -> None:
     """Measure all there is to measure."""
     bench.check()
     bench.loss()
@@ -315,7 +338,7 @@ def everything(bench: Bench) -> None:
     deleting = [ask for latency in LATENCIES for ask in deletions(latency)]
     bench.requests(ENDPOINT, [*deleting, present(100_000), missing(100_000), *refused])
     bench.requests(ENDPOINT, [present(10_000, 0.02)], [OURS_ONE_BY_ONE])
-    bench.memory(quick=False)
+    bench.memory()
 
 
 def deletions(latency_seconds: float) -> list[Request]:
@@ -327,10 +350,15 @@ def deletions(latency_seconds: float) -> list[Request]:
     ]
 
 
-def refusals(name: str) -> list[Request]:
-    """Return the requests that an implementation refuses."""
-    kinds = REFUSALS[2:] if name == FLOOR else REFUSALS
-    return [Request(kind) for kind in kinds]
+def kinds(name: str) -> Sequence[str]:
+    """Return the kinds of requests that an implementation knows; the floor authenticates no one."""
+    return ("accepted", "bad_body") if name == FLOOR else ("accepted", *REFUSALS)
+
+
+def _from[T](turn: int, items: Sequence[T]) -> list[T]:
+    """Return the items in another order each turn, lest one always follows the same other."""
+    first = turn % len(items)
+    return [*items[first:], *items[:first]]
 
 
 def describe(request: Request) -> str:

@@ -1,6 +1,6 @@
 """The packages that are measured: each implementation, packaged by `sam build` and like ours.
 
-All are built into `.aws-sam/benchmarks` and kept until something they are made of changes.
+All are built into `.aws-sam/benchmarks` and kept until what they are made of or by changes.
 """
 
 import hashlib
@@ -25,6 +25,9 @@ FLOOR = "floor"
 FASTAPI = "fastapi_mangum"
 SAMPLES = "powertools_samples"
 IMPLEMENTATIONS = (FLOOR, FASTAPI, SAMPLES, OURS)
+
+# How a package is built: by our own recipe, or by `sam build` without one.
+MAKEFILE = "makefile"
 DEFAULT = "default"
 
 COMPILE = [sys.executable, "-m", "compileall", "-q", "-j", "0"]
@@ -51,7 +54,7 @@ class Package:
     """An implementation, ready to be run by Lambda."""
 
     implementation: str
-    packaging: str = OURS  # or DEFAULT
+    packaging: str = MAKEFILE  # or DEFAULT
 
     @property
     def path(self) -> Path:
@@ -61,8 +64,8 @@ class Package:
     def build(self) -> None:
         """Build it, unless it is there and made of the same."""
         stamp = self.path.with_suffix(".stamp")
-        digest = self._digest()
-        if stamp.exists() and stamp.read_text() == digest:
+        current = self._digest()
+        if stamp.exists() and stamp.read_text() == current:
             return
         stamp.unlink(missing_ok=True)
         work = self.path.with_suffix(".work")
@@ -70,17 +73,15 @@ class Package:
             shutil.rmtree(folder, ignore_errors=True)
         source = work / "source"
         self._stage(source)
-        if self.packaging == OURS:
+        if self.packaging == MAKEFILE:
             self._build_like_ours(source)
         else:
             self._build_by_default(work)
         shutil.rmtree(work)
-        stamp.write_text(digest)
+        stamp.write_text(current)
 
     def _digest(self) -> str:
-        parts = [Path(__file__), ROOT / "uv.lock", ROOT / "src" / "Makefile", *self._modules()]
-        content = b"".join(part.name.encode() + b"\0" + part.read_bytes() for part in parts)
-        return hashlib.sha256(content).hexdigest()
+        return digest(Path(__file__), ROOT / "src" / "Makefile", *self._modules())
 
     def _modules(self) -> list[Path]:
         if self.implementation == OURS:
@@ -100,7 +101,7 @@ class Package:
             (module,) = self._modules()
             shutil.copy(module, package / "app.py")
             group = ["--only-group", f"peer-{self.implementation.replace('_', '-')}"]
-        hashes = [] if self.packaging == OURS else ["--no-hashes"]
+        hashes = [] if self.packaging == MAKEFILE else ["--no-hashes"]
         export_requirements(source / "requirements.txt", *group, *hashes)
 
     def _build_like_ours(self, source: Path) -> None:
@@ -117,7 +118,7 @@ class Package:
 
     def _build_by_default(self, work: Path) -> None:
         (work / "template.yaml").write_text(TEMPLATE.format(architecture=ARCHITECTURE))
-        run([*shlex.split(os.environ["SAM"]), "build", "--build-dir", "build"], cwd=work)
+        run([*shlex.split(sam()), "build", "--build-dir", "build"], cwd=work)
         (work / "build" / "Function").rename(self.path)
 
 
@@ -125,8 +126,8 @@ def build_runtime() -> Path:
     """Return the folder with Lambda's runtime client, compiled as it is in the cloud."""
     path = BUILD / "runtime"
     stamp = BUILD / "runtime.stamp"
-    digest = hashlib.sha256((ROOT / "uv.lock").read_bytes()).hexdigest()
-    if not stamp.exists() or stamp.read_text() != digest:
+    current = digest()
+    if not stamp.exists() or stamp.read_text() != current:
         stamp.unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
@@ -137,8 +138,23 @@ def build_runtime() -> Path:
         export_requirements(requirements, "--only-group", "lambda-runtime")
         install = [str(UV), "pip", "install", "--compile-bytecode", "--python", sys.executable]
         run([*install, "--target", str(path), "--requirements", str(requirements)], cwd=ROOT)
-        stamp.write_text(digest)
+        stamp.write_text(current)
     return path
+
+
+def digest(*parts: Path) -> str:
+    """Return what changes with these files, with the libraries, and with the tools."""
+    tools = [sys.version, sys.executable, ARCHITECTURE, sam()]
+    content = [*map(str.encode, tools), *(part.read_bytes() for part in [*parts, ROOT / "uv.lock"])]
+    return hashlib.sha256(b"\0".join(content)).hexdigest()
+
+
+def sam() -> str:
+    """Return the command of the SAM CLI, which the Makefile says."""
+    try:
+        return os.environ["SAM"]
+    except KeyError:
+        raise BuildError("SAM is to name the SAM CLI. `make bench` says it.") from None
 
 
 def export_requirements(path: Path, *options: str) -> None:
@@ -153,7 +169,7 @@ def build_all(packages: Iterable[Package], progress: Callable[[str], None]) -> N
     progress("the Lambda runtime client")
     build_runtime()
     for package in packages:
-        progress(f"{package.implementation}, packaged by {package.packaging}")
+        progress(f"{package.implementation}, package by {package.packaging}")
         package.build()
 
 

@@ -5,8 +5,8 @@ pictures are written anew.
 """
 
 import argparse
-import subprocess
 import sys
+from http.client import HTTPException
 
 from measure import (
     PACKAGES,
@@ -14,8 +14,8 @@ from measure import (
     Bench,
     Progress,
     WrongResultError,
-    everything,
-    quick,
+    measure_everything,
+    measure_targets,
 )
 from packages import BuildError, build_all
 from report import format_targets, write_report
@@ -32,18 +32,18 @@ def main() -> int:
     bench = Bench(progress, quick=options.quick)
     try:
         build_all(QUICK_PACKAGES if options.quick else PACKAGES, progress)
-        (quick if options.quick else everything)(bench)
-    except (BuildError, WrongResultError, RuntimeError, subprocess.CalledProcessError) as error:
-        sys.stderr.write(f"\nThe benchmark failed. {error}\n")
+        (measure_targets if options.quick else measure_everything)(bench)
+        progress.done()
+        sys.stdout.write(format_targets(bench.results))
+        if not options.quick:
+            for path in write_report(bench.results):
+                sys.stdout.write(f"Wrote {path}\n")
+    except (BuildError, WrongResultError, RuntimeError, OSError, HTTPException) as error:
+        sys.stderr.write(f"\nThe benchmark failed. {error or type(error).__name__}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("\nStopped. Nothing was written.\n")
         return 130
-    progress.done()
-    sys.stdout.write(format_targets(bench.results))
-    if not options.quick:
-        for path in write_report(bench.results):
-            sys.stdout.write(f"Wrote {path}\n")
     missed = [target for target in TARGETS if target.is_far_from(target.measure(bench.results))]
     if options.check and missed:
         sys.stderr.write(

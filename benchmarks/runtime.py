@@ -18,6 +18,7 @@ from typing import Any
 
 from packages import ROOT, Package, build_runtime
 from stub import CHECKPOINTS_TABLE, TOKENS_TABLE
+from worker import FUNCTION_ARN, LIMIT_SECONDS, MEMORY_MB, TRACE
 
 # That of the virtual environment, without the environment: nothing but the standard library.
 PYTHON = Path(sys.executable).resolve()
@@ -67,7 +68,10 @@ def running_stub() -> Iterator[str]:
         process_group=0,  # an interrupt is for this process, which ends the others
     ) as process:
         assert process.stdout is not None  # noqa: S101 it is a pipe
-        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        port = process.stdout.readline().strip()
+        if not port:
+            raise RuntimeError("the stub of DynamoDB does not start")
+        yield f"http://127.0.0.1:{port}"
         process.communicate()
 
 
@@ -81,7 +85,7 @@ def function_environment(package: Package, endpoint: str | None) -> dict[str, st
         "AWS_EXECUTION_ENV": "AWS_Lambda_python3.13",
         "AWS_LAMBDA_FUNCTION_NAME": "benchmark",
         "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
-        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(MEMORY_MB),
         "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
         "AWS_XRAY_DAEMON_ADDRESS": "127.0.0.1:2000",
         "AWS_REGION": "us-east-1",
@@ -95,98 +99,102 @@ def function_environment(package: Package, endpoint: str | None) -> dict[str, st
     } | ({"AWS_ENDPOINT_URL_DYNAMODB": endpoint} if endpoint else {})
 
 
-class _Server(ThreadingHTTPServer):
+class _RuntimeApi(ThreadingHTTPServer):
+    """Lambda's runtime API for one invocation: hands out the event, and takes the answer."""
+
     daemon_threads = True
 
+    def __init__(self, event: Mapping[str, Any], seconds: float) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.event = json.dumps(event).encode()
+        self.seconds = seconds
+        self.begun = threading.Event()
+        self.over = threading.Event()
+        self.answers: queue.SimpleQueue[tuple[float, str, bytes]] = queue.SimpleQueue()
+
     def handle_error(self, *_: object) -> None:
-        """Take no notice: each function is killed while it waits for a second event."""
+        """Take no notice: the function is killed while it waits for a second event."""
 
 
-class RuntimeApi:
-    """Lambda's runtime API: hands an event to each function that asks, and takes the answer."""
+class _Handler(BaseHTTPRequestHandler):
+    server: _RuntimeApi
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
-    def __init__(self) -> None:
-        self._event = b""
-        self._answers: queue.SimpleQueue[tuple[float, str, bytes]] = queue.SimpleQueue()
-        self._served = threading.Event()
-        self._server = _Server(("127.0.0.1", 0), self._handler())
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+    def do_GET(self) -> None:
+        if self.server.begun.is_set():  # there is one invocation; the next is waited for in vain
+            self.server.over.wait()
+            return
+        self.server.begun.set()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(self.server.event)))
+        self.send_header("Lambda-Runtime-Aws-Request-Id", "benchmark")
+        self.send_header("Lambda-Runtime-Invoked-Function-Arn", FUNCTION_ARN)
+        self.send_header("Lambda-Runtime-Trace-Id", TRACE)
+        deadline = int((time.time() + self.server.seconds) * 1000)
+        self.send_header("Lambda-Runtime-Deadline-Ms", str(deadline))
+        self.end_headers()
+        self.wfile.write(self.server.event)
 
-    def start(self, package: Package, endpoint: str, event: Mapping[str, Any]) -> Start:
-        """Start a package and have it answer an event.
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.answers.put((time.perf_counter(), self.path, body))
+        self.send_response(202)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
-        Raises:
-            RuntimeError: it failed, or did not answer in time.
+    def log_message(self, *_: object) -> None:
+        """Keep the progress lines clean."""
 
-        """
-        self._event = json.dumps(event).encode()
-        self._served.clear()
+
+@contextmanager
+def _serving(event: Mapping[str, Any], seconds: float) -> Iterator[_RuntimeApi]:
+    with _RuntimeApi(event, seconds) as api:
+        threading.Thread(target=api.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        try:
+            yield api
+        finally:
+            api.over.set()
+            api.shutdown()
+
+
+def start(
+    package: Package, endpoint: str, event: Mapping[str, Any], seconds: float = LIMIT_SECONDS
+) -> Start:
+    """Start a package and have it answer an event in so many seconds, as Lambda would.
+
+    Raises:
+        RuntimeError: it failed, or did not answer in time.
+
+    """
+    runtime = str(build_runtime())
+    with _serving(event, seconds) as api:
+        environment = function_environment(package, endpoint) | {
+            "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{api.server_port}",
+            "PYTHONPATH": runtime,
+        }
         begin = time.perf_counter()
         process = subprocess.Popen(  # noqa: S603 it is Lambda's own client
             [str(PYTHON), "-S", "-m", "awslambdaric", "checkpoints.app.lambda_handler"],
             cwd=package.path,
-            env=function_environment(package, endpoint)
-            | {
-                "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self._server.server_port}",
-                "PYTHONPATH": str(build_runtime()),
-            },
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             process_group=0,
         )
         try:
-            end, path, answer = self._answers.get(timeout=TIMEOUT_SECONDS)
+            end, path, answer = api.answers.get(timeout=TIMEOUT_SECONDS)
             peak_bytes = _peak_bytes(process.pid)
         except queue.Empty:
             raise RuntimeError(f"{package.path.name} does not answer") from None
         finally:
             process.kill()
             process.wait()
-        if not path.endswith("/response"):
-            raise RuntimeError(f"{package.path.name} failed: {answer.decode()}")
-        return Start(end - begin, json.loads(answer), peak_bytes)
-
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        api = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-
-            def do_GET(self) -> None:
-                if api._served.is_set():  # one invocation each; it waits for the next in vain
-                    time.sleep(TIMEOUT_SECONDS)
-                    return
-                api._served.set()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(api._event)))
-                self.send_header("Lambda-Runtime-Aws-Request-Id", "benchmark")
-                self.send_header(
-                    "Lambda-Runtime-Invoked-Function-Arn",
-                    "arn:aws:lambda:us-east-1:123456789012:function:benchmark",
-                )
-                self.send_header(
-                    "Lambda-Runtime-Trace-Id",
-                    "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=0",
-                )
-                deadline = int((time.time() + 29) * 1000)
-                self.send_header("Lambda-Runtime-Deadline-Ms", str(deadline))
-                self.end_headers()
-                self.wfile.write(api._event)
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                api._answers.put((time.perf_counter(), self.path, body))
-                self.send_response(202)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                """Keep the progress lines clean."""
-
-        return Handler
+    if not path.endswith("/response"):
+        raise RuntimeError(f"{package.path.name} failed: {answer.decode()}")
+    return Start(end - begin, json.loads(answer), peak_bytes)
 
 
 def import_seconds(package: Package) -> dict[str, float]:
@@ -197,8 +205,10 @@ def import_seconds(package: Package) -> dict[str, float]:
         env=function_environment(package, None),
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+    if done.returncode:
+        raise RuntimeError(f"{package.path.name} cannot be imported:\n{done.stderr}")
     parts: defaultdict[str, float] = defaultdict(float)
     for own, name in re.findall(r"import time: +(\d+) \| +\d+ \| +(\S+)", done.stderr):
         parts[PARTS.get(name.partition(".")[0], OTHERS)] += int(own) / 1e6

@@ -25,9 +25,13 @@ from botocore.session import Session
 from function import ENTITY, MODEL, TOKEN, make_event
 from stub import Tables
 
-LIMIT_SECONDS = 29
+# What template.yaml gives the function.
+MEMORY_MB = 512
+LIMIT_SECONDS = 29  # as long as API Gateway waits
+
 BAD_BODY_BYTES = 5_000_000
 
+FUNCTION_ARN = "arn:aws:lambda:us-east-1:123456789012:function:benchmark"
 TRACE = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=0"
 
 
@@ -82,8 +86,8 @@ def make_context() -> SimpleNamespace:
     return SimpleNamespace(
         function_name="benchmark",
         function_version="$LATEST",
-        memory_limit_in_mb="512",
-        invoked_function_arn="arn:aws:lambda:us-east-1:123456789012:function:benchmark",
+        memory_limit_in_mb=str(MEMORY_MB),
+        invoked_function_arn=FUNCTION_ARN,
         aws_request_id="8476a536-e9f4-11e8-9739-2dfe598c3fcd",
         get_remaining_time_in_millis=lambda: int((end - time.monotonic()) * 1000),
     )

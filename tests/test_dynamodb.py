@@ -60,12 +60,18 @@ with_effect = {
 }
 
 
+# The function waits so briefly for these that it may repeat a call once more than it has to.
+late = (without_effect["time-out"], with_effect["answer too late"])
+
+
 @pytest.fixture
 def fault(request: pytest.FixtureRequest) -> Fault:
     """Return the fault of the case, and have the function not wait for what is late."""
-    if request.param in ("time-out", "answer too late"):
+    faults = throttling | throttling_of_transactions | without_effect | with_effect
+    fault = faults[request.param]
+    if fault in late:
         request.getfixturevalue("_impatient")
-    return (throttling | throttling_of_transactions | without_effect | with_effect)[request.param]
+    return fault
 
 
 def cases(*faults: dict[str, Fault]) -> pytest.MarkDecorator:
@@ -95,7 +101,8 @@ class TestShortFault:
 
         assert Answer(200, JSON, {"deleted_count": 119, "not_found_steps": [120]}) == answer
         assert {MODEL: {0}} == stored_checkpoints()
-        assert endpoint.calls.count(operation) >= 2
+        calls = endpoint.calls.count(operation)
+        assert calls == 2 or (fault in late and calls > 2)
 
     @cases(throttling, throttling_of_transactions, without_effect, with_effect)
     @pytest.mark.parametrize("times", [1, 3])
@@ -109,7 +116,8 @@ class TestShortFault:
 
         assert Answer(200, JSON, {"deleted_count": 3, "not_found_steps": []}) == answer
         assert {MODEL: {0, 4}} == stored_checkpoints()
-        assert endpoint.calls.count("TransactWriteItems") >= times + 1
+        calls = endpoint.calls.count("TransactWriteItems")
+        assert calls == times + 1 or (fault in late and calls > times + 1)
 
     @cases(throttling, throttling_of_transactions, without_effect, with_effect)
     def test_after_some_steps_were_not_found(

@@ -44,7 +44,7 @@ class Audit:
     """The report on one request, from its arrival on.
 
     The metrics are in CloudWatch's embedded metric format. Powertools has a logger and metrics
-    too; together they took half the CPU time of a request, and a second line.
+    too; together they took half the CPU time of a request, and wrote a second line.
     """
 
     def __init__(self, event: Mapping[str, Any], context: LambdaContext) -> None:
