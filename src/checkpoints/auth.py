@@ -4,8 +4,7 @@ import hashlib
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from checkpoints.dynamodb import call
 
@@ -19,8 +18,7 @@ _CREDENTIALS = re.compile(r"(?i:bearer) +([A-Za-z0-9._~+/-]+=*)", re.ASCII)
 _CHALLENGE = 'Bearer realm="checkpoints"'
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
+class Principal(NamedTuple):
     """Who a token speaks for: the owner of checkpoints, and the token's own name."""
 
     entity: str

@@ -1,22 +1,21 @@
 """What the function is told by its environment."""
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 
 class MissingSettingError(Exception):
     """An environment variable that the function cannot work without is unset or empty."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """The names of the two tables, as `template.yaml` passes them in."""
 
     checkpoints_table: str
     tokens_table: str
 
     @classmethod
-    def from_environment(cls) -> "Settings":
+    def from_environment(cls) -> Self:
         """Read `CHECKPOINTS_TABLE` and `TOKENS_TABLE`.
 
         Raises:

@@ -4,11 +4,10 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from decimal import Decimal
 from itertools import batched
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from checkpoints.dynamodb import CallError, RefusedError, call
 
@@ -28,8 +27,7 @@ _TOO_LONG = 10**STEP_DIGITS  # the first integer of more digits
 CONCURRENT_TRANSACTIONS = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Deletion:
+class Deletion(NamedTuple):
     """The outcome for each distinct step asked for, in the order of the request."""
 
     deleted: list[int]
@@ -205,8 +203,7 @@ class CheckpointStore:
         return _Outcome()
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
+class _Outcome(NamedTuple):
     deleted: Sequence[int] = ()
     unconfirmed: Sequence[int] = ()
     failure: Exception | None = None
