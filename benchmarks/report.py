@@ -390,7 +390,8 @@ def _price_sections(results: Results) -> Iterable[str]:
     yield (
         "The writes decide: a transaction has two units for a record where a single delete has "
         "one, and is sent again without the steps that it found missing. Deleting one by one is "
-        "cheaper, takes longer the more there is to delete, and is wrong when an answer is lost."
+        "cheaper unless many of many steps are missing, takes longer the more steps there are, and "
+        "is wrong when an answer is lost."
     )
 
 
