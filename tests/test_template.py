@@ -15,6 +15,8 @@ from endpoint import Endpoint, refuse
 from function import MODEL, Answer, Call, make_event
 from process import run_in_a_process
 
+from checkpoints import dynamodb
+
 TOPIC = "arn:aws:sns:us-east-1:123456789012:alarms"
 WEB_ACL = "arn:aws:wafv2:us-east-1:123456789012:regional/webacl/checkpoints/1"
 
@@ -69,9 +71,11 @@ def test_the_function_is_set_up_as_it_is_written(stack: Json) -> None:
     assert ("checkpoints.app.lambda_handler", "python3.13", ["arm64"], "512", 29) == tuple(
         function[key] for key in ("Handler", "Runtime", "Architectures", "MemorySize", "Timeout")
     )
-    assert {"CHECKPOINTS_TABLE": "CheckpointsTable", "TOKENS_TABLE": "TokensTable"} == function[
-        "Environment"
-    ]["Variables"]
+    assert {
+        "CHECKPOINTS_TABLE": "CheckpointsTable",
+        "TOKENS_TABLE": "TokensTable",
+        "AWS_ENDPOINT_URL_DYNAMODB": "",
+    } == function["Environment"]["Variables"]
     assert {"LogFormat": "JSON", "LogGroup": "DeleteCheckpointsLogGroup"} == function[
         "LoggingConfig"
     ]
@@ -87,6 +91,19 @@ def test_the_parameters_set_the_function_up() -> None:
     assert (
         "http://127.0.0.1:8000" == function["Environment"]["Variables"]["AWS_ENDPOINT_URL_DYNAMODB"]
     )
+
+
+def test_without_an_endpoint_the_function_finds_dynamodb_in_the_cloud(
+    stack: Json, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_DYNAMODB"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    for name, value in function_of(stack)["Environment"]["Variables"].items():
+        if "ENDPOINT" in name:
+            monkeypatch.setenv(name, value)
+
+    assert "https://dynamodb.eu-central-1.amazonaws.com" == dynamodb.connect().meta.endpoint_url
 
 
 def test_each_parameter_has_a_default_and_is_tried_here_with_another() -> None:

@@ -162,10 +162,10 @@ def invoke(deployment: Deployment) -> Iterator[Invoke]:
 def resolve(value: dict[str, Any], deployment: Deployment) -> str:
     """Return an environment variable of the template as it is in a deployment."""
     match value:
+        case {"Ref": "DynamoDBEndpoint"}:
+            return deployment.endpoint.url
         case {"Ref": table}:
             return deployment.outputs[f"{table}Name"]
-        case {"Fn::If": ["HasDynamoDBEndpoint", *_]}:
-            return deployment.endpoint.url
     raise ValueError(value)
 
 

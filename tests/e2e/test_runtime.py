@@ -1,1 +1,0 @@
-"""The built package, run by Lambda's own runtime client: all of `sam local` but the container."""
