@@ -33,6 +33,7 @@ STEPS = range(100, 1_001, 100)
 
 # What Python calls the machine, and what Lambda does.
 ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
+LAST_PORT = 65_535
 START_SECONDS = 60
 STOP_SECONDS = 10
 
@@ -119,10 +120,10 @@ def local_cloud(port: int = 0, *, enforce_iam: bool = False) -> Iterator[LocalCl
     """Run the block with a local cloud, on a free port unless one is given.
 
     Raises:
-        LocalCloudError: it does not start.
+        LocalCloudError: it does not start, or the port is taken.
 
     """
-    cloud = LocalCloud(port or _free_port())
+    cloud = LocalCloud(_free_port(port))
     with tempfile.TemporaryDirectory(prefix="local-cloud-") as scratch:
         log = Path(scratch, "log")
         with log.open("wb") as stream:
@@ -249,10 +250,16 @@ def _without_aws(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not name.startswith("AWS_")}
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+def _free_port(wanted: int) -> int:
+    """Return the port that is wanted, or any if that is 0. Who has it else is no local cloud."""
+    if not 0 <= wanted <= LAST_PORT:
+        raise LocalCloudError(f"{wanted} is no port; they end at {LAST_PORT}")
+    try:
+        with socket.create_server(("127.0.0.1", wanted)) as server:
+            port: int = server.getsockname()[1]
+            return port
+    except OSError as error:
+        raise LocalCloudError(f"port {wanted} is not to be had: {error}") from None
 
 
 def _wait_until_ready(cloud: LocalCloud, process: subprocess.Popen[bytes], log: Path) -> None:
