@@ -1,5 +1,9 @@
 # The one list of things to do here. All it installs goes into this folder: uv and the tools it
-# runs into .tools, the libraries into .venv. Remove the two to be rid of everything.
+# runs into .tools, the libraries into .venv. `make clean` removes everything.
+
+ifneq ($(words $(CURDIR)),1)
+$(error The path of this folder has a space, which make cannot deal with: $(CURDIR))
+endif
 
 UV := uv==0.13.9
 PYTHON ?= python3
@@ -90,11 +94,12 @@ requirements := --quiet --frozen --no-dev --no-emit-project --no-header --no-ann
 
 .PHONY: clean
 clean: ## Remove everything that was installed or built
-	rm -rf .venv .tools .aws-sam .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .tools .aws-sam .hypothesis .mypy_cache .pytest_cache .ruff_cache .schemathesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/ready: pyproject.toml uv.lock $(uv)
 	$(call say,Installing the libraries into .venv)
-	@$(uv) sync --locked || { echo "Could not set up .venv. It takes Python 3.13, found or \
+	@$(uv) sync --locked --quiet || { echo "Could not set up .venv. It takes Python 3.13, found or \
 	downloaded, and a reachable package index; uv says above which of them is missing." >&2; exit 1; }
 	@touch $@
 
