@@ -300,7 +300,8 @@ def _deleting_sections(results: Results) -> Iterable[str]:
     yield _by_implementation(results, ENDPOINT, requests, _units, _count)
     yield (
         "A transaction costs two units a record, and is sent again without the steps that it found "
-        "missing: up to four units a step for up to 100 steps. Above, a query finds out first. "
+        "missing: up to four units a step for up to 100 steps, if AWS charges for a cancelled one. "
+        "Above 100, a query finds out first. "
         "That is the price of exact answers."
     )
     yield "**CPU time**"

@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="The table is that of --table, of --stack, or of the environment variable "
-        "TOKENS_TABLE. Account, region and endpoint are found as the AWS CLI finds them.",
+        "TOKENS_TABLE. Account, region and endpoint are found as boto3 finds them.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

@@ -1,7 +1,7 @@
 """What an operator learns of a request: one line of JSON, which CloudWatch reads as metrics too.
 
-It never holds a token, a token's hash, or what a refused caller sent, but for the request id: API
-Gateway lets a caller choose that, by a header.
+It never holds a token, a token's hash, or what a refused caller sent, but for the correlation id
+and the trace id: API Gateway lets a caller choose those, by headers.
 """
 
 import json
