@@ -3,6 +3,8 @@
 import base64
 import json
 import sys
+from collections.abc import Iterator
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -277,3 +279,37 @@ def test_is_not_slowed_down_by_steps_that_collide(call: Call) -> None:
     answer = call(steps=[*wanted, *wanted])
 
     assert Answer(200, JSON, {"deleted_count": 1, "not_found_steps": wanted[1:]}) == answer
+
+
+def test_is_not_slowed_down_by_small_steps_that_collide(call: Call) -> None:
+    """A hash table finds a place for each only after all that came before."""
+    wanted = list(colliding_steps(slots=1 << 18, chained=120_000, searching=30_000))
+    put_checkpoints(MODEL, wanted[:1], entity=ENTITY)
+
+    answer = call(steps=wanted, milliseconds=17_000)
+
+    assert Answer(200, JSON, {"deleted_count": 1, "not_found_steps": wanted[1:]}) == answer
+
+
+def colliding_steps(*, slots: int, chained: int, searching: int) -> Iterator[int]:
+    """Yield steps that take the slots where CPython's dict looks one after the other, and more.
+
+    The more are those that begin to look in the first third of the chain.
+    """
+    places = [slots] * slots
+    slot = 1
+    for place in range(chained):
+        places[slot] = place
+        yield slot
+        slot = (5 * slot + 1) % slots
+
+    def searches(step: int) -> bool:
+        slot, perturbation = step % slots, step
+        while places[slot] < slots:
+            perturbation >>= 5
+            if not perturbation:
+                return places[slot] < chained // 3
+            slot = (5 * slot + perturbation + 1) % slots
+        return False
+
+    yield from islice(filter(searches, count(slots)), searching)

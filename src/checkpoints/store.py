@@ -1,11 +1,11 @@
 """The table of checkpoints. It knows nothing of HTTP."""
 
 import os
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
-from itertools import batched
+from itertools import batched, islice
+from operator import gt, lt
 from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -188,7 +188,7 @@ class CheckpointStore:
                 )
             except CallError as error:
                 codes = error.cancellation_codes if isinstance(error, RefusedError) else []
-                if "ConditionalCheckFailed" not in codes:
+                if "ConditionalCheckFailed" not in codes or len(codes) != len(steps):
                     return _Outcome(unconfirmed=steps if error.unanswered else (), failure=error)
                 # Nothing was deleted yet; ask again without those that are not to be found.
                 steps = [
@@ -211,11 +211,11 @@ class _Outcome(NamedTuple):
 
 def _distinct(steps: Sequence[int]) -> list[int]:
     """Return the steps without repeats, in their order."""
-    modulus = sys.hash_info.modulus
-    if not steps or (-modulus < min(steps) and max(steps) < modulus):
-        return list(dict.fromkeys(steps))
-    # Larger integers hash to their remainder, so a caller can choose any number of them that
-    # collide, and have Python compare each with each. Strings hash to no one knows what.
+    for ascends_or_descends in (lt, gt):
+        if all(map(ascends_or_descends, steps, islice(steps, 1, None))):
+            return list(steps)
+    # An integer's hash is no secret, so a caller can choose any number of them that collide, and
+    # have Python compare each with each. Strings hash to no one knows what.
     return list({str(step): step for step in steps}.values())
 
 
