@@ -2,6 +2,8 @@
 
 import base64
 import gc
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from embedded import put_checkpoints, stored_checkpoints
@@ -15,7 +17,10 @@ from function import (
     Call,
     Invoke,
     make_event,
+    read_answer,
 )
+
+from checkpoints import app
 
 NOT_FOUND = Answer(404, JSON, {"detail": "Not Found"})
 
@@ -153,6 +158,20 @@ def test_answers_events_that_no_gateway_sends(invoke: Invoke, event: object, sta
     assert status == answer.status
     if status == 500:
         assert INTERNAL_SERVER_ERROR == answer
+
+
+@pytest.mark.parametrize(
+    ("context", "status"),
+    [
+        pytest.param(None, 500, id="none"),
+        pytest.param(SimpleNamespace(get_remaining_time_in_millis=lambda: 29_000), 200, id="bare"),
+    ],
+)
+def test_answers_whatever_the_context_is(context: Any, status: int) -> None:
+    answer = read_answer(app.lambda_handler(make_event(steps=[1]), context))
+
+    assert status == answer.status
+    assert ({MODEL: {1}} if status == 500 else {}) == stored_checkpoints()
 
 
 def test_serves_on_after_a_failure(invoke: Invoke, call: Call) -> None:

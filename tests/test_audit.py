@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from embedded import put_checkpoints, put_token
-from endpoint import Endpoint, Reply, cancel, lose_answer, pass_on, refuse, stall
+from endpoint import Endpoint, Fault, Reply, cancel, lose_answer, pass_on, refuse, stall
 from function import ENTITY, MODEL, TOKEN, Call, make_event
 from process import run_in_a_process
 
@@ -203,12 +203,21 @@ def test_an_incomplete_deletion_tells_what_is_certain_and_what_is_not(
     assert {"CheckpointsDeleted": count, "DeletionsIncomplete": 1} == metrics(written)
 
 
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [
+        (refuse(400, "AccessDeniedException"), "AccessDeniedException"),
+        # One reason more than there are actions, as DynamoDB never would.
+        (cancel(*["ConditionalCheckFailed"] * 101), "TransactionCanceledException"),
+    ],
+    ids=["not allowed", "garbled"],
+)
 def test_a_fault_after_some_deletions_tells_them(
-    call: Call, endpoint: Endpoint, lines: Lines
+    call: Call, endpoint: Endpoint, lines: Lines, fault: Fault, name: str
 ) -> None:
     put_checkpoints(MODEL, range(500), entity=ENTITY)
     endpoint.fail("TransactWriteItems", pass_on)
-    endpoint.keep_failing("TransactWriteItems", refuse(400, "AccessDeniedException"))
+    endpoint.keep_failing("TransactWriteItems", fault)
     lines()
 
     assert 500 == call(steps=list(range(500))).status
@@ -216,7 +225,7 @@ def test_a_fault_after_some_deletions_tells_them(
     written = lines()
     assert "Deletion incomplete" == log_lines(written)[0]["message"]
     assert 100 == log_lines(written)[0]["deleted_count"]
-    assert "AccessDeniedException" in written[0]["exception"]
+    assert name in written[0]["exception"]
     assert 0 == log_lines(written)[0]["unconfirmed_count"]  # a refusal is an answer
     assert {"CheckpointsDeleted": 100, "DeletionsIncomplete": 1, "RequestsFailed": 1} == metrics(
         written

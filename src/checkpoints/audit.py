@@ -52,11 +52,11 @@ class Audit:
         self._cold_start = next(_requests) == 0
         names = {
             "correlation_id": _gateway_request_id(event),
-            "function_name": context.function_name,
-            "function_request_id": context.aws_request_id,
+            "function_name": getattr(context, "function_name", None),
+            "function_request_id": getattr(context, "aws_request_id", None),
             "xray_trace_id": _trace_id(),
         }
-        # What is no text could fail to be written: an event can come from elsewhere.
+        # What is no text could fail to be written: event and context can come from elsewhere.
         self._names = {key: name for key, name in names.items() if isinstance(name, str)}
 
     def identify(self, **names: str) -> None:
