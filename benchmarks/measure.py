@@ -73,6 +73,7 @@ EXACT = (
     Request(asked=10, present=(0, 20, 2), foreign=(4,), repeats=2),
     Request(asked=250, present=(0, 500, 2), foreign=(4,), repeats=2),
 )
+
 # Like ours all are packaged, as they are measured so when they are warm.
 QUICK_PACKAGES = (*map(Package, IMPLEMENTATIONS), Package(SAMPLES, DEFAULT))
 PACKAGES = tuple(Package(name, kind) for name in IMPLEMENTATIONS for kind in (MAKEFILE, DEFAULT))
@@ -106,8 +107,8 @@ def loads() -> Iterator[Load]:
     yield Load("one step, 2.9 million times", [7] * (BODY_BYTES // 2), missing(1), IMPLEMENTATIONS)
     # FastAPI and the samples would be deleting one by one for a quarter of an hour.
     yield Load("840,000 steps, none present", distinct, missing(1), (FLOOR, OURS))
-    present = Request(present=(distinct.start, distinct.stop, 1), latency_seconds=0.02)
-    yield Load("840,000 steps, all present", distinct, present, (OURS,), is_answered=False)
+    tables = Request(present=(distinct.start, distinct.stop, 1), latency_seconds=0.02)
+    yield Load("840,000 steps, all present", distinct, tables, (OURS,), is_answered=False)
 
 
 @dataclass
@@ -216,7 +217,7 @@ class Bench:
             with self._implementations(IMPLEMENTATIONS, client) as implementations:
                 for name, implementation in implementations.items():
                     self._progress(f"correctness of {name}, {client}")
-                    for request in (*EXACT, *(Request(kind) for kind in kinds(name)[1:])):
+                    for request in (*EXACT, *map(Request, refusals(name))):
                         if implementation.measure(request) is None:
                             raise WrongResultError(f"{name} does not answer: {request}")
 
@@ -269,7 +270,7 @@ class Bench:
                 turns: dict[str, list[Figures | None]] = {name: [] for name in names}
                 for turn in range(self._rounds):
                     for name, implementation in _from(turn, list(implementations.items())):
-                        if request.kind not in kinds(name):
+                        if request.kind not in ("accepted", *refusals(name)):
                             continue
                         done = turns[name]
                         if turn and (done[0] is None or done[0].wall_seconds > ONCE_SECONDS):
@@ -350,9 +351,9 @@ def deletions(latency_seconds: float) -> list[Request]:
     ]
 
 
-def kinds(name: str) -> Sequence[str]:
-    """Return the kinds of requests that an implementation knows; the floor authenticates no one."""
-    return ("accepted", "bad_body") if name == FLOOR else ("accepted", *REFUSALS)
+def refusals(name: str) -> Sequence[str]:
+    """Return the kinds of requests that an implementation refuses; the floor lets anyone in."""
+    return ("bad_body",) if name == FLOOR else REFUSALS
 
 
 def _from[T](turn: int, items: Sequence[T]) -> list[T]:
