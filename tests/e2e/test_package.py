@@ -16,13 +16,14 @@ from typing import Any
 
 import pytest
 import requests
-import serve
-from deployment import Deployment
-from embedded import read_template
-from function import MODEL, SAMPLE_STATUSES, Answer, make_event, read_answer
 
-EVENTS = serve.ROOT / "events"
-PACKAGE = serve.BUILD / "DeleteCheckpointsFunction"
+from deployment import Deployment
+from emulators.cloud import BUILD, ROOT, architecture
+from emulators.dynamodb import read_template
+from events import MODEL, SAMPLE_STATUSES, Answer, make_event, read_answer
+
+EVENTS = ROOT / "events"
+PACKAGE = BUILD / "DeleteCheckpointsFunction"
 
 IMPORT = """
 import json, sys
@@ -98,7 +99,7 @@ def test_brings_no_endpoints_but_those_of_dynamodb() -> None:
 @pytest.mark.parametrize("python", ["/bin/false", "absent"])
 def test_is_built_by_no_other_python(tmp_path: Path, python: str) -> None:
     """As what another compiles, Lambda's would compile again."""
-    build = ["make", "-C", str(serve.ROOT / "src"), "build-DeleteCheckpointsFunction"]
+    build = ["make", "-C", str(ROOT / "src"), "build-DeleteCheckpointsFunction"]
 
     process = subprocess.run(  # noqa: S603 it is ours
         [*build, f"PYTHON={python}", f"ARTIFACTS_DIR={tmp_path}"],
@@ -119,9 +120,9 @@ def test_leaves_the_x_ray_sdk_out() -> None:
 @pytest.fixture(scope="module")
 def invoke(deployment: Deployment) -> Iterator[Invoke]:
     """Run the package by the runtime interface emulator that the SAM CLI has for its container."""
-    template = read_template(serve.BUILD / "template.yaml")
+    template = read_template(BUILD / "template.yaml")
     function = template["Resources"]["DeleteCheckpointsFunction"]["Properties"]
-    emulator = rapid_folder() / f"aws-lambda-rie-{serve.architecture()}"
+    emulator = rapid_folder() / f"aws-lambda-rie-{architecture()}"
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as other:
         ports = [server.getsockname()[1] for server in (one, other)]
     process = subprocess.Popen(  # noqa: S603 it comes with the SAM CLI
