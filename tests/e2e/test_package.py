@@ -22,7 +22,7 @@ from embedded import read_template
 from function import MODEL, SAMPLE_STATUSES, Answer, make_event, read_answer
 
 EVENTS = serve.ROOT / "events"
-PACKAGE = serve.BUILD / "DeleteCheckpointsFunction"
+PACKAGE = serve.BUILD / "ApiFunction"
 
 IMPORT = """
 import json, sys
@@ -98,7 +98,7 @@ def test_brings_no_endpoints_but_those_of_dynamodb() -> None:
 @pytest.mark.parametrize("python", ["/bin/false", "absent"])
 def test_is_built_by_no_other_python(tmp_path: Path, python: str) -> None:
     """As what another compiles, Lambda's would compile again."""
-    build = ["make", "-C", str(serve.ROOT / "src"), "build-DeleteCheckpointsFunction"]
+    build = ["make", "-C", str(serve.ROOT / "src"), "build-ApiFunction"]
 
     process = subprocess.run(  # noqa: S603 it is ours
         [*build, f"PYTHON={python}", f"ARTIFACTS_DIR={tmp_path}"],
@@ -120,7 +120,7 @@ def test_leaves_the_x_ray_sdk_out() -> None:
 def invoke(deployment: Deployment) -> Iterator[Invoke]:
     """Run the package by the runtime interface emulator that the SAM CLI has for its container."""
     template = read_template(serve.BUILD / "template.yaml")
-    function = template["Resources"]["DeleteCheckpointsFunction"]["Properties"]
+    function = template["Resources"]["ApiFunction"]["Properties"]
     emulator = rapid_folder() / f"aws-lambda-rie-{serve.architecture()}"
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as other:
         ports = [server.getsockname()[1] for server in (one, other)]
@@ -139,7 +139,7 @@ def invoke(deployment: Deployment) -> Iterator[Invoke]:
             },
             **deployment.cloud.environment,
             "PYTHONPATH": str(PACKAGE),
-            "AWS_LAMBDA_FUNCTION_NAME": "DeleteCheckpointsFunction",
+            "AWS_LAMBDA_FUNCTION_NAME": "ApiFunction",
             "AWS_LAMBDA_FUNCTION_TIMEOUT": "29",
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
         },

@@ -15,7 +15,7 @@ class Role:
     def __init__(self, deployment: Deployment) -> None:
         stack = deployment.cloud.client("cloudformation")
         resource = stack.describe_stack_resource(
-            StackName="checkpoints", LogicalResourceId="DeleteCheckpointsRole"
+            StackName="checkpoints", LogicalResourceId="ApiFunctionRole"
         )
         self._iam = deployment.cloud.client("iam")
         self._name = resource["StackResourceDetail"]["PhysicalResourceId"]
