@@ -69,10 +69,10 @@ def lambda_context(milliseconds: int = 29_000) -> LambdaContext:
     """Return the context of an invocation that has so much time from now on."""
     end = time.monotonic() + milliseconds / 1000
     context = SimpleNamespace(
-        function_name="DeleteCheckpointsFunction",
+        function_name="ApiFunction",
         function_version="$LATEST",
         memory_limit_in_mb=512,
-        invoked_function_arn=f"arn:aws:lambda:{REGION}:123456789012:function:DeleteCheckpoints",
+        invoked_function_arn=f"arn:aws:lambda:{REGION}:123456789012:function:ApiFunction",
         aws_request_id=str(uuid.uuid4()),
         get_remaining_time_in_millis=lambda: max(0, int((end - time.monotonic()) * 1000)),
     )

@@ -29,7 +29,7 @@ def deployed(template: Json | None = None, /, **parameters: str) -> Json:
     Parameters have their defaults unless given, and the code its place in a bucket.
     """
     template = copy.deepcopy(template or read_template())
-    function = template["Resources"]["DeleteCheckpointsFunction"]["Properties"]
+    function = template["Resources"]["ApiFunction"]["Properties"]
     function["CodeUri"] = "s3://packages/package"
     defaults = {name: kind["Default"] for name, kind in template["Parameters"].items()}
     assert set(parameters) <= set(defaults)

@@ -74,11 +74,10 @@ def test_the_function_is_set_up_as_it_is_written(stack: Json) -> None:
     assert {
         "CHECKPOINTS_TABLE": "CheckpointsTable",
         "TOKENS_TABLE": "TokensTable",
+        "POWERTOOLS_SERVICE_NAME": STACK,
         "AWS_ENDPOINT_URL_DYNAMODB": "",
     } == function["Environment"]["Variables"]
-    assert {"LogFormat": "JSON", "LogGroup": "DeleteCheckpointsLogGroup"} == function[
-        "LoggingConfig"
-    ]
+    assert {"LogFormat": "JSON", "LogGroup": "ApiFunctionLogGroup"} == function["LoggingConfig"]
     assert "ReservedConcurrentExecutions" not in function
 
 
@@ -114,20 +113,24 @@ def test_each_parameter_has_a_default_and_is_tried_here_with_another() -> None:
 
 
 def test_the_function_may_do_exactly_what_it_does(stack: Json) -> None:
-    role = stack["DeleteCheckpointsRole"]["Properties"]
+    role = stack["ApiFunctionRole"]["Properties"]
     (policy,) = role["Policies"]
 
     assert [
         ("Allow", ["dynamodb:GetItem"], "TokensTable.Arn"),
-        ("Allow", ["dynamodb:Query", "dynamodb:DeleteItem"], "CheckpointsTable.Arn"),
-        ("Allow", ["logs:CreateLogStream", "logs:PutLogEvents"], "DeleteCheckpointsLogGroup.Arn"),
+        (
+            "Allow",
+            ["dynamodb:Query", "dynamodb:BatchGetItem", "dynamodb:DeleteItem"],
+            "CheckpointsTable.Arn",
+        ),
+        ("Allow", ["logs:CreateLogStream", "logs:PutLogEvents"], "ApiFunctionLogGroup.Arn"),
         ("Allow", ["xray:PutTraceSegments", "xray:PutTelemetryRecords"], "*"),
     ] == [
         (statement["Effect"], statement["Action"], statement["Resource"])
         for statement in policy["PolicyDocument"]["Statement"]
     ]
     assert "ManagedPolicyArns" not in role
-    assert "DeleteCheckpointsRole.Arn" == function_of(stack)["Role"]
+    assert "ApiFunctionRole.Arn" == function_of(stack)["Role"]
 
 
 def test_requests_are_traced(stack: Json) -> None:
@@ -165,7 +168,7 @@ def test_requests_go_to_the_version_that_was_published_last(canary: str) -> None
     ((version, published),) = version_of(stack).items()
     ((alias, live),) = of_type(stack, "AWS::Lambda::Alias").items()
 
-    assert "DeleteCheckpointsFunction" == published["FunctionName"] == live["FunctionName"]
+    assert "ApiFunction" == published["FunctionName"] == live["FunctionName"]
     assert f"{version}.Version" == live["FunctionVersion"]
     (integration,) = find(api_body(stack), "x-amazon-apigateway-integration")
     assert f"functions/{alias}/invocations" in integration["uri"]
@@ -192,14 +195,14 @@ def test_a_parameter_that_changes_the_function_publishes_a_version(
 
 def test_a_change_to_the_template_publishes_a_version(stack: Json) -> None:
     template = read_template()
-    template["Resources"]["DeleteCheckpointsFunction"]["Properties"]["Timeout"] = 28
+    template["Resources"]["ApiFunction"]["Properties"]["Timeout"] = 28
 
     assert set(version_of(stack)) != set(version_of(deployed(template)))
 
 
 def test_a_new_version_gets_all_requests_at_once_unless_asked_otherwise(stack: Json) -> None:
     assert not [name for name, r in stack.items() if r["Type"].startswith("AWS::CodeDeploy::")]
-    assert "UpdatePolicy" not in stack["DeleteCheckpointsFunctionAliaslive"]
+    assert "UpdatePolicy" not in stack["ApiFunctionAliaslive"]
 
 
 def test_a_canary_is_taken_back_on_errors() -> None:
@@ -332,12 +335,12 @@ def test_both_logs_are_kept_for_as_long_as_was_said(stack: Json) -> None:
         groups = of_type(stack, "AWS::Logs::LogGroup")
         return {name: group["RetentionInDays"] for name, group in groups.items()}
 
-    assert {"DeleteCheckpointsLogGroup": "365", "AccessLogGroup": "365"} == retention(stack)
+    assert {"ApiFunctionLogGroup": "365", "AccessLogGroup": "365"} == retention(stack)
     assert {"30"} == set(retention(deployed(LogRetentionDays="30")).values())
 
 
 def test_the_record_of_who_deleted_what_outlives_the_stack(stack: Json) -> None:
-    group = stack["DeleteCheckpointsLogGroup"]
+    group = stack["ApiFunctionLogGroup"]
 
     assert ("Retain", "Retain") == (group["DeletionPolicy"], group["UpdateReplacePolicy"])
 
@@ -386,7 +389,7 @@ def test_an_account_that_is_set_up_already_is_left_alone() -> None:
     stack = deployed(ApiGatewayLogRole="false")
 
     assert {} == of_type(stack, "AWS::ApiGateway::Account")
-    assert ["DeleteCheckpointsRole"] == list(of_type(stack, "AWS::IAM::Role"))
+    assert ["ApiFunctionRole"] == list(of_type(stack, "AWS::IAM::Role"))
 
 
 # Alarms and the dashboard
@@ -394,7 +397,7 @@ def test_an_account_that_is_set_up_already_is_left_alone() -> None:
 
 def test_each_alarm_watches_what_it_is_named_for(stack: Json) -> None:
     api = {"ApiName": STACK, "Stage": "prod"}
-    function = {"FunctionName": "DeleteCheckpointsFunction"}
+    function = {"FunctionName": "ApiFunction"}
 
     assert {
         "ServerErrorsAlarm": ("AWS/ApiGateway", "5XXError", api, "Sum", 1),
@@ -404,7 +407,7 @@ def test_each_alarm_watches_what_it_is_named_for(stack: Json) -> None:
         "IncompleteDeletionsAlarm": (
             "Checkpoints",
             "DeletionsIncomplete",
-            {"service": "checkpoints"},
+            {"service": STACK},
             "Sum",
             1,
         ),
@@ -443,7 +446,7 @@ def test_each_alarm_watches_what_it_is_named_for(stack: Json) -> None:
 
 
 def test_an_alarm_watches_each_way_in_which_dynamodb_can_throttle(stack: Json) -> None:
-    (policy,) = stack["DeleteCheckpointsRole"]["Properties"]["Policies"]
+    (policy,) = stack["ApiFunctionRole"]["Properties"]["Policies"]
     allowed = {
         (action, statement["Resource"].removesuffix(".Arn"))
         for statement in policy["PolicyDocument"]["Statement"]
@@ -453,6 +456,7 @@ def test_an_alarm_watches_each_way_in_which_dynamodb_can_throttle(stack: Json) -
     kinds = {
         "dynamodb:GetItem": "ReadThrottleEvents",
         "dynamodb:Query": "ReadThrottleEvents",
+        "dynamodb:BatchGetItem": "ReadThrottleEvents",
         "dynamodb:DeleteItem": "WriteThrottleEvents",
     }
 
@@ -576,9 +580,9 @@ def test_the_dashboard_shows_requests_refusals_deletions_and_latency(stack: Json
     assert {(name, api) for name in ("Count", "4XXError", "5XXError", "Latency")} == shown_metrics(
         body, "AWS/ApiGateway"
     )
-    assert {
-        ("Duration", frozenset({("FunctionName", "DeleteCheckpointsFunction")}))
-    } == shown_metrics(body, "AWS/Lambda")
+    assert {("Duration", frozenset({("FunctionName", "ApiFunction")}))} == shown_metrics(
+        body, "AWS/Lambda"
+    )
 
 
 def test_stacks_in_two_regions_have_a_dashboard_each(stack: Json) -> None:
