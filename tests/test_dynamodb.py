@@ -341,7 +341,8 @@ class TestFaultOfOurs:
         assert ["GetItem", "TransactWriteItems"] == endpoint.calls
 
     @pytest.mark.parametrize(
-        "fault", [refuse(400, "ValidationException"), cancel("ValidationError")], ids=str
+        "fault",
+        [refuse(400, "ValidationException"), cancel("ValidationError")], ids=["rejected", "cancelled"],
     )
     def test_a_transaction_that_is_invalid_is_sent_again_in_halves(
         self, call: Call, endpoint: Endpoint, fault: Fault

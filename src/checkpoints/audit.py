@@ -4,11 +4,13 @@ One line tells the outcome of each request. No line holds a token, a token's has
 caller sent, except the correlation id and the trace id: a caller can choose those by headers.
 """
 
+import json
 import logging
 import time
 import traceback
 from collections.abc import Collection, Iterable
 from contextlib import suppress
+from functools import partial
 
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
@@ -23,7 +25,10 @@ MAX_RANGES_BYTES = 150_000
 MAX_MESSAGE_CHARACTERS = 2_000
 
 # The service is the environment variable POWERTOOLS_SERVICE_NAME; the template sets the stack's name.
-logger = Logger(use_rfc3339=True, utc=True)
+# The serializer writes ASCII, so that no character of an id can keep a line from being written.
+logger = Logger(
+    use_rfc3339=True, utc=True, json_serializer=partial(json.dumps, separators=(",", ":"))
+)
 metrics = Metrics(namespace="Checkpoints")
 
 # At INFO these libraries report, for example, where they found credentials; at DEBUG, each call with
@@ -47,7 +52,7 @@ class Audit:
         """Count the first request of a process, unless provisioned concurrency started it."""
         if logger.get_current_keys().get("cold_start"):
             with suppress(OSError, ValueError):
-                metrics.add_cold_start_metric(context)
+                metrics.provider.add_cold_start_metric(context)
 
     def watch(self, calls: Calls) -> None:
         """Report what these calls to DynamoDB amount to."""
