@@ -342,7 +342,8 @@ class TestFaultOfOurs:
 
     @pytest.mark.parametrize(
         "fault",
-        [refuse(400, "ValidationException"), cancel("ValidationError")], ids=["rejected", "cancelled"],
+        [refuse(400, "ValidationException"), cancel("ValidationError")],
+        ids=["rejected", "cancelled"],
     )
     def test_a_transaction_that_is_invalid_is_sent_again_in_halves(
         self, call: Call, endpoint: Endpoint, fault: Fault

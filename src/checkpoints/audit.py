@@ -65,7 +65,6 @@ class Audit:
     def completed(self, deletion: Deletion) -> None:
         """Report a deletion that was answered with 200."""
         not_found_count = len(deletion.asked) - len(deletion.deleted)
-        self._count(CheckpointsDeleted=len(deletion.deleted), StepsNotFound=not_found_count)
         first, *others = _split_ranges(deletion.deleted)
         self._log(
             logging.INFO,
@@ -76,11 +75,10 @@ class Audit:
             deleted_steps=first,
         )
         self._continue("deleted_steps", others)
+        self._count(CheckpointsDeleted=len(deletion.deleted), StepsNotFound=not_found_count)
 
     def incomplete(self, status: int, deletion: Deletion, cause: BaseException) -> None:
         """Report a deletion that was answered with 5xx, and may have been done in part."""
-        internal = {"RequestsFailed": 1} if status == 500 else {}  # noqa: PLR2004
-        self._count(CheckpointsDeleted=len(deletion.deleted), DeletionsIncomplete=1, **internal)
         first, *others = _split_ranges(deletion.deleted)
         self._log(
             logging.ERROR,
@@ -94,17 +92,19 @@ class Audit:
         self._continue("deleted_steps", others)
         if deletion.unconfirmed:
             self._continue("unconfirmed_steps", _split_ranges(deletion.unconfirmed))
+        internal = {"RequestsFailed": 1} if status == 500 else {}  # noqa: PLR2004
+        self._count(CheckpointsDeleted=len(deletion.deleted), DeletionsIncomplete=1, **internal)
 
     def refused(self, status: int, reason: str) -> None:
         """Report a request that was answered with 4xx."""
+        self._log(logging.WARNING, "Request refused", status=status, reason=reason)
         metrics.add_dimension("reason", reason)
         self._count(RequestsRefused=1)
-        self._log(logging.WARNING, "Request refused", status=status, reason=reason)
 
     def failed(self, status: int, error: Exception) -> None:
         """Report a request that was answered with 5xx before a deletion began."""
-        self._count(RequestsFailed=1)
         self._log(logging.ERROR, "Request failed", status=status, **_describe(error))
+        self._count(RequestsFailed=1)
 
     def _log(self, level: int, message: str, **fields: object) -> None:
         """Write the line that tells the outcome."""
