@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from embedded import (
+from emulators.dynamodb import (
     Table,
     embedded_dynamodb,
     lambda_context,
@@ -63,7 +63,7 @@ def seed() -> None:
     """Fill the tables. One model has a checkpoint of the other team's."""
     put_token("vision-team-demo-token", entity="vision-team")
     put_token("speech-team-demo-token", entity="speech-team")
-    put_token("read-only-demo-token", entity="vision-team", scopes={"SS": ["checkpoints:read"]})
+    put_token("read-only-demo-token", entity="vision-team", scopes=["checkpoints:read"])
     put_checkpoints("resnet-50", range(100, 1001, 100), entity="vision-team")
     put_checkpoints("resnet-50", [1100], entity="speech-team")
     put_checkpoints("gpt-small", range(1, 401), entity="vision-team")

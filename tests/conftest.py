@@ -6,11 +6,11 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from embedded import clear_tables, embedded_dynamodb, lambda_context, put_token
-from endpoint import Endpoint
-from function import ENTITY, TOKEN, Answer, Call, Invoke, make_event, read_answer
 
 from checkpoints import app, dynamodb
+from emulators.dynamodb import clear_tables, embedded_dynamodb, lambda_context, put_token
+from events import ENTITY, TOKEN, Answer, Call, Invoke, make_event, read_answer
+from faulty_dynamodb import Endpoint
 
 
 @pytest.fixture(scope="session")

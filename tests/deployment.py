@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import quote
 
-import serve
-import tokens
-from endpoint import Endpoint
-from function import MODEL, Answer
-
-from checkpoints.auth import DELETE_SCOPE, hash_token
+from checkpoints.auth import DELETE_SCOPE
+from emulators import records
+from emulators.cloud import LocalCloud
+from events import ENTITY, MODEL, Answer
+from faulty_dynamodb import Endpoint
+from scripts import tokens
 
 type Send = Callable[..., Answer]
 
@@ -18,14 +18,15 @@ type Send = Callable[..., Answer]
 class Deployment:
     """The deployed stack, its function talking to DynamoDB through an endpoint that can fail."""
 
-    cloud: serve.LocalCloud
+    cloud: LocalCloud
     endpoint: Endpoint
     outputs: dict[str, str]
 
     def put_checkpoints(self, steps: range, *, model_id: str = MODEL) -> None:
         """Keep a checkpoint at each step."""
         client = self.cloud.client("dynamodb")
-        serve.put_checkpoints(client, self.outputs["CheckpointsTableName"], model_id, steps)
+        table = self.outputs["CheckpointsTableName"]
+        records.put_checkpoints(client, table, model_id, steps, entity=ENTITY)
 
     def stored_steps(self, model_id: str = MODEL) -> set[int]:
         """Return the steps at which a model has checkpoints."""
@@ -38,9 +39,7 @@ class Deployment:
         )
         return {int(record["step"]["N"]) for page in pages for record in page["Items"]}
 
-    def issue_token(
-        self, name: str, *, entity: str = serve.ENTITY, scope: str = DELETE_SCOPE
-    ) -> str:
+    def issue_token(self, name: str, *, entity: str = ENTITY, scope: str = DELETE_SCOPE) -> str:
         """Issue a token."""
         client = self.cloud.client("dynamodb")
         table = self.outputs["TokensTableName"]
@@ -48,15 +47,9 @@ class Deployment:
 
     def put_token(self, token: str, *, scope: str) -> None:
         """Keep a token that is known beforehand."""
-        self.cloud.client("dynamodb").put_item(
-            TableName=self.outputs["TokensTableName"],
-            Item={
-                "token_hash": {"S": hash_token(token)},
-                "entity": {"S": serve.ENTITY},
-                "name": {"S": token},
-                "scopes": {"SS": [scope]},
-            },
-        )
+        client = self.cloud.client("dynamodb")
+        table = self.outputs["TokensTableName"]
+        records.put_token(client, table, token, entity=ENTITY, scopes=[scope])
 
     def url(self, model_id: str = MODEL) -> str:
         """Return where to delete checkpoints of a model."""

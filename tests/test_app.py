@@ -6,8 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from embedded import put_checkpoints, stored_checkpoints
-from function import (
+
+from checkpoints import app
+from emulators.dynamodb import put_checkpoints, stored_checkpoints
+from events import (
     ENTITY,
     INTERNAL_SERVER_ERROR,
     JSON,
@@ -19,8 +21,6 @@ from function import (
     make_event,
     read_answer,
 )
-
-from checkpoints import app
 
 NOT_FOUND = Answer(404, JSON, {"detail": "Not Found"})
 

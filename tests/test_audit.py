@@ -9,12 +9,12 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from embedded import put_checkpoints, put_token
-from endpoint import Endpoint, Fault, Reply, cancel, lose_answer, pass_on, refuse, stall
-from function import ENTITY, MODEL, TOKEN, Call, make_event
-from process import run_in_a_process
 
 from checkpoints.auth import hash_token
+from emulators.dynamodb import put_checkpoints, put_token
+from events import ENTITY, MODEL, TOKEN, Call, make_event
+from faulty_dynamodb import Endpoint, Fault, Reply, cancel, lose_answer, pass_on, refuse, stall
+from function_process import run_in_a_process
 
 type Lines = Callable[[], list[dict[str, Any]]]
 
@@ -150,7 +150,7 @@ def test_a_refusal_tells_why_and_not_what_was_sent(
 def test_a_refusal_of_a_known_caller_names_the_caller(
     call: Call, lines: Lines, event: dict[str, Any], status: int, reason: str
 ) -> None:
-    put_token("under-scoped", entity=ENTITY, scopes={"SS": ["checkpoints:read"]})
+    put_token("under-scoped", entity=ENTITY, scopes=["checkpoints:read"])
     lines()
 
     call(**event)
@@ -365,7 +365,7 @@ def test_a_log_that_cannot_be_written_changes_no_answer(
 def test_nothing_secret_is_ever_logged_at_any_level(endpoint: Endpoint) -> None:
     """The switches that AWS, Powertools and Python offer to log more are all on."""
     good, unknown = "a-secret-and-good-token", "a-secret-and-unknown-token"
-    put_token(good, entity=ENTITY, name={"S": "laptop"})
+    put_token(good, entity=ENTITY, name="laptop")
     put_checkpoints(MODEL, [1], entity=ENTITY)
     body = '{"steps": [1, 4711], "secret": "in-the-body"}'
     events = [

@@ -3,15 +3,16 @@
 import os
 import time
 from collections.abc import Mapping
+from typing import Any
 from unittest import mock
 
 import boto3
 import pytest
-from embedded import Attribute, Record, put_checkpoints, put_token, stored_checkpoints
-from endpoint import Endpoint
-from function import ENTITY, JSON, MODEL, TOKEN, Answer, Call
 
 from checkpoints.auth import hash_token
+from emulators.dynamodb import put_checkpoints, put_token, stored_checkpoints
+from events import ENTITY, JSON, MODEL, TOKEN, Answer, Call
+from faulty_dynamodb import Endpoint
 
 NOT_AUTHENTICATED = Answer(
     401,
@@ -192,14 +193,14 @@ def test_accepts_a_token_until_the_moment_it_expires(call: Call) -> None:
 @pytest.mark.parametrize(
     "scopes",
     [
-        pytest.param({"SS": ["checkpoints:read"]}, id="another"),
-        pytest.param({"SS": ["checkpoints", "checkpoints:delete:x", "*"]}, id="similar ones"),
-        pytest.param({"SS": ["CHECKPOINTS:DELETE"]}, id="in capitals"),
-        pytest.param({"S": "checkpoints:delete"}, id="not a set"),
+        pytest.param(["checkpoints:read"], id="another"),
+        pytest.param(["checkpoints", "checkpoints:delete:x", "*"], id="similar ones"),
+        pytest.param(["CHECKPOINTS:DELETE"], id="in capitals"),
+        pytest.param(["checkpoints:*"], id="a pattern"),
     ],
 )
 def test_refuses_a_token_without_the_scope(
-    call: Call, endpoint: Endpoint, scopes: Attribute, body: str | None
+    call: Call, endpoint: Endpoint, scopes: list[str], body: str | None
 ) -> None:
     put_token("under-scoped", entity=ENTITY, scopes=scopes)
 
@@ -207,15 +208,26 @@ def test_refuses_a_token_without_the_scope(
     assert ["GetItem"] == endpoint.calls
 
 
+def test_refuses_a_token_whose_scopes_are_not_a_set(call: Call) -> None:
+    token: dict[str, Any] = {
+        "token_hash": {"S": hash_token("malformed")},
+        "entity": {"S": ENTITY},
+        "scopes": {"S": "checkpoints:delete"},
+    }
+    boto3.client("dynamodb").put_item(TableName=os.environ["TOKENS_TABLE"], Item=token)
+
+    assert INSUFFICIENT_SCOPE == call(token="malformed", steps=[1])
+
+
 @either_body
 def test_an_expired_token_does_not_tell_its_scopes(call: Call, body: str | None) -> None:
-    put_token("old", entity=ENTITY, scopes={"SS": ["checkpoints:read"]}, expires_at={"N": "1"})
+    put_token("old", entity=ENTITY, scopes=["checkpoints:read"], expires_at={"N": "1"})
 
     assert INVALID_TOKEN == call(token="old", body=body)
 
 
 def test_a_refused_request_deletes_nothing(call: Call) -> None:
-    put_token("under-scoped", entity=ENTITY, scopes={"SS": ["checkpoints:read"]})
+    put_token("under-scoped", entity=ENTITY, scopes=["checkpoints:read"])
 
     for token in (None, "un known", "unknown", "under-scoped"):
         assert call(token=token, steps=[1]).status in (401, 403)
@@ -243,7 +255,7 @@ def test_accepts_the_header_and_its_scheme_in_any_case(
 
 
 def test_accepts_a_token_without_a_name_and_with_more_scopes(call: Call) -> None:
-    record: Record = {
+    record: dict[str, Any] = {
         "token_hash": {"S": hash_token("bare")},
         "entity": {"S": ENTITY},
         "scopes": {"SS": ["checkpoints:read", "checkpoints:delete"]},

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from function import SAMPLE_STATUSES
+
+from events import SAMPLE_STATUSES
 
 ROOT = Path(__file__).parents[1]
 

@@ -4,8 +4,12 @@ import time
 from unittest import mock
 
 import pytest
-from embedded import put_checkpoints, stored_checkpoints
-from endpoint import (
+
+from checkpoints import dynamodb
+from checkpoints.dynamodb import FAILURES
+from emulators.dynamodb import put_checkpoints, stored_checkpoints
+from events import ENTITY, INTERNAL_SERVER_ERROR, JSON, MODEL, Answer, Call, make_event
+from faulty_dynamodb import (
     Endpoint,
     Fault,
     blank_answer,
@@ -20,11 +24,7 @@ from endpoint import (
     stall_answer,
     tear_answer,
 )
-from function import ENTITY, INTERNAL_SERVER_ERROR, JSON, MODEL, Answer, Call, make_event
-from process import run_in_a_process
-
-from checkpoints import dynamodb
-from checkpoints.dynamodb import FAILURES
+from function_process import run_in_a_process
 
 UNAVAILABLE = JSON | {"Retry-After": "2"}
 

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import openapi
 import pytest
-from embedded import put_token
-from endpoint import Endpoint, refuse
-from function import ENTITY, Call
+
+from emulators.dynamodb import put_token
+from events import ENTITY, Call
+from faulty_dynamodb import Endpoint, refuse
+from scripts import openapi
 
 # The contract's facts: what a client of it may rely on.
 PATH = "/v1/preview/models/{model_id}/checkpoints"
@@ -172,7 +173,7 @@ def test_adds_the_refusals_to_the_contract(document: Any) -> None:
 def test_the_function_answers_as_published(
     call: Call, endpoint: Endpoint, document: Any, event: dict[str, Any], status: int
 ) -> None:
-    put_token("under-scoped", entity=ENTITY, scopes={"SS": ["checkpoints:read"]})
+    put_token("under-scoped", entity=ENTITY, scopes=["checkpoints:read"])
     endpoint.keep_failing("Query", refuse(503, "ServiceUnavailable"))
 
     answer = call(**event)

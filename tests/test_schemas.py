@@ -10,12 +10,13 @@ from typing import Any
 
 import jsonschema
 import pytest
-from embedded import put_checkpoints, stored_checkpoints
-from endpoint import Endpoint
-from function import ENTITY, JSON, MODEL, Answer, Call, make_event
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from process import run_in_a_process
+
+from emulators.dynamodb import put_checkpoints, stored_checkpoints
+from events import ENTITY, JSON, MODEL, Answer, Call, make_event
+from faulty_dynamodb import Endpoint
+from function_process import run_in_a_process
 
 OPENAPI = json.loads((Path(__file__).parents[1] / "docs" / "openapi.json").read_bytes())
 

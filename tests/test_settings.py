@@ -1,9 +1,10 @@
 """A misconfigured function fails loudly in the log, and tells the caller only 500."""
 
 import pytest
-from endpoint import Endpoint
-from function import INTERNAL_SERVER_ERROR, make_event
-from process import run_in_a_process
+
+from events import INTERNAL_SERVER_ERROR, make_event
+from faulty_dynamodb import Endpoint
+from function_process import run_in_a_process
 
 
 @pytest.mark.parametrize("value", [None, ""], ids=["unset", "empty"])

@@ -3,10 +3,11 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from embedded import put_checkpoints, put_token, stored_checkpoints
-from endpoint import Endpoint, cancel, pass_on
-from function import ENTITY, JSON, MODEL, Answer, Call, make_event
-from process import run_in_a_process
+
+from emulators.dynamodb import put_checkpoints, put_token, stored_checkpoints
+from events import ENTITY, JSON, MODEL, Answer, Call, make_event
+from faulty_dynamodb import Endpoint, cancel, pass_on
+from function_process import run_in_a_process
 
 
 def deleted(count: int, not_found: list[int]) -> Answer:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cloud import Json, deployed, of_type
-from embedded import REGION, STACK, TEMPLATE, read_template
-from endpoint import Endpoint, refuse
-from function import MODEL, Answer, Call, make_event
-from process import run_in_a_process
 
 from checkpoints import dynamodb
+from emulators.dynamodb import REGION, STACK, TEMPLATE, read_template
+from events import MODEL, Answer, Call, make_event
+from faulty_dynamodb import Endpoint, refuse
+from function_process import run_in_a_process
+from template_resolver import Json, deployed, of_type
 
 TOPIC = "arn:aws:sns:us-east-1:123456789012:alarms"
 WEB_ACL = "arn:aws:wafv2:us-east-1:123456789012:regional/webacl/checkpoints/1"

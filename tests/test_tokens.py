@@ -9,12 +9,12 @@ from pathlib import Path
 
 import boto3
 import pytest
-import tokens
-from embedded import STACK, put_checkpoints, put_token
-from endpoint import Endpoint, refuse
-from function import ENTITY, MODEL, Call
 
 from checkpoints.auth import hash_token
+from emulators.dynamodb import STACK, put_checkpoints, put_token
+from events import ENTITY, MODEL, Call
+from faulty_dynamodb import Endpoint, refuse
+from scripts import tokens
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "tokens.py"
 ISSUE = ["issue", "--entity", ENTITY, "--name", "laptop", "--scope", "checkpoints:delete"]
@@ -79,8 +79,8 @@ def test_lists_all_about_a_token_but_the_token(run: Run) -> None:
     put_token(
         "x",
         entity="speech-team",
-        name={"S": "ci\x1b[2J"},
-        scopes={"SS": ["checkpoints:read", "checkpoints:delete"]},
+        name="ci\x1b[2J",
+        scopes=["checkpoints:read", "checkpoints:delete"],
         created_at={"N": "0"},
         expires_at={"N": str(86_400 * 365)},
     )
@@ -123,8 +123,8 @@ def test_revokes_nothing_when_none_is_meant(run: Run, prefix: str) -> None:
 
 
 def test_revokes_nothing_when_several_could_be_meant(run: Run) -> None:
-    put_token("x", entity=ENTITY, name={"S": "laptop"})
-    put_token("y", entity="speech-team", name={"S": "laptop"})
+    put_token("x", entity=ENTITY, name="laptop")
+    put_token("y", entity="speech-team", name="laptop")
 
     revoked = run("revoke", "laptop")
 

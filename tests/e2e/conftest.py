@@ -5,18 +5,19 @@ from collections.abc import Iterator
 
 import pytest
 import requests
-import serve
+
 from deployment import Deployment, Send
-from endpoint import Endpoint
-from function import MODEL, Answer
+from emulators.cloud import build, local_cloud
+from events import MODEL, Answer
+from faulty_dynamodb import Endpoint
 
 
 @pytest.fixture(scope="session")
 def deployment() -> Iterator[Deployment]:
     """Build and deploy, the endpoint between the function and its tables."""
-    serve.build()
+    build()
     with (
-        serve.local_cloud(enforce_iam=True) as cloud,
+        local_cloud(enforce_iam=True) as cloud,
         Endpoint(cloud.endpoint).running() as endpoint,
     ):
         yield Deployment(cloud, endpoint, cloud.deploy(DynamoDBEndpoint=endpoint.url))

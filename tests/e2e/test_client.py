@@ -2,9 +2,10 @@
 
 import openai
 import pytest
+
 from deployment import Deployment
-from endpoint import refuse
-from function import MODEL
+from events import MODEL
+from faulty_dynamodb import refuse
 
 
 class Deletion(openai.BaseModel):

@@ -1,8 +1,9 @@
 """DynamoDB fails between the deployed function and its tables."""
 
 import pytest
+
 from deployment import Deployment, Send
-from endpoint import (
+from faulty_dynamodb import (
     Fault,
     cancel,
     drop_request,

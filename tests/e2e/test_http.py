@@ -7,10 +7,11 @@ import sys
 
 import pytest
 import requests
-import serve
-import tokens
+
 from deployment import Deployment, Send
-from function import Answer
+from emulators.cloud import STACK
+from events import Answer
+from scripts import tokens
 
 
 def status_and_body(answer: Answer) -> tuple[int, object]:
@@ -19,7 +20,7 @@ def status_and_body(answer: Answer) -> tuple[int, object]:
 
 def tokens_script(deployment: Deployment, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: S603 it is ours
-        [sys.executable, tokens.__file__, *arguments, "--stack", serve.STACK],
+        [sys.executable, tokens.__file__, *arguments, "--stack", STACK],
         env=os.environ | deployment.cloud.environment,
         capture_output=True,
         text=True,

@@ -16,14 +16,15 @@ from typing import Any
 
 import pytest
 import requests
-import serve
-from deployment import Deployment
-from embedded import read_template
-from function import MODEL, SAMPLE_STATUSES, Answer, make_event, read_answer
 
-EVENTS = serve.ROOT / "events"
-PACKAGE = serve.BUILD / "ApiFunction"
-MAKE = ["make", "-C", str(serve.ROOT / "src"), "build-ApiFunction"]
+from deployment import Deployment
+from emulators.cloud import BUILD, ROOT, STACK, architecture
+from emulators.dynamodb import read_template
+from events import MODEL, SAMPLE_STATUSES, Answer, make_event, read_answer
+
+EVENTS = ROOT / "events"
+PACKAGE = BUILD / "ApiFunction"
+MAKE = ["make", "-C", str(ROOT / "src"), "build-ApiFunction"]
 
 IMPORT = """
 import json, sys
@@ -156,9 +157,9 @@ def test_leaves_the_x_ray_sdk_out() -> None:
 @pytest.fixture(scope="module")
 def invoke(deployment: Deployment) -> Iterator[Invoke]:
     """Run the package by the runtime interface emulator that the SAM CLI has for its container."""
-    template = read_template(serve.BUILD / "template.yaml")
+    template = read_template(BUILD / "template.yaml")
     function = template["Resources"]["ApiFunction"]["Properties"]
-    emulator = rapid_folder() / f"aws-lambda-rie-{serve.architecture()}"
+    emulator = rapid_folder() / f"aws-lambda-rie-{architecture()}"
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as other:
         ports = [server.getsockname()[1] for server in (one, other)]
     process = subprocess.Popen(  # noqa: S603 it comes with the SAM CLI
@@ -202,7 +203,7 @@ def resolve(value: dict[str, Any], deployment: Deployment) -> str:
         case {"Ref": "DynamoDBEndpoint"}:
             return deployment.endpoint.url
         case {"Ref": "AWS::StackName"}:
-            return serve.STACK
+            return STACK
         case {"Ref": table}:
             return deployment.outputs[f"{table}Name"]
     raise ValueError(value)

@@ -4,8 +4,8 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
-import serve
 from deployment import Deployment
+from emulators.cloud import ROOT
 
 SCHEMATHESIS = Path(sysconfig.get_path("scripts"), "schemathesis")
 
@@ -13,7 +13,7 @@ SCHEMATHESIS = Path(sysconfig.get_path("scripts"), "schemathesis")
 def test_schemathesis_finds_nothing(deployment: Deployment, token: str) -> None:
     process = subprocess.run(  # noqa: S603 it is a dependency
         [
-            *(SCHEMATHESIS, "run", serve.ROOT / "docs" / "openapi.json"),
+            *(SCHEMATHESIS, "run", ROOT / "docs" / "openapi.json"),
             *("--url", deployment.outputs["ApiUrl"]),
             *("--header", f"Authorization: Bearer {token}"),
             *("--checks", "all", "--max-examples", "60", "--seed", "1", "--no-color"),

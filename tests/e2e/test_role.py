@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from deployment import Deployment, Send
-from function import MODEL
+from emulators.records import put_checkpoints
+from events import MODEL
 
 
 class Role:
@@ -75,17 +77,14 @@ def test_a_request_needs_each_action(
 
 def put_large_records(deployment: Deployment, steps: range) -> None:
     """Save another entity's checkpoints, so large that a page of a query holds three."""
-    client = deployment.cloud.client("dynamodb")
-    for step in steps:
-        client.put_item(
-            TableName=deployment.outputs["CheckpointsTableName"],
-            Item={
-                "model_id": {"S": MODEL},
-                "step": {"N": str(step)},
-                "entity": {"S": "another-team"},
-                "notes": {"S": "x" * 390_000},
-            },
-        )
+    put_checkpoints(
+        deployment.cloud.client("dynamodb"),
+        deployment.outputs["CheckpointsTableName"],
+        MODEL,
+        steps,
+        entity="another-team",
+        notes={"S": "x" * 390_000},
+    )
 
 
 def test_the_role_allows_dynamodb_nothing_else(role: Role) -> None:

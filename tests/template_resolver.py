@@ -5,9 +5,10 @@ import re
 from typing import Any
 
 import boto3
-from embedded import REGION, STACK, read_template
 from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
+
+from emulators.dynamodb import REGION, STACK, read_template
 
 type Json = dict[str, Any]
 

@@ -9,12 +9,13 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import batched
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
 import boto3
@@ -24,15 +25,18 @@ from moto import mock_aws
 from moto.dynamodb.models import DynamoDBBackend
 from moto.dynamodb.models.table import Table as MotoTable
 
-from checkpoints.auth import hash_token
+from checkpoints.auth import DELETE_SCOPE
+from emulators import records
+from emulators.records import Attribute
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
 
 TEMPLATE = Path(__file__).parents[1] / "template.yaml"
 STACK = "checkpoints"
 REGION = "us-east-1"
 
 type Table = dict[str, set[int]]
-type Record = dict[str, Any]
-type Attribute = Mapping[str, str | list[str]]  # in DynamoDB's notation, such as {"S": "x"}
 
 
 @contextmanager
@@ -57,6 +61,7 @@ def embedded_dynamodb() -> Iterator[None]:
         outputs = _create_stack()
         os.environ["CHECKPOINTS_TABLE"] = outputs["CheckpointsTableName"]
         os.environ["TOKENS_TABLE"] = outputs["TokensTableName"]
+        _client.cache_clear()
         yield
 
 
@@ -74,35 +79,32 @@ def lambda_context(milliseconds: int = 29_000) -> LambdaContext:
     return cast("LambdaContext", context)
 
 
-def put_token(token: str, *, entity: str, **attributes: Attribute) -> None:
-    """Keep a token that may delete, its record with these attributes besides or instead."""
-    record: Record = {
-        "token_hash": {"S": hash_token(token)},
-        "entity": {"S": entity},
-        "scopes": {"SS": ["checkpoints:delete"]},
-        "name": {"S": token},
-        "created_at": {"N": str(int(time.time()))},
-    }
-    boto3.client("dynamodb").put_item(
-        TableName=os.environ["TOKENS_TABLE"], Item=record | attributes
+def put_token(
+    token: str,
+    *,
+    entity: str,
+    scopes: Collection[str] = (DELETE_SCOPE,),
+    name: str | None = None,
+    **attributes: Attribute,
+) -> None:
+    """Save a token in the embedded table; see `records.put_token`."""
+    records.put_token(
+        _client(),
+        os.environ["TOKENS_TABLE"],
+        token,
+        entity=entity,
+        scopes=scopes,
+        name=name,
+        **attributes,
     )
 
 
 def put_checkpoints(
     model_id: str, steps: Iterable[int], *, entity: str, **attributes: Attribute
 ) -> None:
-    """Keep a checkpoint at each step, its record with these attributes besides."""
+    """Save checkpoints in the embedded table; see `records.put_checkpoints`."""
     table = os.environ["CHECKPOINTS_TABLE"]
-    client = boto3.client("dynamodb")
-    for batch in batched(steps, 25, strict=False):
-        records: list[Record] = [
-            {"model_id": {"S": model_id}, "step": {"N": str(step)}, "entity": {"S": entity}}
-            | attributes
-            for step in batch
-        ]
-        client.batch_write_item(
-            RequestItems={table: [{"PutRequest": {"Item": record}} for record in records]}
-        )
+    records.put_checkpoints(_client(), table, model_id, steps, entity=entity, **attributes)
 
 
 def stored_checkpoints() -> Table:
@@ -115,21 +117,26 @@ def stored_checkpoints() -> Table:
 
 def clear_tables() -> None:
     """Remove every token and every checkpoint."""
-    client = boto3.client("dynamodb")
     for table, keys in (
         (os.environ["CHECKPOINTS_TABLE"], ("model_id", "step")),
         (os.environ["TOKENS_TABLE"], ("token_hash",)),
     ):
         for batch in batched(_scan(table), 25, strict=False):
-            found: list[Record] = [{key: record[key] for key in keys} for record in batch]
-            client.batch_write_item(
+            found: list[dict[str, Any]] = [{key: item[key] for key in keys} for item in batch]
+            _client().batch_write_item(
                 RequestItems={table: [{"DeleteRequest": {"Key": key}} for key in found]}
             )
 
 
-def _scan(table: str) -> Iterator[Record]:
-    for page in boto3.client("dynamodb").get_paginator("scan").paginate(TableName=table):
+def _scan(table: str) -> Iterator[dict[str, Any]]:
+    for page in _client().get_paginator("scan").paginate(TableName=table):
         yield from page["Items"]
+
+
+@cache
+def _client() -> "DynamoDBClient":
+    """Return the one client of the embedded DynamoDB; made within its environment."""
+    return boto3.client("dynamodb")
 
 
 def read_template(path: Path = TEMPLATE) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The function in a process of its own: events in on standard input, answers out on the last line.
 
-Run as a program it is that process; `call_in_a_process` starts it.
+Run as a program it is that process; `run_in_a_process` starts it.
 """
 
 import json
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedded import lambda_context
-from endpoint import Endpoint
-from function import Answer, read_answer
+from emulators.dynamodb import lambda_context
+from events import Answer, read_answer
+from faulty_dynamodb import Endpoint
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,6 @@ def run_in_a_process(
         env={key: value for key, value in os.environ.items() if key not in without}
         | {
             "AWS_ENDPOINT_URL_DYNAMODB": endpoint.url,
-            "PYTHONPATH": os.pathsep.join(sys.path),
             "PYTHONWARNINGS": "error",
         }
         | environment,

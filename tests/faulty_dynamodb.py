@@ -13,7 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import requests
-from embedded import REGION
+
+from emulators.dynamodb import REGION
 
 
 @dataclass(frozen=True)

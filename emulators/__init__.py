@@ -1,0 +1,1 @@
+"""Imported by scripts, tests and benchmarks; not part of the product, and not run by people."""

@@ -1,0 +1,202 @@
+"""An AWS on this machine (MiniStack), and the function built and deployed to it."""
+
+import os
+import platform
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+
+ROOT = Path(__file__).parents[1]
+BUILD = ROOT / ".aws-sam" / "local"
+STACK = "checkpoints"
+
+# What Python calls the machine, and what Lambda does.
+ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
+LAST_PORT = 65_535
+START_SECONDS = 60
+STOP_SECONDS = 10
+
+
+class LocalCloudError(Exception):
+    """The local cloud could not be brought up; the message says what failed, and how."""
+
+
+@dataclass(frozen=True)
+class LocalCloud:
+    """An emulated AWS (MiniStack), listening on this machine alone."""
+
+    port: int
+
+    @property
+    def endpoint(self) -> str:
+        """The URL where every AWS service answers."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes any AWS tool talk to it, as its administrator."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        }
+
+    def client(self, service: Any) -> Any:  # noqa: ANN401 one client class for each service
+        """Return a client of one of its services."""
+        return boto3.client(
+            service,
+            endpoint_url=self.endpoint,
+            region_name=self.environment["AWS_DEFAULT_REGION"],
+            aws_access_key_id=self.environment["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.environment["AWS_SECRET_ACCESS_KEY"],
+        )
+
+    def deploy(self, **parameters: str) -> dict[str, str]:
+        """Create or update the stack from what `build` built; return its outputs.
+
+        `ApiUrl` is where the API answers here, instead of in the cloud.
+        """
+        bucket = "packages"
+        self.client("s3").create_bucket(Bucket=bucket)
+        overrides = {"Architecture": architecture()} | parameters
+        _run(
+            *_tool("SAM"),
+            *("deploy", "--no-confirm-changeset", "--no-fail-on-empty-changeset"),
+            *("--stack-name", STACK, "--s3-bucket", bucket, "--capabilities", "CAPABILITY_IAM"),
+            *("--template-file", str(BUILD / "template.yaml"), "--no-progressbar"),
+            "--parameter-overrides",
+            *(f"{name}={value}" for name, value in overrides.items()),
+            environment=self.environment,
+        )
+        (stack,) = self.client("cloudformation").describe_stacks(StackName=STACK)["Stacks"]
+        outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+        in_the_cloud = urlsplit(outputs["ApiUrl"])
+        api_id = in_the_cloud.netloc.partition(".")[0]
+        outputs["ApiUrl"] = f"{self.endpoint}/_aws/execute-api/{api_id}{in_the_cloud.path}"
+        return outputs
+
+
+def architecture() -> str:
+    """Return this machine's architecture in Lambda's words."""
+    return ARCHITECTURES[platform.machine().lower()]
+
+
+def build() -> None:
+    """Package the function."""
+    _run(
+        *_tool("SAM"),
+        *("build", "--build-dir", str(BUILD)),
+        environment={"PYTHON": sys.executable},
+    )
+
+
+@contextmanager
+def local_cloud(port: int = 0, *, enforce_iam: bool = False) -> Iterator[LocalCloud]:
+    """Run the block with a local cloud, on a free port unless one is given.
+
+    Raises:
+        LocalCloudError: it does not start, or the port is already in use.
+
+    """
+    cloud = LocalCloud(_free_port(port))
+    with tempfile.TemporaryDirectory(prefix="local-cloud-") as scratch:
+        log = Path(scratch, "log")
+        with log.open("wb") as stream:
+            process = subprocess.Popen(  # noqa: S603 the Makefile names it
+                _tool("MINISTACK"),
+                env=_without_aws(os.environ)
+                | {
+                    "GATEWAY_PORT": str(cloud.port),
+                    "BIND_HOST": "127.0.0.1",
+                    "AUTH": str(enforce_iam).lower(),
+                    "TMPDIR": scratch,
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # so that it and all it starts can be stopped together
+            )
+        try:
+            _wait_until_ready(cloud, process, log)
+            yield cloud
+        finally:
+            _stop(process)
+
+
+def _run(*command: str, environment: dict[str, str]) -> None:
+    """Run a command in silence; what it printed is told if it fails."""
+    process = subprocess.run(  # noqa: S603 the Makefile names it
+        command,
+        env=_without_aws(os.environ) | environment,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if process.returncode:
+        raise LocalCloudError(f"{shlex.join(command)} failed:\n{process.stdout}")
+
+
+def _tool(name: str) -> list[str]:
+    """Return the command that the Makefile, the home of the tools' versions, has for a tool."""
+    try:
+        return shlex.split(os.environ[name])
+    except KeyError:
+        raise LocalCloudError(f"{name} is not set; use make serve or make e2e") from None
+
+
+def _without_aws(environment: Mapping[str, str]) -> dict[str, str]:
+    """Leave out all that could lead to a real account."""
+    return {name: value for name, value in environment.items() if not name.startswith("AWS_")}
+
+
+def _free_port(wanted: int) -> int:
+    """Return the wanted port, or a free one if that is 0. Fail if it is already in use."""
+    if not 0 <= wanted <= LAST_PORT:
+        raise LocalCloudError(f"{wanted} is not a port; use 0 to {LAST_PORT}")
+    try:
+        with socket.create_server(("127.0.0.1", wanted)) as server:
+            port: int = server.getsockname()[1]
+            return port
+    except OSError as error:
+        raise LocalCloudError(f"cannot listen on port {wanted}: {error}") from None
+
+
+def _wait_until_ready(cloud: LocalCloud, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        with socket.socket() as connection:
+            connection.settimeout(1)
+            if connection.connect_ex(("127.0.0.1", cloud.port)) == 0:
+                return
+        time.sleep(0.1)
+    raise LocalCloudError(f"the local cloud did not start:\n{log.read_text(errors='replace')}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Stop a process and all it started."""
+    for name in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, name)
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+        except ProcessLookupError:
+            return

@@ -1,0 +1,60 @@
+"""Saving records in the two tables, wherever they are."""
+
+import time
+from collections.abc import Collection, Iterable, Mapping
+from itertools import batched
+from typing import TYPE_CHECKING, Any
+
+from checkpoints.auth import DELETE_SCOPE, hash_token
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+BATCH_SIZE = 25  # the most that BatchWriteItem takes
+
+type Attribute = Mapping[str, str | Collection[str]]  # in DynamoDB's notation, such as {"S": "x"}
+
+
+def put_checkpoints(
+    client: "DynamoDBClient",
+    table: str,
+    model_id: str,
+    steps: Iterable[int],
+    *,
+    entity: str,
+    **attributes: Attribute,
+) -> None:
+    """Save a checkpoint at each step; `attributes` are added to its record, or replace its own."""
+    for batch in batched(steps, BATCH_SIZE, strict=False):
+        items: list[dict[str, Any]] = [
+            {"model_id": {"S": model_id}, "step": {"N": str(step)}, "entity": {"S": entity}}
+            | attributes
+            for step in batch
+        ]
+        pending: Any = {table: [{"PutRequest": {"Item": item}} for item in items]}
+        while pending:
+            pending = client.batch_write_item(RequestItems=pending)["UnprocessedItems"]
+
+
+def put_token(  # noqa: PLR0913 the table, and what a token is made of
+    client: "DynamoDBClient",
+    table: str,
+    token: str,
+    *,
+    entity: str,
+    scopes: Collection[str] = (DELETE_SCOPE,),
+    name: str | None = None,
+    **attributes: Attribute,
+) -> None:
+    """Save a token that is known beforehand; `attributes` are added to its record.
+
+    Its name is the token itself unless given.
+    """
+    item: dict[str, Any] = {
+        "token_hash": {"S": hash_token(token)},
+        "entity": {"S": entity},
+        "scopes": {"SS": list(scopes)},
+        "name": {"S": name or token},
+        "created_at": {"N": str(int(time.time()))},
+    }
+    client.put_item(TableName=table, Item=item | attributes)
