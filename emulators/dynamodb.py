@@ -60,6 +60,7 @@ def embedded_dynamodb() -> Iterator[None]:
     ):
         outputs = _create_stack()
         os.environ["CHECKPOINTS_TABLE"] = outputs["CheckpointsTableName"]
+        os.environ["POWERTOOLS_SERVICE_NAME"] = STACK
         os.environ["TOKENS_TABLE"] = outputs["TokensTableName"]
         _client.cache_clear()
         yield
