@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import requests
+
 from deployment import Deployment
 from emulators.cloud import BUILD, ROOT, STACK, architecture
 from emulators.dynamodb import read_template

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from deployment import Deployment, Send
+from emulators.records import put_checkpoints
 from events import MODEL
 
 
@@ -53,7 +54,7 @@ def test_a_request_needs_each_action(
 ) -> None:
     deployment.put_checkpoints(steps)
     if action == "dynamodb:BatchGetItem":
-        put_large_records(deployment, range(1, 26))
+        put_large_records(deployment, [step + i for step in steps[:5] for i in (1, 2, 3)])
     stored = deployment.stored_steps()
     lesser = copy.deepcopy(role.document)
     for statement in lesser["Statement"]:
@@ -74,19 +75,16 @@ def test_a_request_needs_each_action(
     assert (200, {"deleted_count": 101, "not_found_steps": []}) == (answer.status, answer.body)
 
 
-def put_large_records(deployment: Deployment, steps: range) -> None:
+def put_large_records(deployment: Deployment, steps: list[int]) -> None:
     """Save another entity's checkpoints, so large that a page of a query holds three."""
-    client = deployment.cloud.client("dynamodb")
-    for step in steps:
-        client.put_item(
-            TableName=deployment.outputs["CheckpointsTableName"],
-            Item={
-                "model_id": {"S": MODEL},
-                "step": {"N": str(step)},
-                "entity": {"S": "another-team"},
-                "notes": {"S": "x" * 390_000},
-            },
-        )
+    put_checkpoints(
+        deployment.cloud.client("dynamodb"),
+        deployment.outputs["CheckpointsTableName"],
+        MODEL,
+        steps,
+        entity="another-team",
+        notes={"S": "x" * 390_000},
+    )
 
 
 def test_the_role_allows_dynamodb_nothing_else(role: Role) -> None:
