@@ -9,7 +9,6 @@ UV := uv==0.13.9
 PYTHON ?= python3
 EVENTS ?=
 PORT ?= 0
-ARCHITECTURE ?= arm64
 
 uv := $(CURDIR)/.tools/bin/uv
 python := .venv/bin/python
@@ -60,8 +59,7 @@ check: .venv/bench ## Check format, lint, types, template, and that generated fi
 
 .PHONY: build
 build: .venv/ready ## Package the function for Lambda into .aws-sam/build
-	@PYTHON="$(CURDIR)/$(python)" ARCHITECTURE=$(ARCHITECTURE) \
-		$(SAM) build --parameter-overrides Architecture=$(ARCHITECTURE)
+	@PYTHON="$(CURDIR)/$(python)" $(SAM) build
 
 .PHONY: serve
 serve: .venv/ready ## Deploy to a local cloud and keep it running, on PORT or on a free one

@@ -1,70 +1,51 @@
-"""Measure the service beside what a user would pick instead.
+"""Measure the function beside what it could have been built with instead. Linux only.
 
-Without options everything is measured, in under ten minutes, and docs/benchmarks.md and its
-pictures are written anew.
+Writes docs/benchmarks.md and its pictures. With --check it writes nothing, and fails if a target
+is missed: a time by more than a quarter, anything else at all.
 """
 
-import argparse
 import sys
-from http.client import HTTPException
+import time
 
-from measure import (
-    PACKAGES,
-    QUICK_PACKAGES,
-    Bench,
-    Progress,
-    WrongResultError,
-    measure_everything,
-    measure_targets,
-)
+from measure import Bench, WrongAnswerError
 from packages import BuildError, build_all
-from report import format_targets, write_report
-from targets import TARGETS
+from report import targets, write_report
+
+START = time.monotonic()
+
+
+def progress(step: str) -> None:
+    """Print a step that begins, on one line if that is a terminal."""
+    begin, end = ("\r\x1b[K", "") if sys.stderr.isatty() else ("", "\n")
+    sys.stderr.write(f"{begin}{time.monotonic() - START:4.0f} s  {step}{end}")
+    sys.stderr.flush()
 
 
 def main() -> int:
-    """Measure, report, and return the exit status."""
-    options = parse_options()
+    """Build, measure and report; return the exit status."""
     if sys.platform != "linux":
-        sys.stderr.write("The benchmarks need Linux, as they run the packages that Lambda runs.\n")
+        sys.stderr.write("The benchmarks run the packages as Lambda does, which needs Linux.\n")
         return 1
-    progress = Progress()
-    bench = Bench(progress, quick=options.quick)
+    is_check = sys.argv[1:] == ["--check"]
     try:
-        build_all(QUICK_PACKAGES if options.quick else PACKAGES, progress)
-        (measure_targets if options.quick else measure_everything)(bench)
-        progress.done()
-        sys.stdout.write(format_targets(bench.results))
-        if not options.quick:
-            for path in write_report(bench.results):
-                sys.stdout.write(f"Wrote {path}\n")
-    except (BuildError, WrongResultError, RuntimeError, OSError, HTTPException) as error:
-        sys.stderr.write(f"\nThe benchmark failed. {error or type(error).__name__}\n")
+        build_all(progress)
+        bench = Bench(progress)
+        bench.measure()
+        if not is_check:
+            write_report(bench)
+    except (BuildError, WrongAnswerError) as error:
+        sys.stderr.write(f"\nThe benchmark failed. {error}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("\nStopped. Nothing was written.\n")
+        sys.stderr.write("\nInterrupted. Nothing was written.\n")
         return 130
-    missed = [target for target in TARGETS if target.is_far_from(target.measure(bench.results))]
-    if options.check and missed:
-        sys.stderr.write(
-            f"Missed, a time by more than a quarter: {'; '.join(t.name for t in missed)}\n"
+    progress("done\n")
+    for target in targets(bench):
+        verdict = "met" if target.is_met() else "missed"
+        sys.stdout.write(
+            f"{verdict:7}{target.value:8.3g}, at most {target.limit:g}: {target.name}\n"
         )
-        return 1
-    return 0
-
-
-def parse_options() -> argparse.Namespace:
-    """Return what the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--quick", action="store_true", help="only what the targets need, in under two minutes"
-    )
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="fail where a target is missed, a time by more than a quarter",
-    )
-    return parser.parse_args()
+    return int(is_check and not all(target.is_met(target.tolerance) for target in targets(bench)))
 
 
 if __name__ == "__main__":

@@ -97,12 +97,11 @@ def architecture() -> str:
 
 
 def build() -> None:
-    """Package the function for this machine."""
+    """Package the function."""
     _run(
         *_tool("SAM"),
         *("build", "--build-dir", str(BUILD)),
-        *("--parameter-overrides", f"Architecture={architecture()}"),
-        environment={"ARCHITECTURE": architecture(), "PYTHON": sys.executable},
+        environment={"PYTHON": sys.executable},
     )
 
 

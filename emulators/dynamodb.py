@@ -56,6 +56,7 @@ def embedded_dynamodb() -> Iterator[None]:
         _client.cache_clear()
         _create_tables()
         os.environ["CHECKPOINTS_TABLE"] = "CheckpointsTable"
+        os.environ["POWERTOOLS_SERVICE_NAME"] = STACK
         os.environ["TOKENS_TABLE"] = "TokensTable"
         yield
 

@@ -7,11 +7,14 @@ from unittest import mock
 
 import pytest
 
-from checkpoints import app, dynamodb
-from emulators.dynamodb import clear_tables, embedded_dynamodb, put_token
+from emulators.dynamodb import STACK, clear_tables, embedded_dynamodb, put_token
 from emulators.invocation import lambda_context
 from events import ENTITY, TOKEN, Answer, Call, Invoke, make_event, read_answer
 from faulty_dynamodb import Endpoint
+
+os.environ["POWERTOOLS_SERVICE_NAME"] = STACK  # Powertools reads it at the import
+
+from checkpoints import app, dynamodb
 
 
 @pytest.fixture(scope="session")
@@ -22,9 +25,9 @@ def endpoint() -> Iterator[Endpoint]:
     """
     with (
         embedded_dynamodb(),
-        mock.patch.object(dynamodb, "READ_SECONDS", 10.0),
-        mock.patch.object(dynamodb, "FIRST_PAUSE_SECONDS", 0.001),
-        mock.patch.object(dynamodb, "LONGEST_PAUSE_SECONDS", 0.01),
+        mock.patch.object(dynamodb, "READ_TIMEOUT_SECONDS", 10.0),
+        mock.patch.object(dynamodb, "INITIAL_BACKOFF_SECONDS", 0.001),
+        mock.patch.object(dynamodb, "MAX_BACKOFF_SECONDS", 0.01),
         Endpoint().running() as endpoint,
     ):
         connect_to(endpoint)
@@ -41,7 +44,7 @@ def connect_to(endpoint: Endpoint) -> None:
 @pytest.fixture
 def _impatient(endpoint: Endpoint) -> Iterator[None]:
     """Let the function wait a moment for an answer, or tests of time-outs take minutes."""
-    with mock.patch.object(dynamodb, "READ_SECONDS", 0.2):
+    with mock.patch.object(dynamodb, "READ_TIMEOUT_SECONDS", 0.2):
         connect_to(endpoint)
         yield
     connect_to(endpoint)

@@ -29,7 +29,7 @@ def deployed(template: Json | None = None, /, **parameters: str) -> Json:
     Parameters have their defaults unless given, and the code its place in a bucket.
     """
     template = copy.deepcopy(template or read_template())
-    function = template["Resources"]["DeleteCheckpointsFunction"]["Properties"]
+    function = template["Resources"]["ApiFunction"]["Properties"]
     function["CodeUri"] = "s3://packages/package"
     defaults = {name: kind["Default"] for name, kind in template["Parameters"].items()}
     assert set(parameters) <= set(defaults)
@@ -53,6 +53,27 @@ def of_type(resources: Json, kind: str) -> Json:
         for name, resource in resources.items()
         if kind == resource["Type"]
     }
+
+
+def only(resources: Json, kind: str) -> Json:
+    """Return the properties of the one resource of a type."""
+    (properties,) = of_type(resources, kind).values()
+    assert isinstance(properties, dict)
+    return properties
+
+
+def function_of(resources: Json) -> Json:
+    """Return the properties of the API's function."""
+    return only(resources, "AWS::Lambda::Function")
+
+
+def policy_of(resources: Json) -> list[Json]:
+    """Return the statements of all that the function may do."""
+    role = resources[function_of(resources)["Role"].removesuffix(".Arn")]["Properties"]
+    assert "ManagedPolicyArns" not in role
+    (policy,) = role["Policies"]
+    statements: list[Json] = policy["PolicyDocument"]["Statement"]
+    return statements
 
 
 class _Stack:

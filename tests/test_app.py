@@ -164,7 +164,7 @@ def test_answers_events_that_no_gateway_sends(invoke: Invoke, event: object, sta
     ("context", "status"),
     [
         pytest.param(None, 500, id="none"),
-        pytest.param(SimpleNamespace(get_remaining_time_in_millis=lambda: 29_000), 200, id="bare"),
+        pytest.param(SimpleNamespace(get_remaining_time_in_millis=lambda: 29_000), 500, id="bare"),
     ],
 )
 def test_answers_whatever_the_context_is(context: Any, status: int) -> None:

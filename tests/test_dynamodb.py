@@ -1,12 +1,13 @@
 """DynamoDB fails, for a moment or for longer; the answer stays exactly true."""
 
+import re
 import time
 from unittest import mock
 
 import pytest
 
 from checkpoints import dynamodb
-from checkpoints.dynamodb import FAILURES
+from checkpoints.dynamodb import MAX_ATTEMPTS
 from emulators.dynamodb import put_checkpoints, stored_checkpoints
 from events import ENTITY, INTERNAL_SERVER_ERROR, JSON, MODEL, Answer, Call, make_event
 from faulty_dynamodb import (
@@ -85,7 +86,15 @@ def unavailable(deleted: str = "0") -> Answer:
         "request to finish it: "
         "what is deleted already will then be reported as not found."
     )
-    return Answer(503, UNAVAILABLE, {"detail": detail})
+    counts = [int(number) for number in re.findall(r"\d+", deleted)]
+    body = {"detail": detail, "deleted_count": counts[0], "unconfirmed_count": sum(counts[1:])}
+    return Answer(503, UNAVAILABLE, body)
+
+
+# What a deletion that had begun is answered after an internal error.
+NOTHING_DELETED = Answer(
+    500, JSON, INTERNAL_SERVER_ERROR.body | {"deleted_count": 0, "unconfirmed_count": 0}
+)
 
 
 class TestShortFault:
@@ -193,7 +202,7 @@ class TestLastingFault:
 
         assert unavailable() == call(steps=list(range(120)))
         assert {MODEL: set(range(120))} == stored_checkpoints()
-        assert endpoint.calls.count(operation) == FAILURES
+        assert endpoint.calls.count(operation) == MAX_ATTEMPTS
 
         endpoint.heal()
 
@@ -276,8 +285,8 @@ class TestLastingFault:
         pauses: list[float] = []
 
         with (
-            mock.patch.object(dynamodb, "FIRST_PAUSE_SECONDS", 0.05),
-            mock.patch.object(dynamodb, "LONGEST_PAUSE_SECONDS", 2.0),
+            mock.patch.object(dynamodb, "INITIAL_BACKOFF_SECONDS", 0.1),
+            mock.patch.object(dynamodb, "MAX_BACKOFF_SECONDS", 2.0),
             mock.patch.object(time, "sleep", pauses.append),
         ):
             assert unavailable() == call(steps=[1])
@@ -311,7 +320,6 @@ class TestFaultOfOurs:
             "ResourceNotFoundException",
             "UnrecognizedClientException",
             "ExpiredTokenException",
-            "ValidationException",
         ],
     )
     def test_is_not_repeated(
@@ -320,7 +328,8 @@ class TestFaultOfOurs:
         put_checkpoints(MODEL, range(101), entity=ENTITY)
         endpoint.keep_failing(operation, refuse(400, code))
 
-        assert INTERNAL_SERVER_ERROR == call(steps=list(range(101)))
+        expected = INTERNAL_SERVER_ERROR if operation == "GetItem" else NOTHING_DELETED
+        assert expected == call(steps=list(range(101)))
         assert endpoint.calls.count(operation) <= 2  # two transactions are under way together
         assert {MODEL: set(range(101))} == stored_checkpoints()
 
@@ -328,5 +337,31 @@ class TestFaultOfOurs:
         put_checkpoints(MODEL, [1], entity=ENTITY)
         endpoint.keep_failing("TransactWriteItems", cancel("ValidationError"))
 
-        assert INTERNAL_SERVER_ERROR == call(steps=[1])
+        assert NOTHING_DELETED == call(steps=[1])
         assert ["GetItem", "TransactWriteItems"] == endpoint.calls
+
+    @pytest.mark.parametrize(
+        "fault",
+        [refuse(400, "ValidationException"), cancel("ValidationError")],
+        ids=["rejected", "cancelled"],
+    )
+    def test_a_transaction_that_is_invalid_is_sent_again_in_halves(
+        self, call: Call, endpoint: Endpoint, fault: Fault
+    ) -> None:
+        put_checkpoints(MODEL, range(50), entity=ENTITY)
+        endpoint.fail("TransactWriteItems", fault, fault)
+
+        answer = call(steps=list(range(50)))
+
+        assert Answer(200, JSON, {"deleted_count": 50, "not_found_steps": []}) == answer
+        assert {} == stored_checkpoints()
+
+    def test_a_single_invalid_delete_is_an_internal_error(
+        self, call: Call, endpoint: Endpoint
+    ) -> None:
+        put_checkpoints(MODEL, range(8), entity=ENTITY)
+        endpoint.keep_failing("TransactWriteItems", refuse(400, "ValidationException"))
+
+        assert NOTHING_DELETED == call(steps=list(range(8)))
+        assert endpoint.calls.count("TransactWriteItems") == 4
+        assert {MODEL: set(range(8))} == stored_checkpoints()

@@ -7,7 +7,6 @@ from itertools import batched
 from typing import Any
 
 import boto3
-from botocore.exceptions import ClientError
 from pydantic import BaseModel, StrictInt, ValidationError
 
 TABLE = os.environ["CHECKPOINTS_TABLE"]
@@ -60,38 +59,27 @@ def present(model_id: str, steps: list[int]) -> list[int]:
 
 def delete(model_id: str, steps: list[int]) -> set[int]:
     def delete_together(chunk: Sequence[int]) -> Sequence[int]:
+        condition = {
+            "TableName": TABLE,
+            "ConditionExpression": "entity = :entity",
+            "ExpressionAttributeValues": {":entity": {"S": ENTITY}},
+        }
         while chunk:
+            keys = [{"model_id": {"S": model_id}, "step": {"N": str(step)}} for step in chunk]
+            deletes: Any = [{"Delete": {"Key": key, **condition}} for key in keys]
             try:
-                dynamodb.transact_write_items(
-                    TransactItems=[
-                        {
-                            "Delete": {
-                                "TableName": TABLE,
-                                "Key": {"model_id": {"S": model_id}, "step": {"N": str(step)}},
-                                "ConditionExpression": "entity = :entity",
-                                "ExpressionAttributeValues": {":entity": {"S": ENTITY}},
-                            }
-                        }
-                        for step in chunk
-                    ]
-                )
-            except ClientError as error:
-                chunk = without_missing(chunk, error)
+                dynamodb.transact_write_items(TransactItems=deletes)
+            except dynamodb.exceptions.TransactionCanceledException as error:
+                codes = [reason["Code"] for reason in error.response["CancellationReasons"]]
+                if set(codes) - {"None"} != {"ConditionalCheckFailed"}:
+                    raise
+                missing = {step for step, code in zip(chunk, codes, strict=True) if code != "None"}
+                chunk = [step for step in chunk if step not in missing]
             else:
-                return chunk
+                break
         return chunk
 
     if len(steps) <= 100:
         return set(delete_together(steps))
     with ThreadPoolExecutor(4) as pool:
-        chunks = pool.map(delete_together, batched(steps, 100, strict=False))
-        return {step for chunk in chunks for step in chunk}
-
-
-def without_missing(steps: Sequence[int], error: ClientError) -> list[int]:
-    codes = [reason["Code"] for reason in error.response.get("CancellationReasons", [])]
-    if "ConditionalCheckFailed" not in codes:
-        raise error
-    return [
-        step for step, code in zip(steps, codes, strict=True) if code != "ConditionalCheckFailed"
-    ]
+        return set().union(*pool.map(delete_together, batched(steps, 100, strict=False)))

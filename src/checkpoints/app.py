@@ -2,71 +2,74 @@
 
 import gc
 
-# The imports make many objects and no garbage. Looking for some takes 7 % of a cold start.
+# The imports make many objects and no garbage. To collect between them takes 7 % of a cold start.
 gc.disable()
 
-import base64
-from collections.abc import Mapping
+import os
 from contextlib import suppress
 from functools import cache
 from typing import Any
-from urllib.parse import unquote
 
 from aws_lambda_powertools.event_handler.api_gateway import APIGatewayRestResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
+from aws_lambda_powertools.logging import correlation_paths
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from pydantic_core import to_json
+from pydantic import BaseModel
 
 from checkpoints import dynamodb
-from checkpoints.audit import Audit
-from checkpoints.auth import Authenticator, RefusalError
+from checkpoints.audit import Audit, logger
+from checkpoints.auth import DELETE_SCOPE, Authenticator, AuthError
 from checkpoints.schemas import (
     DeleteCheckpointsRequest,
     DeleteCheckpointsResponse,
     ErrorMessage,
     HTTPValidationError,
+    IncompleteDeletion,
     InvalidRequestError,
-    ValidationError,
-    not_json,
+    decode_model_id,
 )
-from checkpoints.settings import Settings
 from checkpoints.store import CheckpointStore, IncompleteDeletionError
 
 ROUTE = "/v1/preview/models/<model_id>/checkpoints"
 RETRY_AFTER_SECONDS = 2
-INTERNAL_SERVER_ERROR = ErrorMessage(detail="Internal Server Error")
+INTERNAL_SERVER_ERROR = "Internal Server Error"
 
-# The resolver's own validation stays off. It would look at the body before the token, and turn
-# deep JSON, long integers and invalid UTF-8 into a 500. Its debug mode would print the event.
+# The resolver's own validation stays off: it would read the body before the token is checked, and
+# answer deep JSON, long integers and invalid UTF-8 with a 500. Its debug mode would log the event.
 app = APIGatewayRestResolver(enable_validation=False, debug=False)
+
+
+class MissingSettingError(Exception):
+    """An environment variable that the function needs is unset or empty."""
 
 
 @app.delete(ROUTE)
 def delete_model_checkpoints(model_id: str) -> Response[str]:
     """Delete the caller's checkpoints of a model at the steps that the body names."""
     audit: Audit = app.context["audit"]
-    deadline = dynamodb.deadline_in(app.lambda_context.get_remaining_time_in_millis())
+    calls = dynamodb.Calls(remaining_ms=app.lambda_context.get_remaining_time_in_millis())
+    audit.watch(calls)
     authenticator, store = connect()
 
-    principal = authenticator.authenticate(app.current_event.raw_event, deadline=deadline)
+    principal = authenticator.authenticate(
+        app.current_event.raw_event, scope=DELETE_SCOPE, calls=calls
+    )
     audit.identify(entity=principal.entity, token_name=principal.token_name)
 
-    model_id = _percent_decoded(model_id)
-    steps = DeleteCheckpointsRequest.parse(_body(app.current_event.raw_event)).steps
+    model_id = decode_model_id(model_id)
+    request = DeleteCheckpointsRequest.parse(app.current_event)
     audit.identify(model_id=model_id)
 
-    deletion = store.delete(model_id, steps, entity=principal.entity, deadline=deadline)
-    audit.completed(deletion.deleted, len(deletion.not_found))
-    return _answer(
-        200,
-        DeleteCheckpointsResponse(
-            deleted_count=len(deletion.deleted), not_found_steps=deletion.not_found
-        ),
+    deletion = store.delete(model_id, request.steps, entity=principal.entity, calls=calls)
+    response = DeleteCheckpointsResponse(
+        deleted_count=len(deletion.deleted), not_found_steps=deletion.not_found
     )
+    audit.completed(deletion)
+    return _answer(200, response)
 
 
-@app.exception_handler(RefusalError)
-def refuse(error: RefusalError) -> Response[str]:
+@app.exception_handler(AuthError)
+def handle_auth_error(error: AuthError) -> Response[str]:
     """Answer a caller who may not do this."""
     audit: Audit = app.context["audit"]
     if error.principal:
@@ -78,110 +81,108 @@ def refuse(error: RefusalError) -> Response[str]:
 
 
 @app.exception_handler(InvalidRequestError)
-def reject(error: InvalidRequestError) -> Response[str]:
-    """Answer a request that cannot be understood."""
+def handle_invalid_request(error: InvalidRequestError) -> Response[str]:
+    """Answer a request that is not what the API describes."""
     app.context["audit"].refused(422, "invalid_request")
-    return _answer(422, HTTPValidationError(detail=list(error.errors)))
+    return _answer(422, HTTPValidationError(detail=error.errors))
 
 
 @app.exception_handler(NotFoundError)
-def not_found(_: NotFoundError) -> Response[str]:
-    """Answer a request for anything but the one route."""
+def handle_not_found(_: NotFoundError) -> Response[str]:
+    """Answer a request for a path or a method that does not exist."""
     app.context["audit"].refused(404, "unknown_route")
     return _answer(404, ErrorMessage(detail="Not Found"))
 
 
 @app.exception_handler(dynamodb.UnavailableError)
-def leave_unauthenticated(error: dynamodb.UnavailableError) -> Response[str]:
+def handle_unavailable(error: dynamodb.UnavailableError) -> Response[str]:
     """Answer when the token could not be looked up."""
     app.context["audit"].failed(503, error)
-    return _unavailable(deleted=0, unconfirmed=0)
+    return _answer_unavailable(deleted=0, unconfirmed=0)
 
 
 @app.exception_handler(IncompleteDeletionError)
-def stop_short(error: IncompleteDeletionError) -> Response[str]:
-    """Answer when the deletion could not be finished."""
-    outage = isinstance(error.__cause__, dynamodb.UnavailableError)
-    app.context["audit"].incomplete(503 if outage else 500, error.deleted, error.unconfirmed, error)
-    if not outage:
-        return _answer(500, INTERNAL_SERVER_ERROR)
-    return _unavailable(deleted=len(error.deleted), unconfirmed=len(error.unconfirmed))
+def handle_incomplete_deletion(error: IncompleteDeletionError) -> Response[str]:
+    """Answer when a deletion began and was not finished, with how far it got."""
+    is_outage = isinstance(error.__cause__, dynamodb.UnavailableError)
+    app.context["audit"].incomplete(503 if is_outage else 500, error.deletion, error)
+    deleted, unconfirmed = len(error.deletion.deleted), len(error.deletion.unconfirmed)
+    if is_outage:
+        return _answer_unavailable(deleted=deleted, unconfirmed=unconfirmed)
+    return _answer(
+        500,
+        IncompleteDeletion(
+            detail=INTERNAL_SERVER_ERROR, deleted_count=deleted, unconfirmed_count=unconfirmed
+        ),
+    )
 
 
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Handle one REST API proxy event. Whatever happens, the caller gets an answer."""
-    audit = Audit(event, context)
-    app.context["audit"] = audit
+    audit = Audit()
+    app.append_context(audit=audit)
     try:
-        return app.resolve(event, context)
+        return _resolve(event, context)
     except Exception as error:  # noqa: BLE001 the last resort, and it is logged
         audit.failed(500, error)
         return {
             "statusCode": 500,
             "multiValueHeaders": {"Content-Type": ["application/json"]},
-            "body": _encode(INTERNAL_SERVER_ERROR),
+            "body": ErrorMessage(detail=INTERNAL_SERVER_ERROR).model_dump_json(),
             "isBase64Encoded": False,
         }
 
 
+# Explicit, because an environment variable could turn `log_event` on, and the event has the token.
+@logger.inject_lambda_context(
+    log_event=False, clear_state=True, correlation_id_path=correlation_paths.API_GATEWAY_REST
+)
+def _resolve(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    app.context["audit"].count_cold_start(context)
+    return app.resolve(event, context)
+
+
 @cache
 def connect() -> tuple[Authenticator, CheckpointStore]:
-    """Return the two tables, connected to once in the life of the process."""
-    settings = Settings.from_environment()
+    """Return the two tables, with one client for the life of the process.
+
+    Raises:
+        MissingSettingError: the name of a table is not in the environment.
+
+    """
+    tokens_table, checkpoints_table = _setting("TOKENS_TABLE"), _setting("CHECKPOINTS_TABLE")
     client = dynamodb.connect()
-    return (
-        Authenticator(client, settings.tokens_table),
-        CheckpointStore(client, settings.checkpoints_table),
-    )
+    return Authenticator(client, tokens_table), CheckpointStore(client, checkpoints_table)
 
 
-def _percent_decoded(model_id: str) -> str:
-    """Return the model's id as the caller meant it; a REST API passes the path on as sent."""
-    try:
-        return unquote(model_id, errors="strict")
-    except UnicodeError:
-        raise InvalidRequestError(
-            ValidationError(
-                loc=["path", "model_id"],
-                msg="Input should be percent-encoded UTF-8",
-                type="string_unicode",
-            )
-        ) from None
+def _setting(name: str) -> str:
+    value = os.environ.get(name)
+    if not value:
+        raise MissingSettingError(f"The environment variable {name} is not set")
+    return value
 
 
-def _body(event: dict[str, Any]) -> bytes:
-    body = event.get("body") or ""
-    try:
-        if event.get("isBase64Encoded"):
-            return base64.b64decode(body, validate=True)
-        return str(body).encode()
-    except ValueError as error:  # not base64, or not Unicode
-        raise not_json(str(error)) from None
+def _answer(status: int, body: BaseModel, headers: dict[str, str] | None = None) -> Response[str]:
+    return Response(status, "application/json", body.model_dump_json(), headers)
 
 
-def _answer(
-    status: int, body: Mapping[str, object], headers: dict[str, str] | None = None
-) -> Response[str]:
-    return Response(status, "application/json", _encode(body), headers)
-
-
-def _encode(body: Mapping[str, object]) -> str:
-    return to_json(body).decode()
-
-
-def _unavailable(*, deleted: int, unconfirmed: int) -> Response[str]:
+def _answer_unavailable(*, deleted: int, unconfirmed: int) -> Response[str]:
     more = f", and perhaps {unconfirmed} more" if unconfirmed else ""
-    detail = (
-        f"The database is not available. Checkpoints deleted so far: {deleted}{more}. Repeat the "
-        "request to finish it: what is deleted already will then be reported as not found."
+    body = IncompleteDeletion(
+        detail=(
+            f"The database is not available. Checkpoints deleted so far: {deleted}{more}. Repeat "
+            "the request to finish it: what is deleted already will then be reported as not found."
+        ),
+        deleted_count=deleted,
+        unconfirmed_count=unconfirmed,
     )
-    return _answer(503, ErrorMessage(detail=detail), {"Retry-After": str(RETRY_AFTER_SECONDS)})
+    return _answer(503, body, {"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
-# Connecting is work for the initialisation, which has a full CPU. If it fails, the first request
-# fails of the same and logs why.
+# Connect while Lambda initialises, with a full CPU. If that fails, the first request fails for the
+# same reason, and logs it.
 with suppress(Exception):
     connect()
 
-gc.freeze()  # what there is now, stays
+gc.freeze()  # the objects made so far are never garbage
 gc.enable()

@@ -1,211 +1,152 @@
-"""What an operator learns of a request: one line of JSON, which CloudWatch reads as metrics too.
+"""What is logged and measured of a request, on Powertools' Logger and Metrics.
 
-It never holds a token, a token's hash, or what a refused caller sent, but for the correlation id
-and the trace id: API Gateway lets a caller choose those, by headers.
+One line tells the outcome of each request. No line holds a token, a token's hash, or what a refused
+caller sent, except the correlation id and the trace id: a caller can choose those by headers.
 """
 
 import json
 import logging
-import os
-import sys
 import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
-from functools import cache
-from itertools import count
-from typing import Any
+from functools import partial
 
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from pydantic_core import to_json
 
-NAMESPACE = "Checkpoints"
-SERVICE = "checkpoints"
+from checkpoints.dynamodb import Calls
+from checkpoints.store import Deletion
 
-# CloudWatch cuts a log event at 256 KiB, and a cut line is no metric. What can be long on a line of
-# a request that came through API Gateway is the steps and the messages of exceptions.
-RANGES_BYTES = 150_000
-MESSAGE_CHARACTERS = 2_000
+# CloudWatch cuts a log event at 256 KiB. What can be long on a line is the step ranges, and the
+# messages of exceptions.
+MAX_RANGES_BYTES = 150_000
+MAX_MESSAGE_CHARACTERS = 2_000
 
-# With provisioned concurrency the start was over before there was a request to wait for it.
-_requests = count(
-    int(os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "provisioned-concurrency")
+# The service is the environment variable POWERTOOLS_SERVICE_NAME; the template sets the stack's name.
+# The serializer writes ASCII, so that no character of an id can keep a line from being written.
+logger = Logger(
+    use_rfc3339=True, utc=True, json_serializer=partial(json.dumps, separators=(",", ":"))
 )
+metrics = Metrics(namespace="Checkpoints")
 
-# At DEBUG botocore logs each call, and with it the hash of the caller's token.
-for _library in ("botocore", "urllib3"):
-    logging.getLogger(_library).setLevel(logging.INFO)
-# An error that nothing handles is logged by `Audit.failed`; the resolver would log it too.
+# At INFO these libraries report, for example, where they found credentials; at DEBUG, each call with
+# the hash of the caller's token.
+for _library in ("boto3", "botocore", "urllib3"):
+    logging.getLogger(_library).setLevel(logging.WARNING)
+# `Audit.failed` logs an error that nothing handles; the resolver would log it too.
 logging.getLogger("aws_lambda_powertools.event_handler").setLevel(logging.CRITICAL)
 
 
 class Audit:
-    """The report on one request, from its arrival on.
+    """The report on one request. Make it when the request arrives."""
 
-    The metrics are in CloudWatch's embedded metric format. Powertools has a logger and metrics
-    too; together they took half the CPU time of a request, and wrote a second line.
-    """
-
-    def __init__(self, event: Mapping[str, Any], context: LambdaContext) -> None:
+    def __init__(self) -> None:
         self._arrived = time.perf_counter()
-        self._cold_start = next(_requests) == 0
-        names = {
-            "correlation_id": _gateway_request_id(event),
-            "function_name": getattr(context, "function_name", None),
-            "function_request_id": getattr(context, "aws_request_id", None),
-            "xray_trace_id": _trace_id(),
-        }
-        # What is no text could fail to be written: event and context can come from elsewhere.
-        self._names = {key: name for key, name in names.items() if isinstance(name, str)}
+        self._calls: Calls | None = None
+        # Whatever level an operator sets in the environment, who deleted what is logged.
+        logging.getLogger(logger.name).setLevel(logging.INFO)
+
+    def count_cold_start(self, context: LambdaContext) -> None:
+        """Count the first request of a process, unless provisioned concurrency started it."""
+        if logger.get_current_keys().get("cold_start"):
+            with suppress(OSError, ValueError):
+                metrics.provider.add_cold_start_metric(context)
+
+    def watch(self, calls: Calls) -> None:
+        """Report what these calls to DynamoDB amount to."""
+        self._calls = calls
 
     def identify(self, **names: str) -> None:
         """Name the caller or the model on every line that follows."""
-        self._names |= names
+        logger.append_keys(**names)
 
-    def completed(self, deleted: Sequence[int], not_found_count: int) -> None:
+    def completed(self, deletion: Deletion) -> None:
         """Report a deletion that was answered with 200."""
-        first, *others = _parts(deleted)
-        self._write(
-            "INFO",
+        not_found_count = len(deletion.asked) - len(deletion.deleted)
+        first, *others = _split_ranges(deletion.deleted)
+        self._log(
+            logging.INFO,
             "Deletion completed",
-            {"CheckpointsDeleted": len(deleted), "StepsNotFound": not_found_count},
             status=200,
-            deleted_count=len(deleted),
+            deleted_count=len(deletion.deleted),
             not_found_count=not_found_count,
             deleted_steps=first,
-            duration_ms=self._elapsed_ms(),
         )
         self._continue("deleted_steps", others)
+        self._count(CheckpointsDeleted=len(deletion.deleted), StepsNotFound=not_found_count)
 
-    def incomplete(
-        self, status: int, deleted: Sequence[int], unconfirmed: Sequence[int], cause: BaseException
-    ) -> None:
+    def incomplete(self, status: int, deletion: Deletion, cause: BaseException) -> None:
         """Report a deletion that was answered with 5xx, and may have been done in part."""
-        metrics = {"CheckpointsDeleted": len(deleted), "DeletionsIncomplete": 1}
-        if status == 500:  # noqa: PLR2004 a fault of ours
-            metrics["RequestsFailed"] = 1
-        first, *others = _parts(deleted)
-        self._write(
-            "ERROR",
+        first, *others = _split_ranges(deletion.deleted)
+        self._log(
+            logging.ERROR,
             "Deletion incomplete",
-            metrics,
             status=status,
-            deleted_count=len(deleted),
-            unconfirmed_count=len(unconfirmed),
+            deleted_count=len(deletion.deleted),
+            unconfirmed_count=len(deletion.unconfirmed),
             deleted_steps=first,
-            duration_ms=self._elapsed_ms(),
-            **_exception(cause),
+            **_describe(cause),
         )
         self._continue("deleted_steps", others)
-        if unconfirmed:
-            self._continue("unconfirmed_steps", _parts(unconfirmed))
+        if deletion.unconfirmed:
+            self._continue("unconfirmed_steps", _split_ranges(deletion.unconfirmed))
+        internal = {"RequestsFailed": 1} if status == 500 else {}  # noqa: PLR2004
+        self._count(CheckpointsDeleted=len(deletion.deleted), DeletionsIncomplete=1, **internal)
 
     def refused(self, status: int, reason: str) -> None:
         """Report a request that was answered with 4xx."""
-        self._write(
-            "WARNING",
-            "Request refused",
-            {"RequestsRefused": 1},
-            status=status,
-            reason=reason,
-            duration_ms=self._elapsed_ms(),
-        )
+        self._log(logging.WARNING, "Request refused", status=status, reason=reason)
+        metrics.add_dimension("reason", reason)
+        self._count(RequestsRefused=1)
 
     def failed(self, status: int, error: Exception) -> None:
-        """Report a request that was answered with 5xx before anything could be deleted."""
-        self._write(
-            "ERROR",
-            "Request failed",
-            {"RequestsFailed": 1},
-            status=status,
-            duration_ms=self._elapsed_ms(),
-            **_exception(error),
-        )
+        """Report a request that was answered with 5xx before a deletion began."""
+        self._log(logging.ERROR, "Request failed", status=status, **_describe(error))
+        self._count(RequestsFailed=1)
+
+    def _log(self, level: int, message: str, **fields: object) -> None:
+        """Write the line that tells the outcome."""
+        calls = self._calls
+        fields |= {
+            "duration_ms": round((time.perf_counter() - self._arrived) * 1000, 1),
+            "dynamodb_calls": calls.attempts if calls else 0,
+            "dynamodb_retries": calls.retries if calls else 0,
+            "dynamodb_ms": calls.milliseconds if calls else 0.0,
+        }
+        logger.log(level, message, extra=fields)
 
     def _continue(self, key: str, parts: Iterable[list[list[int]]]) -> None:
         for part in parts:
-            self._write("INFO", "Deletion continued", {}, **{key: part})
+            logger.info("Deletion continued", extra={key: part})
 
-    def _write(
-        self, level: str, message: str, metrics: Mapping[str, int], **fields: object
-    ) -> None:
-        now = time.time()
-        line = {
-            "level": level,
-            "message": message,
-            "timestamp": datetime.fromtimestamp(now, UTC),
-            "service": SERVICE,
-            **self._names,
-            **fields,
-            **metrics,
-        }
-        directives = []
-        if metrics:
-            dimensions = ("reason", "service") if "reason" in fields else ("service",)
-            directives.append(_directive(dimensions, tuple(metrics)))
-        if self._cold_start:
-            self._cold_start = False
-            line["ColdStart"] = 1
-            directives.append(_directive(("function_name", "service"), ("ColdStart",)))
-        if directives:
-            line["_aws"] = {"Timestamp": int(now * 1000), "CloudWatchMetrics": directives}
-        with suppress(OSError, ValueError):  # a broken log is no reason to answer otherwise
-            sys.stdout.write(_encode(line) + "\n")  # Lambda's runtime flushes it
-
-    def _elapsed_ms(self) -> float:
-        return round((time.perf_counter() - self._arrived) * 1000, 1)
+    def _count(self, **counts: int) -> None:
+        for name, value in counts.items():
+            metrics.add_metric(name, MetricUnit.Count, value)
+        with suppress(OSError, ValueError):  # a log that cannot be written changes no answer
+            metrics.flush_metrics()
 
 
-@cache
-def _directive(dimensions: tuple[str, ...], metrics: tuple[str, ...]) -> dict[str, object]:
-    """Return what tells CloudWatch which keys of a line are metrics, and of what."""
-    return {
-        "Namespace": NAMESPACE,
-        "Dimensions": [dimensions],
-        "Metrics": [{"Name": name, "Unit": "Count"} for name in metrics],
-    }
-
-
-def _encode(line: Mapping[str, object]) -> str:
-    try:
-        return to_json(line).decode()
-    except ValueError:  # an unpaired surrogate, of which there is none in UTF-8
-        return json.dumps(line, default=datetime.isoformat)
-
-
-def _gateway_request_id(event: Mapping[str, Any]) -> object:
-    """Return API Gateway's name for the request, if the event comes from one."""
-    try:
-        return event["requestContext"]["requestId"]
-    except (KeyError, TypeError):
-        return None
-
-
-def _trace_id() -> str | None:
-    """Return the id that X-Ray's console knows, out of the header that the runtime sets."""
-    root = os.environ.get("_X_AMZN_TRACE_ID", "").partition(";")[0]
-    return root.removeprefix("Root=") or None
-
-
-def _exception(error: BaseException) -> dict[str, str]:
+def _describe(error: BaseException) -> dict[str, str]:
+    """Return an exception with its causes as text, each message cut to a length that fits."""
     parts = traceback.format_exception(error)  # each a frame or a message
     return {
         "exception": "".join(
-            part if len(part) <= MESSAGE_CHARACTERS else f"{part[:MESSAGE_CHARACTERS]}...\n"
+            part if len(part) <= MAX_MESSAGE_CHARACTERS else f"{part[:MAX_MESSAGE_CHARACTERS]}...\n"
             for part in parts
         ).rstrip(),
         "exception_name": type(error).__name__,
     }
 
 
-def _parts(steps: Iterable[int]) -> list[list[list[int]]]:
+def _split_ranges(steps: Collection[int]) -> list[list[list[int]]]:
     """Return the steps as ranges `[first, last]`, in parts that each fit on a log line."""
     parts: list[list[list[int]]] = [[]]
     size = 0
     for pair in _ranges(steps):
         size += len(f"[{pair[0]}, {pair[1]}], ")
-        if size > RANGES_BYTES:
+        if size > MAX_RANGES_BYTES:
             parts.append([])
             size = 0
         parts[-1].append(pair)
@@ -215,11 +156,9 @@ def _parts(steps: Iterable[int]) -> list[list[list[int]]]:
 def _ranges(steps: Iterable[int]) -> list[list[int]]:
     """Return the first and the last of each run of consecutive steps."""
     ranges: list[list[int]] = []
-    last: int | None = None
     for step in sorted(steps):
-        if last is not None and step == last + 1:
+        if ranges and step == ranges[-1][1] + 1:
             ranges[-1][1] = step
         else:
             ranges.append([step, step])
-        last = step
     return ranges

@@ -1,4 +1,4 @@
-"""Turn a bearer token into the principal it was issued to, or into the error that refuses it."""
+"""Turn a bearer token into the principal it was issued to, or raise why it is not accepted."""
 
 import hashlib
 import re
@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from checkpoints.dynamodb import call
+from checkpoints.dynamodb import Calls
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -25,14 +25,14 @@ class Principal(NamedTuple):
     token_name: str
 
 
-class RefusalError(Exception):
+class AuthError(Exception):
     """The caller may not do this.
 
     `challenge` is the value of `WWW-Authenticate` (RFC 6750 section 3). `reason` and `principal`,
-    who it was if that is known, are for the operator alone.
+    if the caller is known, are for the operator's log alone.
     """
 
-    status: int
+    status = 401
     detail: str
     challenge: str
 
@@ -42,78 +42,81 @@ class RefusalError(Exception):
         self.principal = principal
 
 
-class NotAuthenticatedError(RefusalError):
+class NotAuthenticatedError(AuthError):
     """There are no bearer credentials, or they are malformed or sent more than once."""
 
-    status = 401
     detail = "Not authenticated"
     challenge = _CHALLENGE
 
 
-class InvalidTokenError(RefusalError):
-    """The token is unknown, revoked or expired; which of them, the caller does not learn."""
+class InvalidTokenError(AuthError):
+    """The token is unknown, revoked or expired; the caller is not told which."""
 
-    status = 401
     detail = "Invalid or expired token"
     challenge = f'{_CHALLENGE}, error="invalid_token"'
 
 
-class InsufficientScopeError(RefusalError):
-    """The token is good, but not for this."""
+class InsufficientScopeError(AuthError):
+    """The token is valid, but does not have the scope that the operation needs."""
 
     status = 403
-    detail = f"The token lacks the scope {DELETE_SCOPE}"
-    challenge = f'{_CHALLENGE}, error="insufficient_scope", scope="{DELETE_SCOPE}"'
+
+    def __init__(self, scope: str, principal: Principal) -> None:
+        super().__init__("insufficient_scope", principal)
+        self.detail = f"The token lacks the scope {scope}"
+        self.challenge = f'{_CHALLENGE}, error="insufficient_scope", scope="{scope}"'
 
 
 def hash_token(token: str) -> str:
-    """Return the key under which a token is kept: its SHA-256, in hex.
+    """Return the key of a token's record: the token's SHA-256, in hex.
 
-    A token is 256 random bits, so there is nothing for a salt or a slow hash to protect.
+    A token is 256 random bits, so it needs neither a salt nor a slow hash.
     """
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 class Authenticator:
-    """The table of tokens."""
+    """The tokens table."""
 
     def __init__(self, client: "DynamoDBClient", table: str) -> None:
         self._client = client
         self._table = table
 
-    def authenticate(self, event: Mapping[str, Any], *, deadline: float) -> Principal:
-        """Return the principal whose token the `Authorization` header of a REST event bears.
+    def authenticate(self, event: Mapping[str, Any], *, scope: str, calls: Calls) -> Principal:
+        """Return the principal whose token the `Authorization` header of a REST event has.
 
         Raises:
             NotAuthenticatedError: the header is absent, malformed or repeated.
-            InvalidTokenError: the token is not in the table, or no longer good.
-            InsufficientScopeError: the token does not carry `DELETE_SCOPE`.
-            UnavailableError: DynamoDB could not be asked.
+            InvalidTokenError: the token is not in the table, or is expired.
+            InsufficientScopeError: the token does not have the scope.
+            UnavailableError: DynamoDB did not answer.
 
         """
         token = _bearer_token(event)
-        answer = call(
+        answer = calls.make(
             self._client.get_item,
-            deadline=deadline,
             TableName=self._table,
             Key={"token_hash": {"S": hash_token(token)}},
-            ConsistentRead=True,  # revoked means revoked
+            ConsistentRead=True,  # a revoked token must be refused at once
         )
         record = answer.get("Item")
         if record is None:
             raise InvalidTokenError("unknown_token")
-        # The table's time to live removes expired tokens up to two days late.
+        # The table's time to live can remove an expired token days late.
         if "expires_at" in record and float(record["expires_at"]["N"]) <= time.time():
             raise InvalidTokenError("expired_token")
-        # The name is a label for the log. Without one a token is as good; without an entity, never.
+        # The name only labels log lines, so it may be missing; the entity may not.
         principal = Principal(record["entity"]["S"], record.get("name", {}).get("S", ""))
-        if DELETE_SCOPE not in record.get("scopes", {}).get("SS", ()):
-            raise InsufficientScopeError("insufficient_scope", principal)
+        if scope not in record.get("scopes", {}).get("SS", ()):
+            raise InsufficientScopeError(scope, principal)
         return principal
 
 
 def _bearer_token(event: Mapping[str, Any]) -> str:
-    """Return the token of a REST proxy event, whose headers come once flat and once as lists."""
+    """Return the token of a REST proxy event, which has each header in two places.
+
+    The plain dictionaries, because Powertools' own would hide a header that is sent twice.
+    """
     values = [
         value
         for name, values in (event.get("multiValueHeaders") or {}).items()

@@ -1,17 +1,19 @@
-"""The DynamoDB client: how long it waits, and which faults it outlasts."""
+"""The DynamoDB client, and the calls of one request: their deadline, their retries, their cost."""
 
 import random
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-import botocore.session
+import boto3
 from botocore.config import Config
 from botocore.exceptions import (
     ChecksumError,
     ClientError,
-    ConnectionError,  # noqa: A004 botocore's own, for what never became an HTTP exchange
+    ConnectionError,  # noqa: A004 botocore's own: the connection failed before an HTTP answer
     ConnectTimeoutError,
     EndpointConnectionError,
     HTTPClientError,
@@ -21,21 +23,18 @@ from botocore.parsers import ResponseParserError
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-CONNECT_SECONDS = 1.0
-READ_SECONDS = 2.0  # of silence
-FAILURES = 9
-FIRST_PAUSE_SECONDS = 0.05
-LONGEST_PAUSE_SECONDS = 2.0
+CONNECT_TIMEOUT_SECONDS = 1.0
+READ_TIMEOUT_SECONDS = 2.0
+MAX_ATTEMPTS = 9  # throttled attempts do not count: they are repeated until the deadline
+INITIAL_BACKOFF_SECONDS = 0.1
+MAX_BACKOFF_SECONDS = 2.0
 
-# Time kept free at the end of an invocation: to write the log and hand over the answer, and for
-# the cold start before it, which API Gateway counts in its 29 seconds and Lambda does not.
+# Kept free at the end of an invocation, to write the log and return the answer. It also covers the
+# cold start, which counts in API Gateway's 29 seconds but not in Lambda's.
 ANSWER_SECONDS = 1.5
 
-# The system's, as every copy that Lambda restores of a snapshot would draw the same numbers else.
-_jitter = random.SystemRandom()
-
-# Client errors (status 400) that are gone when the same call is made a moment later.
-_PASSING_ERRORS = frozenset(
+# Client errors (status 400) that can succeed when the same call is sent again.
+RETRYABLE_ERRORS = frozenset(
     {
         "ProvisionedThroughputExceededException",
         "ReplicatedWriteConflictException",
@@ -44,50 +43,54 @@ _PASSING_ERRORS = frozenset(
         "TransactionInProgressException",
     }
 )
-# The same inside a cancelled transaction, where they have other names.
-_PASSING_CANCELLATIONS = frozenset(
+# The same causes as they are named among the reasons of a cancelled transaction.
+RETRYABLE_CANCELLATIONS = frozenset(
     {"ProvisionedThroughputExceeded", "ThrottlingError", "TransactionConflict"}
 )
-_SERVER_ERROR = 500
+
+# SystemRandom, because all environments that Lambda restores from one SnapStart snapshot would
+# share the state of an ordinary generator, and so retry at the same moments.
+_jitter = random.SystemRandom()
 
 
 class CallError(Exception):
-    """A call of DynamoDB did not succeed; `__cause__` is what botocore made of it.
+    """A call to DynamoDB did not succeed; `__cause__` is botocore's error.
 
-    `unanswered` tells that it was sent and its outcome is not known: it may have been applied.
+    `outcome_unknown` is true if an attempt was sent and not answered: it may have had its effect.
     """
 
-    def __init__(self, message: str, *, unanswered: bool) -> None:
+    def __init__(self, message: str, *, outcome_unknown: bool) -> None:
         super().__init__(message)
-        self.unanswered = unanswered
+        self.outcome_unknown = outcome_unknown
 
 
 class UnavailableError(CallError):
-    """DynamoDB was throttled, in conflict or down for longer than could be waited."""
+    """DynamoDB was throttled, in conflict or down until the attempts or the time were used up."""
 
 
-class RefusedError(CallError):
-    """DynamoDB refused, and would again.
+class RejectedError(CallError):
+    """DynamoDB rejected the call, and would reject it again.
 
-    `cancellation_codes` are the outcomes of each action of a cancelled transaction, in their
-    order; `None` (a string) is that of an action that was in order.
+    `code` is DynamoDB's error code. `cancellation_codes` has one code for each action of a
+    cancelled transaction, in their order; the string `None` means that this action was valid.
     """
 
-    def __init__(self, error: ClientError, *, unanswered: bool) -> None:
-        super().__init__(str(error), unanswered=unanswered)
+    def __init__(self, error: ClientError, *, outcome_unknown: bool) -> None:
+        super().__init__(str(error), outcome_unknown=outcome_unknown)
+        self.code = error.response["Error"]["Code"]
         self.cancellation_codes = _cancellation_codes(error)
 
 
 def connect() -> "DynamoDBClient":
-    """Return a client that makes each call once, with time limits; `call` is what repeats it.
+    """Return a client that sends each call once, with time-outs; `Calls` repeats it.
 
-    botocore could retry too, but neither within a deadline nor inside a cancelled transaction.
+    botocore's own retries know neither the deadline nor the reasons of a cancelled transaction.
     """
-    client: DynamoDBClient = botocore.session.get_session().create_client(  # type: ignore[assignment]
+    client = boto3.client(
         "dynamodb",
         config=Config(
-            connect_timeout=CONNECT_SECONDS,
-            read_timeout=READ_SECONDS,
+            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            read_timeout=READ_TIMEOUT_SECONDS,
             retries={"mode": "standard", "total_max_attempts": 1},
             tcp_keepalive=True,
             parameter_validation=False,  # a quarter of a large deletion's CPU; DynamoDB checks too
@@ -97,58 +100,111 @@ def connect() -> "DynamoDBClient":
     return client
 
 
-def deadline_in(milliseconds: int) -> float:
-    """Return the `time.monotonic` moment to stop waiting, `milliseconds` before time-out."""
-    return time.monotonic() + milliseconds / 1000 - ANSWER_SECONDS
+class Calls:
+    """The calls to DynamoDB that one request makes, from any number of threads.
 
-
-def call[T](operation: Callable[..., T], *, deadline: float, **parameters: Any) -> T:  # noqa: ANN401 the operation's own
-    """Call `operation` until it succeeds, with exponential backoff and full jitter in between.
-
-    Throttling and conflicts are waited out until the deadline, outages for `FAILURES` attempts. No
-    attempt is begun that might outlast the deadline, as long as an answer that has begun to come
-    goes on coming.
-
-    Raises:
-        UnavailableError: the attempts or the time are used up.
-        RefusedError: waiting does not help.
-
+    `attempts` counts what was sent, `retries` those among them that repeated a call, and
+    `milliseconds` is the time in which at least one call was under way, its backoff included.
     """
-    unanswered = False
-    failures = 0
-    ceiling = 0.0
-    last_error: Exception | None = None
-    while failures < FAILURES:
-        pause = _jitter.uniform(0, ceiling) if ceiling else 0.0
-        ceiling = min(LONGEST_PAUSE_SECONDS, 2 * ceiling or 2 * FIRST_PAUSE_SECONDS)
-        if time.monotonic() + pause + CONNECT_SECONDS + READ_SECONDS > deadline:
-            raise UnavailableError("no time left", unanswered=unanswered) from last_error
+
+    def __init__(self, *, remaining_ms: int) -> None:
+        """Take the milliseconds that the invocation has left."""
+        self._deadline = time.monotonic() + remaining_ms / 1000 - ANSWER_SECONDS
+        self.attempts = 0
+        self.retries = 0
+        self._seconds = 0.0
+        self._under_way = 0
+        self._since = 0.0
+        self._lock = Lock()
+
+    @property
+    def milliseconds(self) -> float:
+        """The time in which at least one call was under way."""
+        return round(self._seconds * 1000, 1)
+
+    def make[T](self, operation: Callable[..., T], **parameters: Any) -> T:  # noqa: ANN401 the operation's own
+        """Call `operation` until it succeeds, with exponential backoff and full jitter.
+
+        Throttling and conflicts are repeated until the deadline, other failures `MAX_ATTEMPTS`
+        times. An attempt begins only if its time-outs end before the deadline.
+
+        Raises:
+            UnavailableError: the attempts or the time are used up.
+            RejectedError: a retry does not help.
+
+        """
+        with self._timed():
+            outcome_unknown = False
+            failures = 0
+            retries = 0
+            last_error: Exception | None = None
+            while failures < MAX_ATTEMPTS:
+                if not self.pause(retries):
+                    raise UnavailableError("no time left", outcome_unknown=outcome_unknown) from (
+                        last_error
+                    )
+                self._count(retries)
+                retries += 1
+                try:
+                    return operation(**parameters)
+                except ClientError as error:
+                    last_error = error
+                    if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:  # noqa: PLR2004
+                        failures += 1
+                        outcome_unknown = True
+                    elif not is_retryable(error):
+                        raise RejectedError(error, outcome_unknown=outcome_unknown) from error
+                except (EndpointConnectionError, ConnectTimeoutError) as error:  # never sent
+                    last_error = error
+                    failures += 1
+                except (ConnectionError, HTTPClientError, ChecksumError, ResponseParserError) as e:
+                    last_error = e
+                    failures += 1
+                    outcome_unknown = True
+            raise UnavailableError(
+                f"failed {failures} times", outcome_unknown=outcome_unknown
+            ) from last_error
+
+    def pause(self, retries: int) -> bool:
+        """Wait before another attempt; return false, at once, if its time-outs pass the deadline.
+
+        The backoff grows with the number of retries there were; the first attempt has none.
+        """
+        longest = INITIAL_BACKOFF_SECONDS * 2 ** min(retries - 1, 30) if retries else 0
+        pause = _jitter.uniform(0, min(longest, MAX_BACKOFF_SECONDS)) if longest else 0
+        attempt = CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS
+        if time.monotonic() + pause + attempt > self._deadline:
+            return False
         if pause:
             time.sleep(pause)
+        return True
+
+    def _count(self, retries: int) -> None:
+        with self._lock:
+            self.attempts += 1
+            self.retries += retries > 0
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        with self._lock:
+            if not self._under_way:
+                self._since = time.monotonic()
+            self._under_way += 1
         try:
-            return operation(**parameters)
-        except ClientError as error:
-            last_error = error
-            if _status(error) >= _SERVER_ERROR:
-                failures += 1
-                unanswered = True
-            elif not _passes(error):
-                raise RefusedError(error, unanswered=unanswered) from error
-        except (EndpointConnectionError, ConnectTimeoutError) as error:  # never sent
-            last_error = error
-            failures += 1
-        except (ConnectionError, HTTPClientError, ChecksumError, ResponseParserError) as error:
-            last_error = error
-            failures += 1
-            unanswered = True
-    raise UnavailableError(f"failed {failures} times", unanswered=unanswered) from last_error
+            yield
+        finally:
+            with self._lock:
+                self._under_way -= 1
+                if not self._under_way:
+                    self._seconds += time.monotonic() - self._since
 
 
-def _passes(error: ClientError) -> bool:
-    culprits = set(_cancellation_codes(error)) - {"None"}
-    if culprits:
-        return culprits <= _PASSING_CANCELLATIONS
-    return error.response["Error"]["Code"] in _PASSING_ERRORS
+def is_retryable(error: ClientError) -> bool:
+    """Tell whether a client error can succeed when the same call is sent again."""
+    causes = set(_cancellation_codes(error)) - {"None"}
+    if causes:
+        return causes <= RETRYABLE_CANCELLATIONS
+    return error.response["Error"]["Code"] in RETRYABLE_ERRORS
 
 
 def _cancellation_codes(error: ClientError) -> list[str]:
@@ -156,24 +212,20 @@ def _cancellation_codes(error: ClientError) -> list[str]:
     return [reason["Code"] for reason in reasons]
 
 
-def _status(error: ClientError) -> int:
-    return error.response["ResponseMetadata"]["HTTPStatusCode"]
-
-
 def _check_integrity(response_dict: dict[str, Any], **_: object) -> None:
-    """Refuse a response that was cut short or garbled; botocore would read it as an empty one.
+    """Reject a response that was cut short or damaged; botocore would read it as an empty one.
 
     Raises:
-        ChecksumError: the body is not the one that DynamoDB sent.
+        ChecksumError: the body is not what DynamoDB sent.
 
     """
     headers, body = response_dict["headers"], response_dict["body"]
-    for kind, promised, received in (
+    for kind, expected, actual in (
         ("length", headers.get("content-length"), str(len(body))),
         ("crc32", headers.get("x-amz-crc32"), str(zlib.crc32(body))),
         ("beginning", "{", body[:1].decode("latin-1")),
     ):
-        if promised is not None and promised != received:
+        if expected is not None and expected != actual:
             raise ChecksumError(
-                checksum_type=kind, expected_checksum=promised, actual_checksum=received
+                checksum_type=kind, expected_checksum=expected, actual_checksum=actual
             )

@@ -1,17 +1,21 @@
-"""The bodies on the wire. What a caller sends is validated; what it is answered, types describe."""
+"""What is on the wire: how a request is read, and the bodies that come in and go out."""
 
-from typing import Annotated, NotRequired, Self, TypedDict
+import base64
+from typing import Annotated, Self
+from urllib.parse import unquote
 
 import pydantic
+from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEvent
 from pydantic import BaseModel, FailFast, Field, StrictInt
 from pydantic_core import from_json
 
-# Arrays and objects in a body, or what looks like them; a request has two. Each that is where it
-# does not belong becomes a Python object before it is refused, and a million overflow the memory.
-MOST_BRACKETS = 10_000
+# Arrays and objects in a body, or characters that look like one; a valid request needs two. Each
+# that is in the wrong place becomes a Python object before it is rejected, and a million of them
+# need more memory than the function has.
+MAX_NESTED_VALUES = 10_000
 
 
-class ValidationError(TypedDict):
+class ValidationError(BaseModel):
     """One thing that is wrong with a request."""
 
     loc: Annotated[list[str | int], Field(title="Location")]
@@ -19,23 +23,37 @@ class ValidationError(TypedDict):
     type: Annotated[str, Field(title="Error Type")]
 
 
-class HTTPValidationError(TypedDict):
-    """Why a request was not understood."""
+class HTTPValidationError(BaseModel):
+    """Why a request is invalid."""
 
-    detail: NotRequired[list[ValidationError]]
+    detail: list[ValidationError] = []
 
 
-class ErrorMessage(TypedDict):
-    """Why a request was refused, or not finished."""
+class ErrorMessage(BaseModel):
+    """Why a request was not done."""
 
     detail: str
 
 
-class InvalidRequestError(Exception):
-    """The caller's request is not what the API describes."""
+class IncompleteDeletion(ErrorMessage):
+    """Why a deletion was not finished, and how far it got."""
 
-    def __init__(self, *errors: ValidationError) -> None:
-        super().__init__(*(error["type"] for error in errors))
+    deleted_count: int
+    unconfirmed_count: int
+
+
+class DeleteCheckpointsResponse(BaseModel):
+    """How many checkpoints the request deleted, and which of its steps have none to delete."""
+
+    deleted_count: int
+    not_found_steps: list[int]
+
+
+class InvalidRequestError(Exception):
+    """The request is not what the API describes."""
+
+    def __init__(self, errors: list[ValidationError]) -> None:
+        super().__init__(*(error.type for error in errors))
         self.errors = errors
 
 
@@ -46,46 +64,65 @@ class DeleteCheckpointsRequest(BaseModel):
     steps: Annotated[list[StrictInt], FailFast()]
 
     @classmethod
-    def parse(cls, body: bytes) -> Self:
-        """Read a request body: JSON in UTF-8, whatever its content type is called.
+    def parse(cls, event: APIGatewayProxyEvent) -> Self:
+        """Read the body of an event: JSON in UTF-8, whatever its content type says.
 
-        The parser takes nesting to a depth of 200, numbers of up to 4,300 digits, no unpaired
-        surrogates and `MOST_BRACKETS`, as RFC 8259 section 9 lets it. So no body is costly to
-        refuse.
+        The limits are those of the parser and `MAX_NESTED_VALUES`: 200 levels of nesting, 4,300
+        digits in a number, no unpaired surrogates. RFC 8259 section 9 allows them. They keep the
+        cost of every body low.
 
         Raises:
             InvalidRequestError: the body is not JSON, or does not have this shape.
 
         """
-        if body.count(b"[") + body.count(b"{") > MOST_BRACKETS:
-            raise not_json("too many arrays and objects")
+        body = _read_body(event)
+        if body.count(b"[") + body.count(b"{") > MAX_NESTED_VALUES:
+            raise _not_json("too many arrays and objects")
         try:
             if b"NaN" in body or b"Infinity" in body:
-                from_json(body, allow_inf_nan=False)  # pydantic lets them pass; JSON has no such
+                from_json(body, allow_inf_nan=False)  # pydantic accepts both; JSON has neither
             return cls.model_validate_json(body)
         except pydantic.ValidationError as error:
-            faults = error.errors(include_url=False, include_input=False)
             raise InvalidRequestError(
-                *(
-                    ValidationError(
-                        loc=["body", *fault["loc"]], msg=fault["msg"], type=fault["type"]
-                    )
-                    for fault in faults
-                )
+                [
+                    ValidationError(loc=["body", *each["loc"]], msg=each["msg"], type=each["type"])
+                    for each in error.errors(include_url=False, include_input=False)
+                ]
             ) from None
         except ValueError as error:
-            raise not_json(str(error)) from None
+            raise _not_json(str(error)) from None
 
 
-class DeleteCheckpointsResponse(TypedDict):
-    """How many checkpoints the request deleted, and which of its steps have none to delete."""
+def decode_model_id(encoded: str) -> str:
+    """Return the model id of a path, which a REST API passes on percent-encoded.
 
-    deleted_count: int
-    not_found_steps: list[int]
+    Raises:
+        InvalidRequestError: it does not decode to UTF-8. To replace what is wrong would name
+            another model.
+
+    """
+    try:
+        return unquote(encoded, errors="strict")
+    except UnicodeError:
+        error = ValidationError(
+            loc=["path", "model_id"],
+            msg="Input should be percent-encoded UTF-8",
+            type="string_unicode",
+        )
+        raise InvalidRequestError([error]) from None
 
 
-def not_json(reason: str) -> InvalidRequestError:
-    """Return the error for a body that cannot even be read."""
+def _read_body(event: APIGatewayProxyEvent) -> bytes:
+    body = event.body or ""
+    try:
+        if event.is_base64_encoded:
+            return base64.b64decode(body, validate=True)
+        return str(body).encode()
+    except ValueError as error:  # not base64, or not Unicode
+        raise _not_json(str(error)) from None
+
+
+def _not_json(reason: str) -> InvalidRequestError:
     return InvalidRequestError(
-        ValidationError(loc=["body"], msg=f"Invalid JSON: {reason}", type="json_invalid")
+        [ValidationError(loc=["body"], msg=f"Invalid JSON: {reason}", type="json_invalid")]
     )

@@ -1,51 +1,66 @@
-"""The table of checkpoints. It knows nothing of HTTP."""
+"""The checkpoints table. It knows nothing of HTTP.
+
+A deletion has three parts: `plan` decides which steps are worth a delete, `send` sends the
+transactions, and `Deletion` sums up what they did.
+"""
 
 import os
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
-from itertools import batched, islice
+from itertools import batched, count, islice
 from operator import gt, lt
 from threading import Event
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from checkpoints.dynamodb import CallError, RefusedError, call
+from checkpoints.dynamodb import CallError, Calls, RejectedError, UnavailableError
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-# DynamoDB's limits: actions in a transaction, bytes in a hash key, and the digits and the
-# magnitude of a number.
-TRANSACTION_ACTIONS = 100
-MODEL_ID_BYTES = 2048
-STEP_DIGITS = 38
-STEP_MAGNITUDE = 126
-_TOO_LONG = 10**STEP_DIGITS  # the first integer of more digits
+# DynamoDB's limits: actions in a transaction, keys in a batch, bytes in a hash key, and the digits
+# and the magnitude of a number.
+MAX_TRANSACTION_ACTIONS = 100
+MAX_BATCH_KEYS = 100
+MAX_MODEL_ID_BYTES = 2048
+MAX_STEP_DIGITS = 38
+MAX_STEP_MAGNITUDE = 126
 
-# Transactions in flight at a time, to hide the round trip. A partition writes 1,000 units a second
-# for long, and a transaction of 100 uses 200; beyond its bursts, throttling sets the pace.
-CONCURRENT_TRANSACTIONS = 4
+# Calls in flight at a time, to hide the round trip. A partition writes 1,000 units a second, and a
+# transaction of 100 uses 200; above that, throttling sets the pace.
+CONCURRENT_CALLS = 4
+
+# Pages of a query that pass fewer of the steps than one batch would read, before batches take over.
+MAX_SPARSE_PAGES = 3
 
 
-class Deletion(NamedTuple):
-    """The outcome for each distinct step asked for, in the order of the request."""
+class Deletion:
+    """What is known about the distinct steps of one request, at any moment of it.
 
-    deleted: list[int]
-    not_found: list[int]
+    `deleted` are gone by this request. `unconfirmed` were sent to DynamoDB and not answered, so
+    they may be gone. All others were not touched.
+    """
+
+    def __init__(self, asked: list[int]) -> None:
+        self.asked = asked
+        self.deleted: set[int] = set()
+        self.unconfirmed: set[int] = set()
+
+    @property
+    def not_found(self) -> list[int]:
+        """The other steps, in the order of the request."""
+        return [step for step in self.asked if step not in self.deleted]
 
 
 class IncompleteDeletionError(Exception):
-    """A deletion stopped half-way; `__cause__` tells why.
+    """A deletion stopped before its end; `deletion` tells how far it got, `__cause__` why."""
 
-    Of the distinct steps asked for, `deleted` are gone by this request and `unconfirmed` may be:
-    their transaction was sent and not answered. All others are untouched, whether they exist or
-    not is not known.
-    """
-
-    def __init__(self, deleted: list[int], unconfirmed: list[int]) -> None:
-        super().__init__(f"{len(deleted)} deleted, {len(unconfirmed)} unconfirmed")
-        self.deleted = deleted
-        self.unconfirmed = unconfirmed
+    def __init__(self, deletion: Deletion) -> None:
+        super().__init__(
+            f"{len(deletion.deleted)} deleted, {len(deletion.unconfirmed)} unconfirmed"
+        )
+        self.deletion = deletion
 
 
 class CheckpointStore:
@@ -55,184 +70,259 @@ class CheckpointStore:
         self._client = client
         self._table = table
 
-    def delete(
-        self, model_id: str, steps: Sequence[int], *, entity: str, deadline: float
-    ) -> Deletion:
-        """Delete the entity's checkpoints of a model at these training steps.
+    def delete(self, model_id: str, steps: Sequence[int], *, entity: str, calls: Calls) -> Deletion:
+        """Delete the entity's checkpoints of a model at these steps.
 
-        A step without a checkpoint, and one whose checkpoint belongs to another entity, is *not
-        found*: the caller cannot tell them apart. Up to `TRANSACTION_ACTIONS` steps are one
-        atomic act; more are several, each atomic.
+        A step without a checkpoint, or with the checkpoint of another entity, is *not found*: the
+        caller cannot tell them apart.
 
         Args:
             model_id: of any length; one that no key can hold has no checkpoints.
-            steps: of any size, repeats and all.
-            entity: who asks.
-            deadline: the `time.monotonic` moment to give up.
+            steps: integers of any size, which may repeat.
+            entity: the owner.
+            calls: the calls of the request.
 
         Raises:
-            IncompleteDeletionError: DynamoDB failed, in part or altogether.
+            IncompleteDeletionError: DynamoDB failed, or an internal error occurred.
 
         """
-        asked = _distinct(steps)
+        deletion = Deletion(_distinct(steps))
+        request = _Request(self._client, self._table, model_id, entity, calls)
         try:
-            candidates = self._candidates(model_id, asked, entity=entity, deadline=deadline)
+            existing = request.plan(deletion.asked)
+            _side_by_side(
+                lambda batch: request.send(batch, deletion), existing, MAX_TRANSACTION_ACTIONS
+            )
         except Exception as error:
-            raise IncompleteDeletionError([], []) from error
-        deleted = self._delete_all(model_id, candidates, entity=entity, deadline=deadline)
-        return Deletion(
-            deleted=[step for step in candidates if step in deleted],
-            not_found=[step for step in asked if step not in deleted],
-        )
+            raise IncompleteDeletionError(deletion) from error
+        return deletion
 
-    def _candidates(
-        self, model_id: str, asked: list[int], *, entity: str, deadline: float
-    ) -> list[int]:
-        """Return the steps worth a delete: all that can exist, or when many, all that do."""
-        if len(model_id.encode()) > MODEL_ID_BYTES:
+
+class _Request:
+    """What all calls for one deletion have in common."""
+
+    def __init__(
+        self, client: "DynamoDBClient", table: str, model_id: str, entity: str, calls: Calls
+    ) -> None:
+        self._client = client
+        self._table = table
+        self._model_id = model_id
+        self._entity = entity
+        self._calls = calls
+
+    def plan(self, asked: list[int]) -> list[int]:
+        """Return the steps to send deletes for: all if they are few, else those that exist.
+
+        A read costs less than a delete that finds nothing. A checkpoint that is saved after the
+        read was saved after the request; one that is gone is noticed by the delete's condition.
+        """
+        if len(self._model_id.encode()) > MAX_MODEL_ID_BYTES:
             return []
-        possible = _possible(asked)
-        if len(possible) <= TRANSACTION_ACTIONS:
-            return possible
-        # A read costs a fraction of a delete that finds nothing. What comes into being after it
-        # came after the request, and what goes is caught by the condition of the delete.
-        present: set[int | Decimal] = set()
-        start: dict[str, Any] = {}
-        while True:
-            page = call(
+        storable = _storable(asked)
+        if len(storable) <= MAX_TRANSACTION_ACTIONS:
+            return storable
+        existing = self._existing(sorted(storable))
+        return [step for step in storable if step in existing]
+
+    def _existing(self, steps: list[int]) -> set[int | Decimal]:
+        """Return the entity's steps, some besides those asked for.
+
+        A query reads everything between two steps, which is cheap where most of it was asked for.
+        Where it is not, batches read the keys one by one. So n steps take at most about n / 100
+        calls, whatever else the model holds.
+        """
+        existing: set[int | Decimal] = set()
+        passed = 0
+        sparse_pages = 0
+        while passed < len(steps) and sparse_pages < MAX_SPARSE_PAGES:
+            page = self._calls.make(
                 self._client.query,
-                deadline=deadline,
                 TableName=self._table,
                 KeyConditionExpression="model_id = :model_id AND #step BETWEEN :first AND :last",
                 FilterExpression="entity = :entity",
                 ProjectionExpression="#step",
                 ExpressionAttributeNames={"#step": "step"},
                 ExpressionAttributeValues={
-                    ":model_id": {"S": model_id},
-                    ":first": {"N": str(min(possible))},
-                    ":last": {"N": str(max(possible))},
-                    ":entity": {"S": entity},
+                    ":model_id": {"S": self._model_id},
+                    ":first": {"N": str(steps[passed])},
+                    ":last": {"N": str(steps[-1])},
+                    ":entity": {"S": self._entity},
                 },
                 ConsistentRead=True,
-                **start,
             )
-            present.update(_number(item["step"]["N"]) for item in page["Items"])
+            existing.update(_number(item["step"]["N"]) for item in page["Items"])
             if "LastEvaluatedKey" not in page:
-                return [step for step in possible if step in present]
-            start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+                return existing
+            before = passed
+            passed = bisect_right(steps, _number(page["LastEvaluatedKey"]["step"]["N"]))
+            sparse_pages += passed - before < MAX_BATCH_KEYS
+        _side_by_side(
+            lambda batch: existing.update(self._read(batch)), steps[passed:], MAX_BATCH_KEYS
+        )
+        return existing
 
-    def _delete_all(
-        self, model_id: str, steps: list[int], *, entity: str, deadline: float
-    ) -> set[int]:
-        """Delete in as many transactions as it takes; return the steps that they deleted."""
-        if len(steps) <= TRANSACTION_ACTIONS:
-            outcomes = [self._delete_together(model_id, steps, entity, deadline)]
-        else:
-            outcomes = self._delete_side_by_side(model_id, steps, entity, deadline)
-        deleted: set[int] = set()
-        unconfirmed: list[int] = []
-        failure: Exception | None = None
-        for outcome in outcomes:
-            deleted.update(outcome.deleted)
-            unconfirmed.extend(outcome.unconfirmed)
-            failure = failure or outcome.failure
-        if failure:
-            raise IncompleteDeletionError(sorted(deleted), sorted(unconfirmed)) from failure
-        return deleted
-
-    def _delete_side_by_side(
-        self, model_id: str, steps: list[int], entity: str, deadline: float
-    ) -> list["_Outcome"]:
-        """Delete in several transactions, a few at a time. After a failure no other is begun."""
-        failed = Event()
-
-        def delete_together(chunk: Sequence[int]) -> _Outcome:
-            if failed.is_set():
-                return _Outcome()
-            outcome = self._delete_together(model_id, chunk, entity, deadline)
-            if outcome.failure:
-                failed.set()
-            return outcome
-
-        with ThreadPoolExecutor(CONCURRENT_TRANSACTIONS) as pool:
-            return list(
-                pool.map(delete_together, batched(steps, TRANSACTION_ACTIONS, strict=False))
+    def _read(self, steps: Sequence[int]) -> Iterator[int]:
+        """Yield those of at most `MAX_BATCH_KEYS` steps that the entity has."""
+        keys: Any = [self._key(step) for step in steps]
+        for rounds in count():
+            if not self._calls.pause(rounds):
+                raise UnavailableError("no time left for unprocessed keys", outcome_unknown=False)
+            answer = self._calls.make(
+                self._client.batch_get_item,
+                RequestItems={
+                    self._table: {
+                        "Keys": keys,
+                        "ProjectionExpression": "#step, entity",
+                        "ExpressionAttributeNames": {"#step": "step"},
+                        "ConsistentRead": True,
+                    }
+                },
             )
+            for item in answer["Responses"].get(self._table, []):
+                if item.get("entity") == {"S": self._entity}:
+                    yield int(item["step"]["N"])
+            # DynamoDB leaves keys unprocessed when it is throttled or the records are large.
+            keys = answer["UnprocessedKeys"].get(self._table, {}).get("Keys")
+            if not keys:
+                return
 
-    def _delete_together(
-        self, model_id: str, steps: Sequence[int], entity: str, deadline: float
-    ) -> "_Outcome":
-        """Delete those of at most `TRANSACTION_ACTIONS` steps that exist, all in one act.
+    def send(self, steps: Sequence[int], deletion: Deletion) -> None:
+        """Delete those of at most `MAX_TRANSACTION_ACTIONS` steps that exist.
 
-        A transaction rather than single deletes, because DynamoDB recognises a transaction that
-        is sent again after a lost answer, by its token, and because its condition decides
-        existence, ownership and deletion in one moment.
+        Usually that is one transaction. A cancelled one changed nothing and names the steps that
+        do not exist, so the rest is sent again without them. One that DynamoDB finds invalid, as
+        when its records together exceed 4 MB, is sent again in halves.
+
+        Raises:
+            CallError: the transaction failed, or one of a single step is invalid.
+
         """
-        while steps:
+        pending = [steps]
+        while pending:
+            steps = pending.pop()
             try:
-                call(
-                    self._client.transact_write_items,
-                    deadline=deadline,
-                    TransactItems=[
-                        {
-                            "Delete": {
-                                "TableName": self._table,
-                                "Key": {"model_id": {"S": model_id}, "step": {"N": str(step)}},
-                                "ConditionExpression": "entity = :entity",
-                                "ExpressionAttributeValues": {":entity": {"S": entity}},
-                            }
+                self._transact(steps, deletion)
+            except RejectedError as error:
+                codes = error.cancellation_codes
+                if "ConditionalCheckFailed" in codes and len(codes) == len(steps):
+                    remaining = [
+                        step
+                        for step, code in zip(steps, codes, strict=True)
+                        if code != "ConditionalCheckFailed"
+                    ]
+                    pending += [remaining] if remaining else []
+                elif _is_invalid(error) and len(steps) > 1:
+                    middle = len(steps) // 2
+                    pending += [steps[:middle], steps[middle:]]
+                else:
+                    raise
+
+    def _transact(self, steps: Sequence[int], deletion: Deletion) -> None:
+        """Delete all of the steps, or none of them.
+
+        A transaction, not single deletes: DynamoDB recognises by its token a transaction that is
+        sent again after a lost answer, and its condition decides existence, ownership and deletion
+        in one moment.
+        """
+        # In CPython each update of these sets is atomic, so threads may share them.
+        deletion.unconfirmed.update(steps)
+        try:
+            self._calls.make(
+                self._client.transact_write_items,
+                TransactItems=[
+                    {
+                        "Delete": {
+                            "TableName": self._table,
+                            "Key": self._key(step),
+                            "ConditionExpression": "entity = :entity",
+                            "ExpressionAttributeValues": {":entity": {"S": self._entity}},
                         }
-                        for step in steps
-                    ],
-                    ClientRequestToken=os.urandom(16).hex(),
-                )
-            except CallError as error:
-                codes = error.cancellation_codes if isinstance(error, RefusedError) else []
-                if "ConditionalCheckFailed" not in codes or len(codes) != len(steps):
-                    return _Outcome(unconfirmed=steps if error.unanswered else (), failure=error)
-                # Nothing was deleted yet; ask again without those that are not to be found.
-                steps = [
-                    step
-                    for step, code in zip(steps, codes, strict=True)
-                    if code != "ConditionalCheckFailed"
-                ]
-            except Exception as error:  # noqa: BLE001 whatever it is, the others' work is told
-                return _Outcome(unconfirmed=steps, failure=error)
-            else:
-                return _Outcome(deleted=steps)
-        return _Outcome()
+                    }
+                    for step in steps
+                ],
+                ClientRequestToken=os.urandom(16).hex(),
+            )
+        except CallError as error:
+            # A cancellation is an answer to all attempts: they have the same token.
+            if not error.outcome_unknown or _is_cancellation(error):
+                deletion.unconfirmed.difference_update(steps)
+            raise
+        deletion.deleted.update(steps)
+        deletion.unconfirmed.difference_update(steps)
+
+    def _key(self, step: int) -> dict[str, Any]:
+        return {"model_id": {"S": self._model_id}, "step": {"N": str(step)}}
 
 
-class _Outcome(NamedTuple):
-    deleted: Sequence[int] = ()
-    unconfirmed: Sequence[int] = ()
-    failure: Exception | None = None
+def _side_by_side(
+    work: Callable[[Sequence[int]], None], steps: Sequence[int], batch_size: int
+) -> None:
+    """Do the work for all steps in batches, a few at a time. After a failure none is begun.
+
+    Raises:
+        Exception: the first failure, once the work that was under way has ended.
+
+    """
+    if len(steps) <= batch_size:
+        if steps:
+            work(steps)
+        return
+    failed = Event()
+
+    def work_unless_failed(batch: Sequence[int]) -> None:
+        if failed.is_set():
+            return
+        try:
+            work(batch)
+        except BaseException:
+            failed.set()
+            raise
+
+    with ThreadPoolExecutor(CONCURRENT_CALLS) as pool:
+        futures = [
+            pool.submit(work_unless_failed, batch)
+            for batch in batched(steps, batch_size, strict=False)
+        ]
+    for future in futures:
+        future.result()
+
+
+def _is_cancellation(error: CallError) -> bool:
+    return isinstance(error, RejectedError) and bool(error.cancellation_codes)
+
+
+def _is_invalid(error: RejectedError) -> bool:
+    """Tell whether DynamoDB found the transaction as a whole invalid, and surely did nothing."""
+    if error.code == "ValidationException":
+        return not error.outcome_unknown
+    return "ValidationError" in error.cancellation_codes
 
 
 def _distinct(steps: Sequence[int]) -> list[int]:
     """Return the steps without repeats, in their order."""
-    for ascends_or_descends in (lt, gt):
-        if all(map(ascends_or_descends, steps, islice(steps, 1, None))):
+    for is_in_order in (lt, gt):
+        if all(map(is_in_order, steps, islice(steps, 1, None))):
             return list(steps)
-    # An integer's hash is no secret, so a caller can choose any number of them that collide, and
-    # have Python compare each with each. Strings hash to no one knows what.
+    # A caller can choose integers whose hashes collide, and a set of many such takes minutes. The
+    # hash of a string is randomised in each process.
     return list({str(step): step for step in steps}.values())
 
 
-def _possible(steps: list[int]) -> list[int]:
+def _storable(steps: list[int]) -> list[int]:
     """Return the steps that a DynamoDB number can hold: 38 significant digits, below 10**126."""
-    if not steps or (min(steps) > -_TOO_LONG and max(steps) < _TOO_LONG):
+    limit = 10**MAX_STEP_DIGITS
+    if not steps or (min(steps) > -limit and max(steps) < limit):
         return steps
     return [
         step
         for step in steps
-        if len(digits := str(abs(step))) <= STEP_MAGNITUDE
-        and len(digits.rstrip("0")) <= STEP_DIGITS
+        if len(digits := str(abs(step))) <= MAX_STEP_MAGNITUDE
+        and len(digits.rstrip("0")) <= MAX_STEP_DIGITS
     ]
 
 
 def _number(text: str) -> int | Decimal:
-    """Return a DynamoDB number as an `int` if it is written as one, which takes less memory."""
+    """Return a DynamoDB number, as an `int` if it is written as one: that takes less memory."""
     try:
         return int(text)
     except ValueError:

@@ -18,12 +18,13 @@ import pytest
 import requests
 
 from deployment import Deployment
-from emulators.cloud import BUILD, ROOT, architecture
+from emulators.cloud import BUILD, ROOT, STACK, architecture
 from emulators.dynamodb import read_template
 from events import MODEL, SAMPLE_STATUSES, Answer, make_event, read_answer
 
 EVENTS = ROOT / "events"
-PACKAGE = BUILD / "DeleteCheckpointsFunction"
+PACKAGE = BUILD / "ApiFunction"
+MAKE = ["make", "-C", str(ROOT / "src"), "build-ApiFunction"]
 
 IMPORT = """
 import json, sys
@@ -84,10 +85,48 @@ def test_brings_all_it_needs(imported: dict[str, Any]) -> None:
         assert Path(origin).is_relative_to(PACKAGE) or Path(origin).is_relative_to(standard_library)
 
 
-def test_brings_no_service_model_but_that_of_dynamodb() -> None:
-    data = PACKAGE / "botocore" / "data"
+def test_runs_on_both_architectures(imported: dict[str, Any]) -> None:  # noqa: ARG001 it builds
+    """Each compiled file is there once for each processor, as CPython 3.13 names it there."""
+    aarch64, x86_64 = 0xB7, 0x3E
 
-    assert ["dynamodb"] == [path.name for path in data.iterdir() if path.is_dir()]
+    assert {
+        "pydantic_core/_pydantic_core.cpython-313-aarch64-linux-gnu.so": aarch64,
+        "pydantic_core/_pydantic_core.cpython-313-x86_64-linux-gnu.so": x86_64,
+    } == elf_machines(PACKAGE)
+
+
+def elf_machines(folder: Path) -> dict[str, int]:
+    """Return the processor that each compiled file in a folder is for, as ELF numbers them."""
+    machines = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                header = file.read(20)
+            if header.startswith(b"\x7fELF"):
+                machines[str(path.relative_to(folder))] = int.from_bytes(header[18:], "little")
+    return machines
+
+
+def test_is_not_built_with_a_file_for_one_architecture_only(tmp_path: Path) -> None:
+    name = "other.cpython-313-aarch64-linux-gnu.so"
+    (tmp_path / name).touch()
+
+    process = subprocess.run(  # noqa: S603 it is ours
+        [*MAKE, f"PYTHON={sys.executable}", f"ARTIFACTS_DIR={tmp_path}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert process.returncode != 0
+    assert f"these compiled files are for one of them only: ./{name}" in process.stderr
+
+
+def test_brings_no_service_model_but_that_of_dynamodb() -> None:
+    models = (path.parent for path in PACKAGE.rglob("service-2.json*"))
+
+    assert {"botocore/data/dynamodb"} == {str(path.parent.relative_to(PACKAGE)) for path in models}
+    assert not list(PACKAGE.rglob("resources-1.json*"))
 
 
 def test_brings_no_endpoints_but_those_of_dynamodb() -> None:
@@ -99,10 +138,8 @@ def test_brings_no_endpoints_but_those_of_dynamodb() -> None:
 @pytest.mark.parametrize("python", ["/bin/false", "absent"])
 def test_is_built_by_no_other_python(tmp_path: Path, python: str) -> None:
     """As what another compiles, Lambda's would compile again."""
-    build = ["make", "-C", str(ROOT / "src"), "build-DeleteCheckpointsFunction"]
-
     process = subprocess.run(  # noqa: S603 it is ours
-        [*build, f"PYTHON={python}", f"ARTIFACTS_DIR={tmp_path}"],
+        [*MAKE, f"PYTHON={python}", f"ARTIFACTS_DIR={tmp_path}"],
         capture_output=True,
         text=True,
         check=False,
@@ -121,7 +158,7 @@ def test_leaves_the_x_ray_sdk_out() -> None:
 def invoke(deployment: Deployment) -> Iterator[Invoke]:
     """Run the package by the runtime interface emulator that the SAM CLI has for its container."""
     template = read_template(BUILD / "template.yaml")
-    function = template["Resources"]["DeleteCheckpointsFunction"]["Properties"]
+    function = template["Resources"]["ApiFunction"]["Properties"]
     emulator = rapid_folder() / f"aws-lambda-rie-{architecture()}"
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as other:
         ports = [server.getsockname()[1] for server in (one, other)]
@@ -140,7 +177,7 @@ def invoke(deployment: Deployment) -> Iterator[Invoke]:
             },
             **deployment.cloud.environment,
             "PYTHONPATH": str(PACKAGE),
-            "AWS_LAMBDA_FUNCTION_NAME": "DeleteCheckpointsFunction",
+            "AWS_LAMBDA_FUNCTION_NAME": "ApiFunction",
             "AWS_LAMBDA_FUNCTION_TIMEOUT": "29",
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
         },
@@ -165,6 +202,8 @@ def resolve(value: dict[str, Any], deployment: Deployment) -> str:
     match value:
         case {"Ref": "DynamoDBEndpoint"}:
             return deployment.endpoint.url
+        case {"Ref": "AWS::StackName"}:
+            return STACK
         case {"Ref": table}:
             return deployment.outputs[f"{table}Name"]
     raise ValueError(value)

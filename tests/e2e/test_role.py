@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from deployment import Deployment, Send
+from emulators.records import put_checkpoints
+from events import MODEL
 
 
 class Role:
@@ -16,7 +18,7 @@ class Role:
     def __init__(self, deployment: Deployment) -> None:
         stack = deployment.cloud.client("cloudformation")
         resource = stack.describe_stack_resource(
-            StackName="checkpoints", LogicalResourceId="DeleteCheckpointsRole"
+            StackName="checkpoints", LogicalResourceId="ApiFunctionRole"
         )
         self._iam = deployment.cloud.client("iam")
         self._name = resource["StackResourceDetail"]["PhysicalResourceId"]
@@ -38,11 +40,22 @@ def role(deployment: Deployment) -> Iterator[Role]:
     role.put(role.document)
 
 
-@pytest.mark.parametrize("action", ["dynamodb:GetItem", "dynamodb:Query", "dynamodb:DeleteItem"])
+@pytest.mark.parametrize(
+    ("action", "steps"),
+    [
+        ("dynamodb:GetItem", range(101)),
+        ("dynamodb:Query", range(101)),
+        ("dynamodb:BatchGetItem", range(0, 10_100, 100)),  # as the query takes too many pages
+        ("dynamodb:DeleteItem", range(101)),
+    ],
+)
 def test_a_request_needs_each_action(
-    deployment: Deployment, send: Send, role: Role, action: str
+    deployment: Deployment, send: Send, role: Role, action: str, steps: range
 ) -> None:
-    deployment.put_checkpoints(range(101))
+    deployment.put_checkpoints(steps)
+    if action == "dynamodb:BatchGetItem":
+        put_large_records(deployment, [step + i for step in steps[:5] for i in (1, 2, 3)])
+    stored = deployment.stored_steps()
     lesser = copy.deepcopy(role.document)
     for statement in lesser["Statement"]:
         statement["Action"] = [other for other in statement["Action"] if other != action] or [
@@ -51,21 +64,36 @@ def test_a_request_needs_each_action(
     assert lesser != role.document
 
     role.put(lesser)
-    answer = send(list(range(101)))
+    answer = send(list(steps))
 
-    assert (500, {"detail": "Internal Server Error"}) == (answer.status, answer.body)
-    assert set(range(101)) == deployment.stored_steps()
+    assert (500, "Internal Server Error") == (answer.status, answer.body["detail"])
+    assert stored == deployment.stored_steps()
 
     role.put(role.document)
-    answer = send(list(range(101)))
+    answer = send(list(steps))
 
     assert (200, {"deleted_count": 101, "not_found_steps": []}) == (answer.status, answer.body)
+
+
+def put_large_records(deployment: Deployment, steps: list[int]) -> None:
+    """Save another entity's checkpoints, so large that a page of a query holds three."""
+    put_checkpoints(
+        deployment.cloud.client("dynamodb"),
+        deployment.outputs["CheckpointsTableName"],
+        MODEL,
+        steps,
+        entity="another-team",
+        notes={"S": "x" * 390_000},
+    )
 
 
 def test_the_role_allows_dynamodb_nothing_else(role: Role) -> None:
     allowed = [action for s in role.document["Statement"] for action in s["Action"]]
 
-    assert ["dynamodb:DeleteItem", "dynamodb:GetItem", "dynamodb:Query"] == sorted(
-        action for action in allowed if action.startswith("dynamodb:")
-    )
+    assert {
+        "dynamodb:BatchGetItem",
+        "dynamodb:DeleteItem",
+        "dynamodb:GetItem",
+        "dynamodb:Query",
+    } == {action for action in allowed if action.startswith("dynamodb:")}
     assert not any("*" in action for action in allowed)

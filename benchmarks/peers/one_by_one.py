@@ -1,0 +1,32 @@
+"""What the two peers with single deletes have in common."""
+
+import hashlib
+import os
+import time
+
+import boto3
+
+dynamodb = boto3.client("dynamodb")
+
+
+def find_token(token: str) -> tuple[str, list[str]] | None:
+    key = {"token_hash": {"S": hashlib.sha256(token.encode()).hexdigest()}}
+    answer = dynamodb.get_item(TableName=os.environ["TOKENS_TABLE"], Key=key, ConsistentRead=True)
+    record = answer.get("Item")
+    if not record or float(record.get("expires_at", {"N": "inf"})["N"]) <= time.time():
+        return None
+    return record["entity"]["S"], record.get("scopes", {}).get("SS", [])
+
+
+def delete_one(model_id: str, step: int, entity: str) -> bool:
+    try:
+        answer = dynamodb.delete_item(
+            TableName=os.environ["CHECKPOINTS_TABLE"],
+            Key={"model_id": {"S": model_id}, "step": {"N": str(step)}},
+            ConditionExpression="attribute_not_exists(entity) OR entity = :entity",
+            ExpressionAttributeValues={":entity": {"S": entity}},
+            ReturnValues="ALL_OLD",
+        )
+    except dynamodb.exceptions.ConditionalCheckFailedException:
+        return False
+    return "Attributes" in answer

@@ -1,0 +1,52 @@
+"""A local HTTP server around one function: it plays DynamoDB, and Lambda's runtime API."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+type Response = tuple[int, dict[str, str], bytes]  # status, headers and body
+type Respond = Callable[[str, Mapping[str, str], bytes], Response]  # to a path, headers and body
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Print a traceback, unless the client was killed before it had its response."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
+@contextmanager
+def serving(respond: Respond) -> Iterator[str]:
+    """Serve on a free port, with a thread for each connection; yield `host:port`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+        wbufsize = -1  # the headers and the body are sent together
+
+        def do_POST(self) -> None:
+            request = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            status, headers, body = respond(self.path, self.headers, request)
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST
+
+        def log_message(self, *_: object) -> None:
+            """Do not log requests."""
+
+    with _Server(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}).start()
+        try:
+            yield f"127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
