@@ -43,7 +43,7 @@ demo: .venv/ready ## Send the sample events through the function, on a DynamoDB 
 
 .PHONY: test
 test: .venv/ready ## Run the tests
-	$(python) -m pytest
+	$(python) -m pytest --numprocesses 3
 
 .PHONY: check
 check: .venv/bench ## Check format, lint, types, template, and that generated files are current

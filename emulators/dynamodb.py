@@ -151,12 +151,17 @@ _Loader.add_multi_constructor("!", _function)
 
 
 # moto copies the whole table for each action of a transaction, and puts the copies back when the
-# transaction is cancelled. That is slow for a big table and wrong for two transactions at a time.
+# transaction is cancelled. That is slow for a big table and wrong for two transactions at a time,
+# so they take turns, and each takes one copy.
+_snapshots: dict[str, MotoTable] = {}  # of the transaction under way, by table name
+
+
 def _one_at_a_time[**P, R](function: Callable[P, R]) -> Callable[P, R]:
     lock = threading.Lock()
 
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         with lock:
+            _snapshots.clear()
             return function(*args, **kwargs)
 
     return wrapper
@@ -164,8 +169,9 @@ def _one_at_a_time[**P, R](function: Callable[P, R]) -> Callable[P, R]:
 
 def _snapshot(table: MotoTable, _memo: object) -> MotoTable:
     """Copy what a transaction of deletes can change: which items there are."""
-    clone = copy.copy(table)
-    clone.items = copy.copy(table.items)
-    for key, items in table.items.items():
-        clone.items[key] = dict(items) if isinstance(items, dict) else items
-    return clone
+    if table.name not in _snapshots:
+        _snapshots[table.name] = clone = copy.copy(table)
+        clone.items = copy.copy(table.items)
+        for key, items in table.items.items():
+            clone.items[key] = dict(items) if isinstance(items, dict) else items
+    return _snapshots[table.name]

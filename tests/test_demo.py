@@ -35,15 +35,6 @@ def test_sends_every_sample_event() -> None:
     assert "deleted  nothing" in sections["no-token.json"]
 
 
-def test_sends_chosen_events() -> None:
-    shown = demo(ROOT / "events" / "no-token.json", ROOT / "events" / "delete-checkpoints.json")
-
-    assert 0 == shown.returncode
-    assert ["no-token.json", "delete-checkpoints.json"] == [
-        line for line in shown.stdout.splitlines() if line.endswith(".json")
-    ]
-
-
 @pytest.mark.parametrize("content", [None, "not JSON"], ids=["absent", "not JSON"])
 def test_says_what_is_wrong_with_an_event(
     tmp_path: Path,
@@ -65,12 +56,15 @@ def test_says_what_is_wrong_with_an_event(
     assert "cannot read an event" in shown.err
 
 
-def test_shows_the_log_when_the_function_fails(tmp_path: Path) -> None:
+def test_sends_chosen_events_and_shows_the_log_if_the_function_fails(tmp_path: Path) -> None:
     path = tmp_path / "event.json"
     path.write_text(json.dumps({"neither": "method nor path"}))
 
-    shown = demo(path)
+    shown = demo(ROOT / "events" / "no-token.json", path)
 
     assert 1 == shown.returncode
+    assert ["no-token.json", "event.json"] == [
+        line for line in shown.stdout.splitlines() if line.endswith(".json")
+    ]
     assert "answer   500" in shown.stdout
     assert "KeyError" in shown.stdout

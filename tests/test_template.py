@@ -42,7 +42,7 @@ def version_of(stack: Json) -> Json:
 
 
 def is_retained(resource: Json) -> bool:
-    return resource["DeletionPolicy"] == resource["UpdateReplacePolicy"] == "Retain"
+    return {resource["DeletionPolicy"], resource["UpdateReplacePolicy"]} == {"Retain"}
 
 
 # Parameters
@@ -168,14 +168,13 @@ def test_the_access_log_holds_nothing_that_the_caller_wrote(stack: Json) -> None
     log_format = only(stack, "AWS::ApiGateway::Stage")["AccessLogSetting"]["Format"]
 
     assert "\n" not in log_format
-    written_by_others = {
+    harmless = {
         *("requestId", "extendedRequestId", "xrayTraceId", "requestTime", "identity.sourceIp"),
         *("resourcePath", "status", "error.responseType", "integration.status", "waf.status"),
         *("responseLength", "responseLatency", "integration.latency"),
     }
-    assert {f"$context.{name}" for name in written_by_others} >= set(
-        json.loads(log_format).values()
-    )
+    for value in json.loads(log_format).values():
+        assert value.removeprefix("$context.") in harmless
 
 
 def test_other_apis_of_the_account_keep_their_log_role(stack: Json) -> None:

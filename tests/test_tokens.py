@@ -1,16 +1,17 @@
 """The administration of tokens, against an endpoint over HTTP."""
 
-import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import boto3
 import pytest
+from botocore.stub import Stubber
 
 from checkpoints.auth import hash_token
 from emulators.dynamodb import put_checkpoints, put_token
@@ -227,16 +228,26 @@ def test_takes_the_table_from_the_option_before_the_environment(run: Run) -> Non
     assert 0 == run("list", "--table", table, TOKENS_TABLE="absent").returncode
 
 
-def test_finds_the_table_among_the_outputs_of_a_stack(run: Run) -> None:
-    template = {
-        "Resources": {"Topic": {"Type": "AWS::SNS::Topic"}},
-        "Outputs": {"TokensTableName": {"Value": os.environ["TOKENS_TABLE"]}},
-    }
+def test_finds_the_table_among_the_outputs_of_a_stack(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cloudformation = boto3.client("cloudformation")
-    cloudformation.create_stack(StackName="deployed", TemplateBody=json.dumps(template))
+    stack = {
+        "StackName": "deployed",
+        "CreationTime": datetime.now(UTC),
+        "StackStatus": "CREATE_COMPLETE",
+        "Outputs": [
+            {"OutputKey": "TokensTableName", "OutputValue": os.environ["TOKENS_TABLE"]},
+        ],
+    }
+    dynamodb = boto3.client("dynamodb")
+    clients = {"cloudformation": cloudformation, "dynamodb": dynamodb}
+    monkeypatch.setattr(boto3, "client", clients.get)
+    with Stubber(cloudformation) as stubber:
+        stubber.add_response("describe_stacks", {"Stacks": [stack]}, {"StackName": "deployed"})
+        listed = run("list", "--stack", "deployed", TOKENS_TABLE="")
+        stubber.add_client_error("describe_stacks", "ValidationError", "absent does not exist")
+        failed = run("list", "--stack", "absent", TOKENS_TABLE="")
 
-    listed = run("list", "--stack", "deployed", TOKENS_TABLE="")
     assert (0, True) == (listed.returncode, "ENTITY" in listed.stdout)
-
-    failed = run("list", "--stack", "absent", TOKENS_TABLE="")
-    assert (1, True) == (failed.returncode, "absent" in failed.stderr)
+    assert (1, True) == (failed.returncode, "absent does not exist" in failed.stderr)
