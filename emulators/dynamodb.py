@@ -4,25 +4,20 @@ For the demo and the tests. It is moto, set up so that nothing can reach a real 
 """
 
 import copy
-import json
 import os
 import threading
-import time
-import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from itertools import batched
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import boto3
 import yaml
-from aws_lambda_powertools.utilities.typing import LambdaContext
 from moto import mock_aws
-from moto.dynamodb.models import DynamoDBBackend
+from moto.core.models import DEFAULT_ACCOUNT_ID
+from moto.dynamodb.models import DynamoDBBackend, dynamodb_backends
 from moto.dynamodb.models.table import Table as MotoTable
 
 from checkpoints.auth import DELETE_SCOPE
@@ -58,26 +53,12 @@ def embedded_dynamodb() -> Iterator[None]:
         ),
         mock.patch.object(MotoTable, "__deepcopy__", _snapshot, create=True),
     ):
-        outputs = _create_stack()
-        os.environ["CHECKPOINTS_TABLE"] = outputs["CheckpointsTableName"]
-        os.environ["POWERTOOLS_SERVICE_NAME"] = STACK
-        os.environ["TOKENS_TABLE"] = outputs["TokensTableName"]
         _client.cache_clear()
+        _create_tables()
+        os.environ["CHECKPOINTS_TABLE"] = "CheckpointsTable"
+        os.environ["POWERTOOLS_SERVICE_NAME"] = STACK
+        os.environ["TOKENS_TABLE"] = "TokensTable"
         yield
-
-
-def lambda_context(milliseconds: int = 29_000) -> LambdaContext:
-    """Return the context of an invocation that has so much time from now on."""
-    end = time.monotonic() + milliseconds / 1000
-    context = SimpleNamespace(
-        function_name="ApiFunction",
-        function_version="$LATEST",
-        memory_limit_in_mb=512,
-        invoked_function_arn=f"arn:aws:lambda:{REGION}:123456789012:function:ApiFunction",
-        aws_request_id=str(uuid.uuid4()),
-        get_remaining_time_in_millis=lambda: max(0, int((end - time.monotonic()) * 1000)),
-    )
-    return cast("LambdaContext", context)
 
 
 def put_token(
@@ -111,27 +92,23 @@ def put_checkpoints(
 def stored_checkpoints() -> Table:
     """Return the steps of each model that has any."""
     table: Table = {}
-    for record in _scan(os.environ["CHECKPOINTS_TABLE"]):
-        table.setdefault(record["model_id"]["S"], set()).add(int(record["step"]["N"]))
+    for items in _moto_tables()[os.environ["CHECKPOINTS_TABLE"]].items.values():
+        for item in items.values():
+            model_id = item.attrs["model_id"].value
+            table.setdefault(model_id, set()).add(int(item.attrs["step"].value))
     return dict(sorted(table.items()))
 
 
 def clear_tables() -> None:
     """Remove every token and every checkpoint."""
-    for table, keys in (
-        (os.environ["CHECKPOINTS_TABLE"], ("model_id", "step")),
-        (os.environ["TOKENS_TABLE"], ("token_hash",)),
-    ):
-        for batch in batched(_scan(table), 25, strict=False):
-            found: list[dict[str, Any]] = [{key: item[key] for key in keys} for item in batch]
-            _client().batch_write_item(
-                RequestItems={table: [{"DeleteRequest": {"Key": key}} for key in found]}
-            )
+    for table in _moto_tables().values():
+        table.items.clear()
 
 
-def _scan(table: str) -> Iterator[dict[str, Any]]:
-    for page in _client().get_paginator("scan").paginate(TableName=table):
-        yield from page["Items"]
+def _moto_tables() -> dict[str, MotoTable]:
+    """Return the tables themselves; to scan them through the API takes seconds in all."""
+    tables: dict[str, MotoTable] = dynamodb_backends[DEFAULT_ACCOUNT_ID][REGION].tables
+    return tables
 
 
 @cache
@@ -146,24 +123,12 @@ def read_template(path: Path = TEMPLATE) -> dict[str, Any]:
     return template
 
 
-def _create_stack() -> dict[str, str]:
-    template = read_template()
-    tables = {
-        name: resource
-        for name, resource in template["Resources"].items()
-        if resource["Type"] == "AWS::DynamoDB::Table"
-    }
-    outputs = {
-        name: output
-        for name, output in template["Outputs"].items()
-        if output["Value"].get("Ref") in tables
-    }
-    cloudformation = boto3.client("cloudformation")
-    cloudformation.create_stack(
-        StackName=STACK, TemplateBody=json.dumps({"Resources": tables, "Outputs": outputs})
-    )
-    (stack,) = cloudformation.describe_stacks(StackName=STACK)["Stacks"]
-    return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+def _create_tables() -> None:
+    for name, resource in read_template()["Resources"].items():
+        if resource["Type"] == "AWS::DynamoDB::Table":
+            properties = resource["Properties"]
+            kept = ("AttributeDefinitions", "KeySchema", "BillingMode")
+            _client().create_table(TableName=name, **{key: properties[key] for key in kept})
 
 
 class _Loader(yaml.SafeLoader):

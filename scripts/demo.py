@@ -11,11 +11,11 @@ from typing import Any
 from emulators.dynamodb import (
     Table,
     embedded_dynamodb,
-    lambda_context,
     put_checkpoints,
     put_token,
     stored_checkpoints,
 )
+from emulators.invocation import lambda_context
 
 EVENTS = Path(__file__).parents[1] / "events"
 WIDTH = 100

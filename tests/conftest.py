@@ -7,13 +7,14 @@ from unittest import mock
 
 import pytest
 
-from emulators.dynamodb import STACK, clear_tables, embedded_dynamodb, lambda_context, put_token
+from emulators.dynamodb import STACK, clear_tables, embedded_dynamodb, put_token
+from emulators.invocation import lambda_context
 from events import ENTITY, TOKEN, Answer, Call, Invoke, make_event, read_answer
 from faulty_dynamodb import Endpoint
 
 os.environ["POWERTOOLS_SERVICE_NAME"] = STACK  # Powertools reads it at the import
 
-from checkpoints import app, dynamodb  # noqa: E402
+from checkpoints import app, dynamodb
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from emulators.dynamodb import lambda_context
+from emulators.invocation import lambda_context
 from events import Answer, read_answer
-from faulty_dynamodb import Endpoint
+
+if TYPE_CHECKING:
+    from faulty_dynamodb import Endpoint  # slow to import, and only the tests' own process has it
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Outcome:
 
 
 def run_in_a_process(
-    endpoint: Endpoint,
+    endpoint: "Endpoint",
     events: Sequence[object],
     *,
     without: Sequence[str] = (),

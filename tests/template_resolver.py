@@ -55,6 +55,27 @@ def of_type(resources: Json, kind: str) -> Json:
     }
 
 
+def only(resources: Json, kind: str) -> Json:
+    """Return the properties of the one resource of a type."""
+    (properties,) = of_type(resources, kind).values()
+    assert isinstance(properties, dict)
+    return properties
+
+
+def function_of(resources: Json) -> Json:
+    """Return the properties of the API's function."""
+    return only(resources, "AWS::Lambda::Function")
+
+
+def policy_of(resources: Json) -> list[Json]:
+    """Return the statements of all that the function may do."""
+    role = resources[function_of(resources)["Role"].removesuffix(".Arn")]["Properties"]
+    assert "ManagedPolicyArns" not in role
+    (policy,) = role["Policies"]
+    statements: list[Json] = policy["PolicyDocument"]["Statement"]
+    return statements
+
+
 class _Stack:
     def __init__(self, values: dict[str, object], conditions: Json) -> None:
         self._values = values

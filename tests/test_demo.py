@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from events import SAMPLE_STATUSES
+from scripts.demo import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,15 +45,24 @@ def test_sends_chosen_events() -> None:
 
 
 @pytest.mark.parametrize("content", [None, "not JSON"], ids=["absent", "not JSON"])
-def test_says_what_is_wrong_with_an_event(tmp_path: Path, content: str | None) -> None:
+def test_says_what_is_wrong_with_an_event(
+    tmp_path: Path,
+    content: str | None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     path = tmp_path / "event.json"
     if content is not None:
         path.write_text(content)
+    monkeypatch.setattr(sys, "argv", ["demo.py", str(path)])
 
-    shown = demo(path)
+    with pytest.raises(SystemExit) as stop:
+        main()
 
-    assert (2, "") == (shown.returncode, shown.stdout)
-    assert "cannot read an event" in shown.stderr
+    assert 2 == stop.value.code
+    shown = capsys.readouterr()
+    assert "" == shown.out
+    assert "cannot read an event" in shown.err
 
 
 def test_shows_the_log_when_the_function_fails(tmp_path: Path) -> None:

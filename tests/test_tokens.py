@@ -1,17 +1,19 @@
-"""The administration of tokens, as a person runs it, against an endpoint over HTTP."""
+"""The administration of tokens, against an endpoint over HTTP."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import boto3
 import pytest
 
 from checkpoints.auth import hash_token
-from emulators.dynamodb import STACK, put_checkpoints, put_token
+from emulators.dynamodb import put_checkpoints, put_token
 from events import ENTITY, MODEL, Call
 from faulty_dynamodb import Endpoint, refuse
 from scripts import tokens
@@ -19,24 +21,51 @@ from scripts import tokens
 SCRIPT = Path(__file__).parents[1] / "scripts" / "tokens.py"
 ISSUE = ["issue", "--entity", ENTITY, "--name", "laptop", "--scope", "checkpoints:delete"]
 
-type Run = Callable[..., subprocess.CompletedProcess[str]]
+
+class Result(NamedTuple):
+    """What a person sees of a command."""
+
+    returncode: object
+    stdout: str
+    stderr: str
+
+
+type Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(endpoint: Endpoint) -> Run:
-    """Run the script; the environment names the table."""
+def run(
+    endpoint: Endpoint, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Run:
+    """Run the command; the environment names the table."""
 
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(  # noqa: S603 it is ours
-            [sys.executable, "-W", "error", SCRIPT, *arguments],
-            env=os.environ | {"AWS_ENDPOINT_URL_DYNAMODB": endpoint.url} | environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+    def run(*arguments: str, **environment: str) -> Result:
+        capsys.readouterr()  # what others printed before
+        with monkeypatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL_DYNAMODB", endpoint.url)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            try:
+                code: object = tokens.main(arguments)
+            except SystemExit as error:
+                code = error.code
+        return Result(code, *capsys.readouterr())
 
     return run
+
+
+def test_is_run_as_a_script(endpoint: Endpoint) -> None:
+    process = subprocess.run(  # noqa: S603 it is ours
+        [sys.executable, "-W", "error", SCRIPT, "revoke", "absent"],
+        env=os.environ | {"AWS_ENDPOINT_URL_DYNAMODB": endpoint.url},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert (1, "") == (process.returncode, process.stdout)
+    assert process.stderr == "tokens.py: no token has the name or the hash prefix 'absent'\n"
 
 
 def test_an_issued_token_is_accepted_until_it_is_revoked(run: Run, call: Call) -> None:
@@ -198,12 +227,16 @@ def test_takes_the_table_from_the_option_before_the_environment(run: Run) -> Non
     assert 0 == run("list", "--table", table, TOKENS_TABLE="absent").returncode
 
 
-def test_finds_the_table_among_the_outputs_of_a_stack(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("TOKENS_TABLE")
-    assert 0 == tokens.main(["list", "--stack", STACK])
-    assert "ENTITY" in capsys.readouterr().out
+def test_finds_the_table_among_the_outputs_of_a_stack(run: Run) -> None:
+    template = {
+        "Resources": {"Topic": {"Type": "AWS::SNS::Topic"}},
+        "Outputs": {"TokensTableName": {"Value": os.environ["TOKENS_TABLE"]}},
+    }
+    cloudformation = boto3.client("cloudformation")
+    cloudformation.create_stack(StackName="deployed", TemplateBody=json.dumps(template))
 
-    assert 1 == tokens.main(["list", "--stack", "absent"])
-    assert "absent" in capsys.readouterr().err
+    listed = run("list", "--stack", "deployed", TOKENS_TABLE="")
+    assert (0, True) == (listed.returncode, "ENTITY" in listed.stdout)
+
+    failed = run("list", "--stack", "absent", TOKENS_TABLE="")
+    assert (1, True) == (failed.returncode, "absent" in failed.stderr)
