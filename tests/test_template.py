@@ -42,7 +42,7 @@ def version_of(stack: Json) -> Json:
 
 
 def is_retained(resource: Json) -> bool:
-    return resource["DeletionPolicy"] == resource["UpdateReplacePolicy"] == "Retain"
+    return bool(resource["DeletionPolicy"] == resource["UpdateReplacePolicy"] == "Retain")
 
 
 # Parameters
