@@ -67,7 +67,7 @@ serve: .venv/ready ## Deploy to a local cloud and keep it running, on PORT or on
 
 .PHONY: e2e
 e2e: .venv/ready ## Run the end-to-end tests, against a local cloud
-	$(python) -m pytest tests/e2e
+	$(python) -m pytest --timeout 300 -o faulthandler_timeout=360 tests/e2e
 
 .PHONY: bench
 bench: .venv/bench ## Measure beside what a user would pick instead, and write docs/benchmarks.md

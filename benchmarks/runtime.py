@@ -112,7 +112,7 @@ class Function:
             "Content-Type": "application/json",
             "Lambda-Runtime-Aws-Request-Id": "8476a536-e9f4-11e8-9739-2dfe598c3fcd",
             "Lambda-Runtime-Deadline-Ms": str(int((time.time() + seconds) * 1000)),
-            "Lambda-Runtime-Invoked-Function-Arn": "arn:aws:lambda:us-east-1:123456789012:function:f",
+            "Lambda-Runtime-Invoked-Function-Arn": "arn:aws:lambda:us-east-1:1234:function:f",
             "Lambda-Runtime-Trace-Id": "Root=1-5759e988-bd862e3fe1be46a994272793;Sampled=0",
         }
         payload = json.dumps(event).encode()

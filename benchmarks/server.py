@@ -39,7 +39,7 @@ def serving(respond: Respond) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-        do_GET = do_POST
+        do_GET = do_POST  # noqa: N815 the name that http.server calls
 
         def log_message(self, *_: object) -> None:
             """Do not log requests."""

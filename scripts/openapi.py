@@ -23,6 +23,7 @@ from checkpoints.schemas import (
     DeleteCheckpointsResponse,
     ErrorMessage,
     HTTPValidationError,
+    IncompleteDeletion,
 )
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "openapi.json"
@@ -83,7 +84,7 @@ def document() -> dict[str, Any]:
             422: _response("The request is not as described here", HTTPValidationError),
             503: _response(
                 "The database is not available, and the deletion may have been done in part",
-                ErrorMessage,
+                IncompleteDeletion,
                 {"Retry-After": _header("integer", "Seconds to wait before repeating the request")},
             ),
         },

@@ -20,10 +20,20 @@ from function_process import run_in_a_process
 type Lines = Callable[[], list[dict[str, Any]]]
 
 
+class CurrentStdout:
+    """Standard output as it is when a line is written; the log's handler keeps an older one."""
+
+    def write(self, text: str) -> None:
+        sys.stdout.write(text)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
 @pytest.fixture
 def lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Lines:
     """Return what the function wrote since the last call, each line as JSON."""
-    monkeypatch.setattr(audit.logger.registered_handler, "stream", sys.stdout)
+    monkeypatch.setattr(audit.logger.registered_handler, "stream", CurrentStdout())
     return lambda: [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 

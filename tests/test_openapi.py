@@ -125,7 +125,8 @@ def test_contains_the_contract(document: Any) -> None:
     published = without_words(document)
     (operation,) = published["paths"][PATH].values()
     operation["responses"] = {status: operation["responses"][status] for status in ("200", "422")}
-    del published["components"]["schemas"]["ErrorMessage"]
+    for name in ("ErrorMessage", "IncompleteDeletion"):
+        del published["components"]["schemas"][name]
 
     assert CONTRACT == {key: published[key] for key in CONTRACT}
 
@@ -134,8 +135,8 @@ def test_adds_the_refusals_to_the_contract(document: Any) -> None:
     published = without_words(document)
     (operation,) = published["paths"][PATH].values()
 
-    def response(**headers: str) -> dict[str, Any]:
-        message = {"schema": {"$ref": "#/components/schemas/ErrorMessage"}}
+    def response(body: str = "ErrorMessage", **headers: str) -> dict[str, Any]:
+        message = {"schema": {"$ref": f"#/components/schemas/{body}"}}
         named = {name.replace("_", "-"): {"schema": {"type": headers[name]}} for name in headers}
         return {"content": {"application/json": message}} | ({"headers": named} if named else {})
 
@@ -148,7 +149,7 @@ def test_adds_the_refusals_to_the_contract(document: Any) -> None:
         "401": response(WWW_Authenticate="string"),
         "403": response(WWW_Authenticate="string"),
         "404": response(),
-        "503": response(Retry_After="integer"),
+        "503": response("IncompleteDeletion", Retry_After="integer"),
     } == added
     assert {
         "title": "ErrorMessage",

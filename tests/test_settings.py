@@ -47,5 +47,7 @@ def test_anything_else_that_is_wrong_is_named_too(
         endpoint, [make_event(steps=[1])], AWS_EC2_METADATA_DISABLED="true", **environment
     )
 
-    assert [INTERNAL_SERVER_ERROR] == outcome.answers
+    (answer,) = outcome.answers
+    assert INTERNAL_SERVER_ERROR.body["detail"] == answer.body["detail"]
+    assert 500 == answer.status
     assert cause in outcome.log

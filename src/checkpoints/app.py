@@ -120,7 +120,7 @@ def handle_incomplete_deletion(error: IncompleteDeletionError) -> Response[str]:
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Handle one REST API proxy event. Whatever happens, the caller gets an answer."""
     audit = Audit()
-    app.append_context(audit=audit)
+    app.context["audit"] = audit
     try:
         return _resolve(event, context)
     except Exception as error:  # noqa: BLE001 the last resort, and it is logged

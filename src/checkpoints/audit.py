@@ -24,15 +24,15 @@ from checkpoints.store import Deletion
 MAX_RANGES_BYTES = 150_000
 MAX_MESSAGE_CHARACTERS = 2_000
 
-# The service is the environment variable POWERTOOLS_SERVICE_NAME; the template sets the stack's name.
+# The service is POWERTOOLS_SERVICE_NAME; the template sets it to the stack's name.
 # The serializer writes ASCII, so that no character of an id can keep a line from being written.
 logger = Logger(
     use_rfc3339=True, utc=True, json_serializer=partial(json.dumps, separators=(",", ":"))
 )
 metrics = Metrics(namespace="Checkpoints")
 
-# At INFO these libraries report, for example, where they found credentials; at DEBUG, each call with
-# the hash of the caller's token.
+# At INFO these libraries report where they found credentials; at DEBUG, each call with the hash of
+# the caller's token.
 for _library in ("boto3", "botocore", "urllib3"):
     logging.getLogger(_library).setLevel(logging.WARNING)
 # `Audit.failed` logs an error that nothing handles; the resolver would log it too.
@@ -115,7 +115,8 @@ class Audit:
             "dynamodb_retries": calls.retries if calls else 0,
             "dynamodb_ms": calls.milliseconds if calls else 0.0,
         }
-        logger.log(level, message, extra=fields)
+        write = {logging.INFO: logger.info, logging.WARNING: logger.warning}
+        write.get(level, logger.error)(message, extra=fields)
 
     def _continue(self, key: str, parts: Iterable[list[list[int]]]) -> None:
         for part in parts:

@@ -26,7 +26,7 @@ class ValidationError(BaseModel):
 class HTTPValidationError(BaseModel):
     """Why a request is invalid."""
 
-    detail: list[ValidationError] = []
+    detail: Annotated[list[ValidationError], Field(default_factory=list)]
 
 
 class ErrorMessage(BaseModel):

@@ -182,7 +182,8 @@ class _Request:
                 if item.get("entity") == {"S": self._entity}:
                     yield int(item["step"]["N"])
             # DynamoDB leaves keys unprocessed when it is throttled or the records are large.
-            keys = answer["UnprocessedKeys"].get(self._table, {}).get("Keys")
+            unprocessed: dict[str, Any] = dict(answer["UnprocessedKeys"])
+            keys = unprocessed.get(self._table, {}).get("Keys")
             if not keys:
                 return
 
