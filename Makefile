@@ -46,7 +46,7 @@ test: .venv/ready ## Run the tests
 	$(python) -m pytest --numprocesses 3
 
 .PHONY: check
-check: .venv/bench ## Check format, lint, types, template, and that generated files are current
+check: .venv/ready ## Check format, lint, types, template, and that generated files are current
 	$(uv) lock --check
 	$(python) -m ruff format --check
 	$(python) -m ruff check
@@ -70,16 +70,16 @@ e2e: .venv/ready ## Run the end-to-end tests, against a local cloud
 	$(python) -m pytest --timeout 300 -o faulthandler_timeout=360 tests/e2e
 
 .PHONY: bench
-bench: .venv/bench ## Measure beside what a user would pick instead, and write docs/benchmarks.md
+bench: .venv/bench ## Measure beside other ways to build the API; write docs/benchmarks.md (Linux)
 	@PYTHONPATH=tests $(python) benchmarks/run.py
 
-.PHONY: bench-quick
-bench-quick: .venv/bench ## Measure what the targets are about, and print it
-	@PYTHONPATH=tests $(python) benchmarks/run.py --quick
-
 .PHONY: bench-check
-bench-check: .venv/bench ## The same, and fail if a target is missed, a time by more than a quarter
-	@PYTHONPATH=tests $(python) benchmarks/run.py --quick --check
+bench-check: bench-types ## Measure the same, and fail if a target is missed (Linux)
+	@PYTHONPATH=tests $(python) benchmarks/run.py --check
+
+.PHONY: bench-types
+bench-types: .venv/bench ## Check the types of the benchmarks
+	$(python) -m mypy benchmarks
 
 .PHONY: update
 update: .venv/ready ## Bring formatting and generated files up to date
@@ -101,10 +101,13 @@ clean: ## Remove everything that was installed or built
 	downloaded, and a reachable package index; uv says above which of them is missing." >&2; exit 1; }
 	@touch $@
 
-# The peers' libraries and the plots; for `make check`, which reads the benchmarks too.
+# What only the benchmarks need: the other implementations' libraries, the plots, and bytecode for a
+# Python that uv downloaded, as Lambda's Python has it.
 .venv/bench: .venv/ready
+	@test "$$(uname)" = Linux || { echo "The benchmarks run only on Linux." >&2; exit 1; }
 	@$(uv) sync --locked --quiet --group bench || { echo "Could not install what the benchmarks \
 	need. Is a package index reachable?" >&2; exit 1; }
+	@! test -d .tools/python || $(python) -m compileall -q -j 0 -x 'site-packages|/tests?/' .tools/python
 	@touch $@
 
 $(uv): Makefile

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,82 +18,66 @@ UV = str(ROOT / ".tools" / "bin" / "uv")
 OURS, FLOOR = "ours", "floor"
 FASTAPI, SAMPLES = "fastapi_mangum", "powertools_samples"
 NAMES = (FLOOR, FASTAPI, SAMPLES, OURS)
-HANDLERS = {name: f"checkpoints.{name}.lambda_handler" for name in NAMES} | {
-    OURS: "checkpoints.app.lambda_handler"
-}
+HANDLERS = {name: f"checkpoints.{name}.lambda_handler" for name in NAMES}
+HANDLERS[OURS] = "checkpoints.app.lambda_handler"
 
-TEMPLATE = f"""\
-Transform: AWS::Serverless-2016-10-31
-Resources:
-  Function:
-    Type: AWS::Serverless::Function
-    Properties:
-      CodeUri: source
-      Handler: {HANDLERS[SAMPLES]}
-      Runtime: python3.13
-      Architectures: [{platform.machine().replace("aarch64", "arm64")}]
-"""
-
-# A handler that deletes as ours does, but with one transaction at a time.
-ONE_AT_A_TIME = """\
+# Ours, but with one call of DynamoDB at a time.
+ONE_AT_A_TIME = "ours_one_at_a_time"
+ONE_AT_A_TIME_MODULE = """\
 from checkpoints import store
-assert store.CONCURRENT_TRANSACTIONS > 1
-store.CONCURRENT_TRANSACTIONS = 1
+assert store.CONCURRENT_CALLS > 1
+store.CONCURRENT_CALLS = 1
 from checkpoints.app import lambda_handler
 """
+HANDLERS[ONE_AT_A_TIME] = f"{ONE_AT_A_TIME}.lambda_handler"
 
 
-class BuildError(Exception):
-    """A package could not be built; the message is the output of the tool."""
+class BenchError(Exception):
+    """The benchmark cannot go on; the message says why."""
 
 
 def build_all(progress: Callable[[str], None]) -> None:
-    """Build everything anew: ours and the peers by src/Makefile, the samples by `sam build`."""
+    """Build everything anew: the samples by `sam build` alone, the others by src/Makefile."""
     shutil.rmtree(BUILD, ignore_errors=True)
     progress("build Lambda's runtime client")
     RUNTIME.mkdir(parents=True)
-    library = Path(sysconfig.get_path("stdlib"))
-    if library.is_relative_to(ROOT):  # uv's Python comes without bytecode; Lambda's has it
-        options = ["-q", "-j", "0", "-x", "site-packages|/tests?/"]
-        _run([sys.executable, "-m", "compileall", *options, str(library)], cwd=ROOT)
-    _export_requirements(BUILD / "runtime.txt", "--only-group", "lambda-runtime")
+    _export_requirements(BUILD, "lambda-runtime")
     install = [UV, "pip", "install", "--compile-bytecode", "--python", sys.executable]
-    _run([*install, "--target", str(RUNTIME), "--requirements", "runtime.txt"], cwd=BUILD)
-    (RUNTIME / "one_at_a_time.py").write_text(ONE_AT_A_TIME)
+    _run([*install, "--target", str(RUNTIME), "--requirements", "requirements.txt"], BUILD)
     for name in NAMES:
         progress(f"build {name}")
-        _build(name)
+        source = BUILD / f"{name}.work" / "source"
+        modules = ROOT / ("src/checkpoints" if name == OURS else "benchmarks/peers")
+        skipped = shutil.ignore_patterns("__pycache__", "*.yaml")
+        shutil.copytree(modules, source / "checkpoints", ignore=skipped)
+        _export_requirements(source, "" if name == OURS else f"peer-{name}")
+        if name == SAMPLES:
+            shutil.copy(modules / "template.yaml", source.parent)
+            machine = platform.machine().replace("aarch64", "arm64")
+            options = ["--build-dir", "build", "--parameter-overrides", f"Architecture={machine}"]
+            _run([*shlex.split(os.environ["SAM"]), "build", *options], source.parent)
+            (source.parent / "build" / "Function").rename(BUILD / name)
+        else:
+            shutil.copy(ROOT / "src" / "Makefile", source)
+            (BUILD / name).mkdir()
+            variables = [f"PYTHON={sys.executable}", f"ARTIFACTS_DIR={BUILD / name}"]
+            _run(["make", "build-ApiFunction", *variables], source)
+    shutil.copytree(BUILD / OURS, BUILD / ONE_AT_A_TIME)
+    (BUILD / ONE_AT_A_TIME / f"{ONE_AT_A_TIME}.py").write_text(ONE_AT_A_TIME_MODULE)
 
 
-def _build(name: str) -> None:
-    work = BUILD / f"{name}.work"
-    source = work / "source"
-    modules = ROOT / ("src/checkpoints" if name == OURS else "benchmarks/peers")
-    shutil.copytree(modules, source / "checkpoints", ignore=shutil.ignore_patterns("__pycache__"))
-    group = ["--no-dev"] if name == OURS else ["--only-group", f"peer-{name}"]
-    _export_requirements(source / "requirements.txt", *group)
-    if name == SAMPLES:
-        (work / "template.yaml").write_text(TEMPLATE)
-        _run([*shlex.split(os.environ["SAM"]), "build", "--build-dir", "build"], cwd=work)
-        (work / "build" / "Function").rename(BUILD / name)
-    else:
-        shutil.copy(ROOT / "src" / "Makefile", source)
-        (BUILD / name).mkdir()
-        variables = [f"PYTHON={sys.executable}", f"ARTIFACTS_DIR={BUILD / name}"]
-        _run(["make", "build-ApiFunction", *variables], cwd=source)
+def _export_requirements(folder: Path, group: str) -> None:
+    """Write the locked libraries of a group, or of the project, into requirements.txt."""
+    libraries = ["--only-group", group] if group else ["--no-dev"]
+    export = [UV, "export", "--frozen", "--no-emit-project", *libraries]
+    _run([*export, "--output-file", str(folder / "requirements.txt")], ROOT)
 
 
-def _export_requirements(path: Path, *options: str) -> None:
-    """Write the locked versions of a group of libraries."""
-    export = [UV, "export", "--frozen", "--no-emit-project", *options]
-    _run([*export, "--output-file", str(path)], cwd=ROOT)
-
-
-def _run(command: list[str], cwd: Path) -> None:
-    """Run a tool. If it fails, raise its output; if this process is interrupted, kill it."""
+def _run(command: list[str], folder: Path) -> None:
+    """Run a tool. If this process is interrupted, kill it and what it started."""
     with subprocess.Popen(  # noqa: S603 the callers name the tools
         command,
-        cwd=cwd,
+        cwd=folder,
         env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -104,7 +87,7 @@ def _run(command: list[str], cwd: Path) -> None:
         try:
             output, _ = process.communicate()
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)  # with the tools that it started
+            os.killpg(process.pid, signal.SIGKILL)
             raise
     if process.returncode:
-        raise BuildError(f"{shlex.join(command)}:\n{output}")
+        raise BenchError(f"{shlex.join(command)}:\n{output}")

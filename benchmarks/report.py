@@ -2,92 +2,86 @@
 
 import os
 import platform
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from math import ceil
-from pathlib import Path
-from statistics import median
 from typing import NamedTuple
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
-from matplotlib.ticker import NullLocator
-from measure import (
-    CASES,
-    FAR,
-    HALF_MISSING,
-    LIMITED_STEPS,
-    PRESENT,
-    SHORT_SECONDS,
-    SPARSE,
-    STARTS,
-    Bench,
-    Case,
-    Figures,
-)
-from packages import FASTAPI, FLOOR, NAMES, OURS, ROOT, SAMPLES
-from runtime import LIMIT_SECONDS, MEMORY_MB
+from measure import CASES, FAR, HALF_MISSING, LIMITED_STEPS, PRESENT, SPARSE, Bench, Case
+from packages import FASTAPI, FLOOR, NAMES, ONE_AT_A_TIME, OURS, ROOT, SAMPLES
+from runtime import MEMORY_MB, Invocation
 
 DOCS = ROOT / "docs"
-LABELS = {
-    FLOOR: "Bare handler",
-    FASTAPI: "FastAPI + Mangum",
-    SAMPLES: "Powertools samples",
-    OURS: "This API",
-}
+LABELS = {FLOOR: "Bare handler", FASTAPI: "FastAPI + Mangum"}
+LABELS |= {SAMPLES: "Powertools samples", OURS: "This API"}
 COLOURS = {FLOOR: "#8c8c8c", FASTAPI: "#d1495b", SAMPLES: "#edae49", OURS: "#00798c"}
+COLUMNS = ["", *(LABELS[name] for name in NAMES)]
 MEGABYTE = 1024 * 1024
-
-# US dollars in US East (N. Virginia), May 2026: on demand, arm64, without the free tier.
-REQUEST_PRICE = 3.50e-6 + 0.20e-6  # API Gateway and Lambda
-GB_SECOND_PRICE = 13.3334e-6
-READ_UNIT_PRICE = 0.125e-6
-WRITE_UNIT_PRICE = 0.625e-6
-LOG_GB_PRICE = 0.50
 CPU_SHARE = MEMORY_MB / 1769  # of one core; Lambda gives a whole one at 1,769 MB
+
+INTRODUCTION = """\
+Lambda's own runtime client runs each package, on one core, against a local stand-in for DynamoDB
+in which each call takes 5 ms. Every answer is checked, and so is what is left in the table. Times
+differ between machines, so compare them within a table. Beside this API, the same requests go to
+three others, which are in [benchmarks/peers](../benchmarks/peers):
+
+- **Bare handler**: pydantic, boto3 and transactions. No routing, authentication, logs or retries.
+- **FastAPI + Mangum**: a `DeleteItem` for each step, ten at a time.
+- **Powertools samples**: validation, Logger and Tracer, as the samples of Powertools use them. A
+  `DeleteItem` for each step, one after the other. It is built by `sam build` without a makefile.
+
+This API and the first two are built by src/Makefile."""
+
+PRICE = f"""\
+US dollars for a million requests: API Gateway, Lambda, DynamoDB and CloudWatch logs in US East
+(N. Virginia), on demand, arm64, May 2026, without the free tier, traces and custom metrics. CPU
+time is scaled to the {CPU_SHARE:.0%} of a core that {MEMORY_MB} MB have. For many steps, the
+write units decide: a transaction costs two for each step, and a single delete costs one. If some of
+up to 100 steps are missing, the transaction is cancelled and sent again without them; the cancelled
+one is counted as if AWS charged for it in full."""
+
+LIMITED = f"""\
+One request for {LIMITED_STEPS:,} steps, all present, while the partition takes 1,000 write units a
+second and saves up to 1,000 unused ones. *Used* is the part of the units that were available until
+the answer. With 503 the caller learns how many were deleted, and that the request should be sent
+again. With 502 (a crash) and 504 (no time left) the caller does not learn what was deleted."""
 
 
 class Target(NamedTuple):
-    """A figure that should be at most its limit; a check allows times to be a quarter worse."""
+    """A figure, and the most that it should be."""
 
     name: str
     value: float
     limit: float
-    tolerance: float = 1.0
+    tolerance: float = 1.0  # of a check
 
     def is_met(self, tolerance: float = 1.0) -> bool:
-        """Tell whether the figure is within the limit."""
+        """Tell whether the figure is within its limit, or not too far from it."""
         return self.value <= self.limit * tolerance
 
 
 def targets(bench: Bench) -> list[Target]:
     """Return the targets with what was measured."""
-    starts = {name: median(seconds) for name, seconds in bench.starts.items()}
-    one = {name: bench.figures[name, PRESENT[1]].cpu_seconds for name in NAMES}
-    many = {name: bench.figures[name, PRESENT[1_000]] for name in NAMES}
-    single = min(many[FASTAPI].cpu_seconds, many[SAMPLES].cpu_seconds)
-    far = bench.figures[OURS, FAR].seconds / bench.one_at_a_time.seconds
+    starts, ours = bench.starts, {case: bench.requests[OURS, case] for case in (*CASES, FAR)}
+    cpu = {n: bench.requests[n, PRESENT[1]].cpu_seconds for n in NAMES}
+    cpu_1000 = {n: bench.requests[n, PRESENT[1_000]].cpu_seconds for n in NAMES}
+    single_deletes = min(cpu_1000[FASTAPI], cpu_1000[SAMPLES])
+    unused = 1 - bench.limited[OURS][2]
     peak = max(peaks[OURS] for peaks in bench.peaks.values()) / MEGABYTE
-    ratios = [
-        ("Cold start, against the Powertools samples", starts[OURS] / starts[SAMPLES], 0.35),
-        ("Cold start, against FastAPI + Mangum", starts[OURS] / starts[FASTAPI], 0.70),
-        ("Cold start, against the bare handler", starts[OURS] / starts[FLOOR], 1.15),
-        ("CPU time for 1 step, against FastAPI + Mangum", one[OURS] / one[FASTAPI], 0.80),
-        (
-            "CPU time for 1,000 steps, against the better of the two with single deletes",
-            many[OURS].cpu_seconds / single,
-            0.08,
-        ),
-        ("Time for 10,000 steps at 20 ms a call, against one call at a time", far, 0.45),
-    ]
-    sparse = bench.figures[OURS, SPARSE].calls
+    far = ours[FAR].seconds / bench.requests[ONE_AT_A_TIME, FAR].seconds
     return [
-        *(Target(*ratio, tolerance=1.25) for ratio in ratios),
-        Target("DynamoDB calls to delete 1,000 checkpoints", many[OURS].calls, 12),
-        Target("DynamoDB calls for 100,000 steps, 300 present", sparse, 5),
-        Target("Part of the write limit that is not used", 1 - bench.limited[OURS].used, 0.10),
+        Target("Cold start / Powertools samples", starts[OURS] / starts[SAMPLES], 0.35, 1.25),
+        Target("Cold start / FastAPI + Mangum", starts[OURS] / starts[FASTAPI], 0.70, 1.25),
+        Target("Cold start / bare handler", starts[OURS] / starts[FLOOR], 1.15, 1.25),
+        Target("CPU, 1 step / FastAPI + Mangum", cpu[OURS] / cpu[FASTAPI], 0.80, 1.25),
+        Target("CPU, 1,000 steps / single deletes", cpu_1000[OURS] / single_deletes, 0.08, 1.25),
+        Target("Time, 10,000 steps at 20 ms a call / one call at a time", far, 0.45, 1.25),
+        Target("DynamoDB calls, 1,000 steps", ours[PRESENT[1_000]].usage["calls"], 12),
+        Target("DynamoDB calls, 100,000 steps, 300 present", ours[SPARSE].usage["calls"], 5),
+        Target("Unused part of the write limit", unused, 0.10),
         Target(f"Peak memory in MB, of {MEMORY_MB}", peak, MEMORY_MB / 2),
         Target("Package in MB, for both architectures", bench.package_bytes / MEGABYTE, 32),
     ]
@@ -96,159 +90,101 @@ def targets(bench: Bench) -> list[Target]:
 def write_report(bench: Bench) -> None:
     """Write docs/benchmarks.md, docs/cold-start.svg and docs/growth.svg."""
     mpl.use("svg")
-    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "checkpoints"})
+    mpl.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "checkpoints"}
+    mpl.rcParams |= {"axes.spines.top": False, "axes.spines.right": False}
     _draw_cold_start(bench)
     _draw_growth(bench)
     (DOCS / "benchmarks.md").write_text("\n\n".join(_sections(bench)) + "\n")
 
 
 def _sections(bench: Bench) -> Iterator[str]:
+    names = ("boto3", "pydantic", "aws-lambda-powertools", "fastapi", "mangum")
     yield (
-        "# Benchmarks\n\n<!-- `make bench` writes this file. Edit benchmarks/report.py instead. "
-        f"-->\nMeasured on {datetime.now(UTC):%Y-%m-%d} by one run of `make bench` on {_machine()}."
+        "# Benchmarks\n\n<!-- Written by `make bench`. Edit benchmarks/report.py instead. -->\n"
+        f"Measured on {datetime.now(UTC):%Y-%m-%d} in one run of `make bench`: {os.cpu_count()} "
+        f"{platform.machine()} cores, Python {platform.python_version()}, "
+        + ", ".join(f"{name} {version(name)}" for name in names)
     )
-    yield (
-        "Lambda's own runtime client runs each package, on one core, against a local stand-in for "
-        "DynamoDB where each call takes 5 ms. Every answer is checked, and what is left in the "
-        "table too. Times differ between machines, so compare them within a table. This API is "
-        "measured beside three others that answer the same requests "
-        "([benchmarks/peers](../benchmarks/peers)):"
-    )
-    yield (
-        "- **Bare handler**: pydantic, boto3 and transactions. No routing, authentication, logs "
-        "or retries.\n"
-        "- **FastAPI + Mangum**: a `DeleteItem` for each step, ten at a time.\n"
-        "- **Powertools samples**: what the samples of Powertools use, which is its validation, "
-        "Logger and Tracer, built by `sam build` without a makefile. A `DeleteItem` for each step, "
-        "one after the other.\n\n"
-        "The first two are built like this API, by src/Makefile."
-    )
+    yield INTRODUCTION
     yield "## Targets"
     rows = [(t.name, f"{t.value:.3g}", f"≤ {t.limit:g}", "✗✓"[t.is_met()]) for t in targets(bench)]
-    yield _table(["", "measured", "target", ""], rows)
-    yield (
-        f"## Cold start\n\nFrom the start of the process to the first answer, which deletes one "
-        f"step. Median of {STARTS} starts.\n\n![Cold start in milliseconds](cold-start.svg)"
-    )
-    yield (
-        f"## Requests\n\nTime until the answer, and CPU time. API Gateway waits {LIMIT_SECONDS} s. "
-        "All steps are present unless a row says how many are missing."
-    )
-    yield _by_case(bench, lambda f: f"{_time(f.seconds)}, CPU {_time(f.cpu_seconds)}")
+    yield _table(["this API", "measured", "target", ""], rows)
+    yield "## Cold start\n\n![Milliseconds from start to first answer](cold-start.svg)"
+    yield "## Requests\n\nTime until the answer, and CPU time. Steps are present unless *missing*."
+    yield _by_case(bench, lambda r: f"{_time(r.seconds)}, CPU {_time(r.cpu_seconds)}")
     yield "![Time, DynamoDB calls and write units by number of steps](growth.svg)"
-    yield "Calls of DynamoDB, and write units:"
-    yield _by_case(bench, lambda f: f"{f.calls:,}, {f.write_units:,} units")
-    yield (
-        "A transaction costs two write units for each step, and a single delete costs one. If some "
-        "of up to 100 steps are missing, the transaction is cancelled and sent again without them. "
-        "The cancelled one is counted here as if AWS charged for it in full."
-    )
-    yield (
-        "## Price\n\nUS dollars for a million requests: API Gateway, Lambda, DynamoDB and "
-        "CloudWatch logs in US East (N. Virginia), on demand, arm64, May 2026, without the free "
-        f"tier, traces and custom metrics. {MEMORY_MB} MB have {CPU_SHARE:.0%} of a core, so CPU "
-        "time is counted as that much longer. The writes decide the price of many steps."
-    )
-    cases = (PRESENT[1], PRESENT[100], HALF_MISSING, PRESENT[1_000])
-    yield _by_case(bench, lambda f: f"{_price(f) * 1e6:,.2f}", cases)
-    yield (
-        f"## Write limit\n\nOne request for {LIMITED_STEPS:,} steps, all present, when the "
-        "partition takes 1,000 write units a second, and up to 1,000 unused ones later. The "
-        f"function has {SHORT_SECONDS} s. A 502 is a crash, and a 504 means that the time ran out: "
-        "the caller does not learn what was deleted. A 503 says how many were, and to repeat the "
-        "request. *Used* is the part of the write units that the limit allowed until then."
-    )
-    rows_limited = [
-        (LABELS[name], str(limited.status), f"{limited.deleted:,}", f"{limited.used:.0%}")
-        for name, limited in bench.limited.items()
+    yield "DynamoDB calls, and write units:"
+    yield _by_case(bench, lambda r: f"{r.usage['calls']:,}, {r.usage['write_units']:,} units")
+    yield f"## Price\n\n{PRICE}"
+    priced = (PRESENT[1], PRESENT[100], HALF_MISSING, PRESENT[1_000])
+    yield _by_case(bench, lambda r: f"{_dollars(r) * 1e6:,.2f}", priced)
+    yield f"## Write limit\n\n{LIMITED}"
+    rows = [
+        (LABELS[name], str(status), f"{deleted:,}", f"{used:.0%}")
+        for name, (status, deleted, used) in bench.limited.items()
     ]
-    yield _table(["", "answer", "deleted", "used"], rows_limited)
-    yield (
-        f"## Memory\n\nPeak memory in MB, of {MEMORY_MB}, for a body of 5.9 MB. The last request "
-        "ends with a 503."
-    )
-    yield _by_name(
+    yield _table(["", "answer", "deleted", "used"], rows)
+    yield f"## Memory\n\nPeak in MB, of {MEMORY_MB}, for a body of 5.9 MB."
+    peak_rows = [
         [label, *(f"{peaks[name] / MEGABYTE:.0f}" if name in peaks else "-" for name in NAMES)]
         for label, peaks in bench.peaks.items()
-    )
+    ]
+    yield _table(COLUMNS, peak_rows)
 
 
-def _price(figures: Figures) -> float:
-    seconds = figures.seconds + figures.cpu_seconds * (1 / CPU_SHARE - 1)
+def _dollars(request: Invocation) -> float:
+    seconds = request.seconds + request.cpu_seconds * (1 / CPU_SHARE - 1)
     return (
-        REQUEST_PRICE
-        + ceil(seconds * 1000) / 1000 * MEMORY_MB / 1024 * GB_SECOND_PRICE
-        + figures.read_units * READ_UNIT_PRICE
-        + figures.write_units * WRITE_UNIT_PRICE
-        + figures.log_bytes / 1e9 * LOG_GB_PRICE
+        3.50e-6  # API Gateway
+        + 0.20e-6  # Lambda, for a request
+        + 13.3334e-6 * MEMORY_MB / 1024 * ceil(seconds * 1000) / 1000  # for a GB-second
+        + 0.125e-6 * request.usage["read_units"]
+        + 0.625e-6 * request.usage["write_units"]
+        + 0.50e-9 * request.log_bytes
     )
 
 
-def _by_case(bench: Bench, show: Callable[[Figures], str], cases: Iterable[Case] = CASES) -> str:
-    """Return a table with a row for each request."""
+def _by_case(bench: Bench, show: Callable[[Invocation], str], cases: Iterable[Case] = CASES) -> str:
     rows = []
     for case in cases:
-        missing = case.asked - len(case.present)
-        label = (
-            f"{case.asked:,} step{'s' * (case.asked > 1)}{f', {missing:,} missing' * (missing > 0)}"
-        )
-        found = [bench.figures.get((name, case)) for name in NAMES]
-        late = f"> {LIMIT_SECONDS} s"
-        rows.append([label, *(show(f) if f and f.seconds < LIMIT_SECONDS else late for f in found)])
-    return _by_name(rows)
-
-
-def _by_name(rows: Iterable[Sequence[str]]) -> str:
-    return _table(["", *(LABELS[name] for name in NAMES)], rows)
+        label = f"{case.asked:,} step{'s' if case.asked > 1 else ''}"
+        if missing := case.asked - len(case.present):
+            label += f", {missing:,} missing"
+        found = [bench.requests.get((name, case)) for name in NAMES]
+        rows.append([label, *(show(request) if request else "> 29 s" for request in found)])
+    return _table(COLUMNS, rows)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
 
 
 def _time(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
 
 
-def _machine() -> str:
-    models = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    names = ("boto3", "pydantic", "aws-lambda-powertools", "fastapi", "mangum")
-    libraries = ", ".join(f"{name} {version(name)}" for name in names)
-    processor = models[0] if models else platform.machine()
-    return f"{os.cpu_count()} cores of {processor}, Python {platform.python_version()}, {libraries}"
-
-
 def _draw_cold_start(bench: Bench) -> None:
     plot, axes = plt.subplots(figsize=(8, 2), layout="constrained")
     for row, name in enumerate(reversed(NAMES)):
-        milliseconds = median(bench.starts[name]) * 1000
+        milliseconds = bench.starts[name] * 1000
         axes.barh(LABELS[name], milliseconds, color=COLOURS[name])
         axes.text(milliseconds, row, f" {milliseconds:.0f} ms", va="center")
-    axes.set_title("Cold start, until the first answer", loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title("Cold start: from the start of the process to the first answer", loc="left")
     plot.savefig(DOCS / "cold-start.svg", metadata={"Date": None})
 
 
 def _draw_growth(bench: Bench) -> None:
     plot, panels = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained")
-    for axes, title in zip(panels, ("seconds", "calls", "write_units"), strict=True):
+    for axes, figure in zip(panels, ("seconds", "calls", "write_units"), strict=True):
         for name in NAMES:
+            found = {size: bench.requests.get((name, case)) for size, case in PRESENT.items()}
             points = {
-                case.asked: getattr(bench.figures[name, case], title)
-                for case in PRESENT.values()
-                if (name, case) in bench.figures
+                size: request.seconds if figure == "seconds" else request.usage[figure]
+                for size, request in found.items()
+                if request
             }
-            axes.loglog(
-                *zip(*points.items(), strict=True),
-                marker="o",
-                color=COLOURS[name],
-                label=LABELS[name],
-            )
-        axes.set_title(title.replace("_", " "), loc="left")
-        axes.set_xlabel("steps")
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.spines[["top", "right"]].set_visible(False)
+            style = {"marker": "o", "color": COLOURS[name], "label": LABELS[name]}
+            axes.loglog(list(points), list(points.values()), **style)
+        axes.set(title=figure.replace("_", " "), xlabel="steps")
     panels[0].legend(frameon=False)
     plot.savefig(DOCS / "growth.svg", metadata={"Date": None})

@@ -1,13 +1,14 @@
 """A local HTTP server around one function: it plays DynamoDB, and Lambda's runtime API."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 type Response = tuple[int, dict[str, str], bytes]  # status, headers and body
-type Respond = Callable[[str, Mapping[str, str], bytes], Response]  # to a path, headers and body
+type Respond = Callable[[str, Message, bytes], Response]  # to a path, headers and body
 
 
 class _Server(ThreadingHTTPServer):
@@ -33,13 +34,12 @@ def serving(respond: Respond) -> Iterator[str]:
             request = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             status, headers, body = respond(self.path, self.headers, request)
             self.send_response(status)
-            for name, value in headers.items():
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
-        do_GET = do_POST  # noqa: N815 the name that http.server calls
+        do_GET = do_POST  # noqa: N815 http.server's own name
 
         def log_message(self, *_: object) -> None:
             """Do not log requests."""

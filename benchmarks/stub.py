@@ -6,160 +6,133 @@ import re
 import time
 import zlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable
+from email.message import Message
 from math import ceil
 from threading import Lock
 from typing import Any
 
-from function import ENTITY, MODEL, TOKEN
+from server import Response
 
-TOKENS_TABLE = "tokens"
-CHECKPOINTS_TABLE = "checkpoints"
+from events import ENTITY, MODEL, TOKEN
 
 RECORD_BYTES = 200  # of one checkpoint
 PAGE_BYTES = 1024 * 1024  # the most that one Query reads
-READ_UNIT_BYTES = 4096  # the most that one strongly consistent read unit reads
+READ_UNIT_BYTES = 4096
+
+TOKEN_RECORD = {
+    "token_hash": {"S": hashlib.sha256(TOKEN.encode()).hexdigest()},
+    "entity": {"S": ENTITY},
+    "scopes": {"SS": ["checkpoints:delete"]},
+    "name": {"S": "benchmark"},
+    "created_at": {"N": "0"},
+}
 
 type Json = dict[str, Any]
 
 
-class _RefusedError(Exception):
-    """An error of DynamoDB: its code and, for a cancelled transaction, a code for each item."""
-
-    def __init__(self, code: str, reasons: Iterable[str] = ()) -> None:
-        super().__init__(code)
-        self.body = {
-            "__type": f"com.amazonaws.dynamodb.v20120810#{code}",
-            "message": code,
-            "CancellationReasons": [{"Code": reason} for reason in reasons],
-        }
+class _DynamoDBError(Exception):
+    """An error code, and for a cancelled transaction a code for each item."""
 
 
 class Stub:
-    """The tables, and what was asked of them since the last `reset`."""
+    """The tables, and counters of what was asked since the last `reset`."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._operations = {
-            "GetItem": self._get_item,
-            "BatchGetItem": self._batch_get_item,
-            "Query": self._query,
-            "DeleteItem": self._delete_item,
-            "TransactWriteItems": self._transact_write_items,
-        }
         self.reset()
 
     def reset(
         self,
         steps: Iterable[int] = (),
-        *,
         foreign: Iterable[int] = (),
         latency: float = 0.0,
-        write_limit: int | None = None,
+        write_limit: float = 0.0,
     ) -> None:
-        """Replace the checkpoints and set the counters to zero.
+        """Replace the checkpoints, and count the `usage` from zero: calls, read and write units.
 
-        Args:
-            steps: where the caller has checkpoints.
-            foreign: where another entity has some.
-            latency: the seconds that each call takes.
-            write_limit: the write units a second, and also the units of the first burst.
-
+        The caller's checkpoints are at `steps`, another entity's at `foreign`. `latency` is in
+        seconds a call, and `write_limit` in units a second, of which so many can be saved up.
         """
         self.entities = dict.fromkeys(steps, ENTITY) | dict.fromkeys(foreign, "another-team")
-        self._order = sorted(self.entities)  # keeps the deleted steps too
+        self._order = sorted(self.entities)  # the deleted steps stay in it
         self._latency = latency
-        self._write_limit = write_limit
-        self._free_units = float(write_limit or 0)
-        self._free_units_time = time.perf_counter()
-        self.calls = self.read_units = self.write_units = 0
+        self._write_limit = self._saved_units = write_limit
+        self._saved_at = time.perf_counter()
+        self.usage = Counter[str]()
 
-    def respond(
-        self, _path: str, headers: Mapping[str, str], body: bytes
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        """Carry out one request in DynamoDB's protocol, as `server.Respond`."""
-        operation = self._operations[headers["X-Amz-Target"].partition(".")[2]]
+    def respond(self, _path: str, headers: Message, body: bytes) -> Response:
+        """Answer one request in DynamoDB's protocol."""
+        operation = headers["X-Amz-Target"].partition(".")[2]
+        method = getattr(self, "_" + re.sub(r"(?<!^)(?=[A-Z])", "_", operation).lower())
         with self._lock:
-            self.calls += 1
+            self.usage["calls"] += 1
             try:
-                status, result = 200, operation(json.loads(body))
-            except _RefusedError as error:
-                status, result = 400, error.body
+                status, result = 200, method(json.loads(body))
+            except _DynamoDBError as error:
+                code, *reasons = error.args
+                status, result = 400, {"__type": f"com.amazonaws.dynamodb.v20120810#{code}"}
+                result["CancellationReasons"] = [{"Code": reason} for reason in reasons]
         time.sleep(self._latency)
         response = json.dumps(result).encode()
-        crc = str(zlib.crc32(response))
-        return status, {"Content-Type": "application/x-amz-json-1.0", "x-amz-crc32": crc}, response
+        return status, {"x-amz-crc32": str(zlib.crc32(response))}, response
 
     def _get_item(self, request: Json) -> Json:
-        self.read_units += 1
-        token_hash = hashlib.sha256(TOKEN.encode()).hexdigest()
-        if request["TableName"] != TOKENS_TABLE or request["Key"]["token_hash"]["S"] != token_hash:
-            return {}
-        token = {
-            "token_hash": {"S": token_hash},
-            "entity": {"S": ENTITY},
-            "scopes": {"SS": ["checkpoints:delete"]},
-            "name": {"S": "benchmark"},
-            "created_at": {"N": "0"},
-        }
-        return {"Item": token}
+        self.usage["read_units"] += 1
+        is_known = request["Key"]["token_hash"] == TOKEN_RECORD["token_hash"]
+        return {"Item": TOKEN_RECORD} if is_known else {}
 
     def _batch_get_item(self, request: Json) -> Json:
         ((table, asked),) = request["RequestItems"].items()
-        self.read_units += len(asked["Keys"])
-        steps = [int(key["step"]["N"]) for key in asked["Keys"] if self._entity(key)]
-        items = [self._item(step, asked) for step in steps]
+        self.usage["read_units"] += len(asked["Keys"])
+        items = [self._item(key, asked) for key in asked["Keys"] if self._entity(key)]
         return {"Responses": {table: items}, "UnprocessedKeys": {}}
 
     def _query(self, request: Json) -> Json:
         values = request["ExpressionAttributeValues"]
-        between = re.search(r"BETWEEN (:\w+) AND (:\w+)", request["KeyConditionExpression"])
-        if not between:
-            raise _RefusedError("ValidationException")
-        first, last = (int(values[name]["N"]) for name in between.groups())
+        names = re.findall(r"BETWEEN (:\w+) AND (:\w+)", request["KeyConditionExpression"])[0]
+        first, last = (int(values[name]["N"]) for name in names)
         if "ExclusiveStartKey" in request:
             first = int(request["ExclusiveStartKey"]["step"]["N"]) + 1
         begin, end = bisect_left(self._order, first), bisect_right(self._order, last)
-        page = min(end, begin + min(request.get("Limit", end), PAGE_BYTES // RECORD_BYTES))
-        read = self._order[begin:page]
-        self.read_units += ceil(max(1, len(read) * RECORD_BYTES) / READ_UNIT_BYTES)
-        owners = {values[name]["S"] for name in re.findall(r":\w+", request["FilterExpression"])}
-        items = [self._item(step, request) for step in read if self.entities.get(step) in owners]
-        more = {"LastEvaluatedKey": _key(read[-1])} if page < end else {}
-        return {"Items": items, "Count": len(items), "ScannedCount": len(read), **more}
+        most = min(request.get("Limit", end), PAGE_BYTES // RECORD_BYTES)
+        steps = self._order[begin : min(end, begin + most)]
+        keys = [{"model_id": {"S": MODEL}, "step": {"N": str(step)}} for step in steps]
+        self.usage["read_units"] += ceil(max(1, len(keys) * RECORD_BYTES) / READ_UNIT_BYTES)
+        owners = [values[name]["S"] for name in re.findall(r":\w+", request["FilterExpression"])]
+        items = [self._item(key, request) for key in keys if self._entity(key) in owners]
+        more = {"LastEvaluatedKey": keys[-1]} if begin + most < end else {}
+        return {"Items": items, "Count": len(items), "ScannedCount": len(keys), **more}
 
     def _delete_item(self, delete: Json) -> Json:
         if not self._take_units(1):
-            raise _RefusedError("ProvisionedThroughputExceededException")
-        entity = self._entity(delete["Key"])
+            raise _DynamoDBError("ProvisionedThroughputExceededException")
         if not self._permits(delete):
-            raise _RefusedError("ConditionalCheckFailedException")
-        self.entities.pop(int(delete["Key"]["step"]["N"]), None)
-        return {"Attributes": delete["Key"] | {"entity": {"S": entity}}} if entity else {}
+            raise _DynamoDBError("ConditionalCheckFailedException")
+        entity = self.entities.pop(int(delete["Key"]["step"]["N"]), None)
+        return {"Attributes": {**delete["Key"], "entity": {"S": entity}}} if entity else {}
 
     def _transact_write_items(self, request: Json) -> Json:
         deletes = [item["Delete"] for item in request["TransactItems"]]
-        if not self._take_units(2 * len(deletes)):
-            reasons = ["ThrottlingError"] * len(deletes)
-        else:
+        reasons = ["ThrottlingError"] * len(deletes)
+        if self._take_units(2 * len(deletes)):
             reasons = ["None" if self._permits(d) else "ConditionalCheckFailed" for d in deletes]
         if set(reasons) != {"None"}:
-            raise _RefusedError("TransactionCanceledException", reasons)
+            raise _DynamoDBError("TransactionCanceledException", *reasons)
         for delete in deletes:
             del self.entities[int(delete["Key"]["step"]["N"])]
         return {}
 
     def _take_units(self, units: int) -> bool:
-        """Take write units from a token bucket that holds one second's worth."""
         if self._write_limit:
             now = time.perf_counter()
-            gained = (now - self._free_units_time) * self._write_limit
-            self._free_units = min(self._write_limit, self._free_units + gained)
-            self._free_units_time = now
-            if units > self._free_units:
+            saved = self._saved_units + (now - self._saved_at) * self._write_limit
+            self._saved_units, self._saved_at = min(self._write_limit, saved), now
+            if units > self._saved_units:
                 return False
-            self._free_units -= units
-        self.write_units += units
+            self._saved_units -= units
+        self.usage["write_units"] += units
         return True
 
     def _permits(self, delete: Json) -> bool:
@@ -171,12 +144,9 @@ class Stub:
     def _entity(self, key: Json) -> str | None:
         return self.entities.get(int(key["step"]["N"])) if key["model_id"]["S"] == MODEL else None
 
-    def _item(self, step: int, request: Json) -> Json:
-        item = _key(step) | {"entity": {"S": self.entities[step]}}
-        names = request.get("ExpressionAttributeNames", {})
+    def _item(self, key: Json, request: Json) -> Json:
+        """Return what the request's projection shows of a checkpoint."""
+        item = {**key, "entity": {"S": self._entity(key)}}
         shown = re.findall(r"[#\w]+", request.get("ProjectionExpression", "model_id step entity"))
+        names = request.get("ExpressionAttributeNames", {})
         return {name: item[name] for name in (names.get(name, name) for name in shown)}
-
-
-def _key(step: int) -> Json:
-    return {"model_id": {"S": MODEL}, "step": {"N": str(step)}}

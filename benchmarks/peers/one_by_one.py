@@ -5,17 +5,28 @@ import os
 import time
 
 import boto3
+from pydantic import BaseModel, StrictInt
 
 dynamodb = boto3.client("dynamodb")
 
 
-def find_token(token: str) -> tuple[str, list[str]] | None:
+class Request(BaseModel):
+    steps: list[StrictInt]
+
+
+class Response(BaseModel):
+    deleted_count: int
+    not_found_steps: list[int]
+
+
+def find_entity(token: str) -> str | None:
     key = {"token_hash": {"S": hashlib.sha256(token.encode()).hexdigest()}}
     answer = dynamodb.get_item(TableName=os.environ["TOKENS_TABLE"], Key=key, ConsistentRead=True)
-    record = answer.get("Item")
-    if not record or float(record.get("expires_at", {"N": "inf"})["N"]) <= time.time():
+    record = answer.get("Item", {})
+    is_expired = float(record.get("expires_at", {"N": "inf"})["N"]) <= time.time()
+    if is_expired or "checkpoints:delete" not in record.get("scopes", {}).get("SS", []):
         return None
-    return record["entity"]["S"], record.get("scopes", {}).get("SS", [])
+    return record["entity"]["S"]
 
 
 def delete_one(model_id: str, step: int, entity: str) -> bool:

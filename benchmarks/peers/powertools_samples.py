@@ -4,51 +4,34 @@ from typing import Any
 
 from aws_lambda_powertools import Logger, Tracer
 from aws_lambda_powertools.event_handler import APIGatewayRestResolver
-from aws_lambda_powertools.event_handler.exceptions import ForbiddenError, UnauthorizedError
+from aws_lambda_powertools.event_handler.exceptions import UnauthorizedError
 from aws_lambda_powertools.logging import correlation_paths
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from pydantic import BaseModel, StrictInt
 
-from .one_by_one import delete_one, find_token
+from .one_by_one import Request, Response, delete_one, find_entity
 
 tracer = Tracer(service="checkpoints")
 logger = Logger(service="checkpoints")
 app = APIGatewayRestResolver(enable_validation=True)
 
 
-class DeleteCheckpointsRequest(BaseModel):
-    steps: list[StrictInt]
-
-
-class DeleteCheckpointsResponse(BaseModel):
-    deleted_count: int
-    not_found_steps: list[int]
-
-
 @app.delete("/v1/preview/models/<model_id>/checkpoints")
 @tracer.capture_method(capture_response=False)
-def delete_checkpoints(
-    model_id: str, request: DeleteCheckpointsRequest
-) -> DeleteCheckpointsResponse:
+def delete_checkpoints(model_id: str, request: Request) -> Response:
     entity = authenticate()
     steps = list(dict.fromkeys(request.steps))
     not_found = [step for step in steps if not delete_one(model_id, step, entity)]
     deleted_count = len(steps) - len(not_found)
     logger.info("Checkpoints deleted", model_id=model_id, deleted_count=deleted_count)
-    return DeleteCheckpointsResponse(deleted_count=deleted_count, not_found_steps=not_found)
+    return Response(deleted_count=deleted_count, not_found_steps=not_found)
 
 
 @tracer.capture_method(capture_response=False)
 def authenticate() -> str:
     scheme, _, token = app.current_event.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise UnauthorizedError("Not authenticated")
-    found = find_token(token)
-    if found is None:
+    entity = find_entity(token) if scheme.lower() == "bearer" and token else None
+    if entity is None:
         raise UnauthorizedError("Invalid or expired token")
-    entity, scopes = found
-    if "checkpoints:delete" not in scopes:
-        raise ForbiddenError("The token lacks the scope checkpoints:delete")
     return entity
 
 
