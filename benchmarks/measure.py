@@ -134,14 +134,12 @@ class Bench:
             for name, done in turns.items():
                 if sum(turn.seconds for turn in done) < TURNS_SECONDS:
                     done.append(self._ask(name, functions[name], case))
-        return {
-            name: replace(
-                done[-1],
-                seconds=median(turn.seconds for turn in done),
-                cpu_seconds=median(turn.cpu_seconds for turn in done),
-            )
-            for name, done in turns.items()
-        }
+        medians = {}
+        for name, done in turns.items():
+            cpu = median(turn.cpu_seconds for turn in done)
+            seconds = median(turn.seconds for turn in done)
+            medians[name] = replace(done[-1], seconds=seconds, cpu_seconds=cpu)
+        return medians
 
     def _ask(self, name: str, function: Function, case: Case) -> Invocation:
         """Send a request, and check the answer and what is left in the table."""

@@ -53,9 +53,9 @@ def build_all(progress: Callable[[str], None]) -> None:
         _export_requirements(source, "" if name == OURS else f"peer-{name}")
         if name == SAMPLES:
             shutil.copy(modules / "template.yaml", source.parent)
-            machine = platform.machine().replace("aarch64", "arm64")
-            options = ["--build-dir", "build", "--parameter-overrides", f"Architecture={machine}"]
-            _run([*shlex.split(os.environ["SAM"]), "build", *options], source.parent)
+            overrides = f"Architecture={platform.machine().replace('aarch64', 'arm64')}"
+            sam = [*shlex.split(os.environ["SAM"]), "build", "--parameter-overrides", overrides]
+            _run([*sam, "--build-dir", "build"], source.parent)
             (source.parent / "build" / "Function").rename(BUILD / name)
         else:
             shutil.copy(ROOT / "src" / "Makefile", source)

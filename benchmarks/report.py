@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
-from measure import CASES, FAR, HALF_MISSING, LIMITED_STEPS, PRESENT, SPARSE, Bench, Case
+from measure import CASES, FAR, HALF_MISSING, LIMITED_STEPS, PRESENT, SPARSE, STARTS, Bench, Case
 from packages import FASTAPI, FLOOR, NAMES, ONE_AT_A_TIME, OURS, ROOT, SAMPLES
 from runtime import MEMORY_MB, Invocation
 
@@ -24,30 +24,30 @@ CPU_SHARE = MEMORY_MB / 1769  # of one core; Lambda gives a whole one at 1,769 M
 
 INTRODUCTION = """\
 Lambda's own runtime client runs each package, on one core, against a local stand-in for DynamoDB
-in which each call takes 5 ms. Every answer is checked, and so is what is left in the table. Times
-differ between machines, so compare them within a table. Beside this API, the same requests go to
-three others, which are in [benchmarks/peers](../benchmarks/peers):
+in which each call takes 5 ms. Every answer and the state of the table after it are checked. Compare
+times within a table only, as machines differ. [The others](../benchmarks/peers) are:
 
 - **Bare handler**: pydantic, boto3 and transactions. No routing, authentication, logs or retries.
 - **FastAPI + Mangum**: a `DeleteItem` for each step, ten at a time.
-- **Powertools samples**: validation, Logger and Tracer, as the samples of Powertools use them. A
-  `DeleteItem` for each step, one after the other. It is built by `sam build` without a makefile.
-
-This API and the first two are built by src/Makefile."""
+- **Powertools samples**: validation, Logger and Tracer, as Powertools' samples use them, and a
+  `DeleteItem` for each step, one after the other. Built by `sam build` without a makefile; the
+  others are built like this API, by src/Makefile."""
 
 PRICE = f"""\
 US dollars for a million requests: API Gateway, Lambda, DynamoDB and CloudWatch logs in US East
 (N. Virginia), on demand, arm64, May 2026, without the free tier, traces and custom metrics. CPU
-time is scaled to the {CPU_SHARE:.0%} of a core that {MEMORY_MB} MB have. For many steps, the
-write units decide: a transaction costs two for each step, and a single delete costs one. If some of
-up to 100 steps are missing, the transaction is cancelled and sent again without them; the cancelled
-one is counted as if AWS charged for it in full."""
+time is scaled to the {CPU_SHARE:.0%} of a core that {MEMORY_MB} MB have. The write units decide.
+A transaction costs two for each step, a single delete one. If some of up to 100 steps are missing,
+the transaction is sent again without them, and both are charged for here."""
 
 LIMITED = f"""\
 One request for {LIMITED_STEPS:,} steps, all present, while the partition takes 1,000 write units a
-second and saves up to 1,000 unused ones. *Used* is the part of the units that were available until
-the answer. With 503 the caller learns how many were deleted, and that the request should be sent
-again. With 502 (a crash) and 504 (no time left) the caller does not learn what was deleted."""
+second and saves up to 1,000 unused ones. *Used* is the part of the available units that were used
+until the answer. A 503 says how many checkpoints were deleted, and to send the request again. After
+a 502 (a crash) or a 504 (no time left) the caller does not know what was deleted."""
+
+COLD_START = "![Milliseconds from process start to first answer](cold-start.svg)"
+GROWTH = "![Time, DynamoDB calls and write units by number of steps](growth.svg)"
 
 
 class Target(NamedTuple):
@@ -73,12 +73,17 @@ def targets(bench: Bench) -> list[Target]:
     peak = max(peaks[OURS] for peaks in bench.peaks.values()) / MEGABYTE
     far = ours[FAR].seconds / bench.requests[ONE_AT_A_TIME, FAR].seconds
     return [
-        Target("Cold start / Powertools samples", starts[OURS] / starts[SAMPLES], 0.35, 1.25),
-        Target("Cold start / FastAPI + Mangum", starts[OURS] / starts[FASTAPI], 0.70, 1.25),
-        Target("Cold start / bare handler", starts[OURS] / starts[FLOOR], 1.15, 1.25),
-        Target("CPU, 1 step / FastAPI + Mangum", cpu[OURS] / cpu[FASTAPI], 0.80, 1.25),
-        Target("CPU, 1,000 steps / single deletes", cpu_1000[OURS] / single_deletes, 0.08, 1.25),
-        Target("Time, 10,000 steps at 20 ms a call / one call at a time", far, 0.45, 1.25),
+        Target("Cold start vs. Powertools samples", starts[OURS] / starts[SAMPLES], 0.35, 1.25),
+        Target("Cold start vs. FastAPI + Mangum", starts[OURS] / starts[FASTAPI], 0.70, 1.25),
+        Target("Cold start vs. bare handler", starts[OURS] / starts[FLOOR], 1.15, 1.25),
+        Target("CPU, 1 step vs. FastAPI + Mangum", cpu[OURS] / cpu[FASTAPI], 0.80, 1.25),
+        Target(
+            "CPU, 1,000 steps vs. the better one with single deletes",
+            cpu_1000[OURS] / single_deletes,
+            0.08,
+            1.25,
+        ),
+        Target("Time, 10,000 steps at 20 ms a call vs. one call at a time", far, 0.45, 1.25),
         Target("DynamoDB calls, 1,000 steps", ours[PRESENT[1_000]].usage["calls"], 12),
         Target("DynamoDB calls, 100,000 steps, 300 present", ours[SPARSE].usage["calls"], 5),
         Target("Unused part of the write limit", unused, 0.10),
@@ -92,28 +97,25 @@ def write_report(bench: Bench) -> None:
     mpl.use("svg")
     mpl.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "checkpoints"}
     mpl.rcParams |= {"axes.spines.top": False, "axes.spines.right": False}
-    _draw_cold_start(bench)
-    _draw_growth(bench)
+    _draw(bench)
     (DOCS / "benchmarks.md").write_text("\n\n".join(_sections(bench)) + "\n")
 
 
 def _sections(bench: Bench) -> Iterator[str]:
     names = ("boto3", "pydantic", "aws-lambda-powertools", "fastapi", "mangum")
     yield (
-        "# Benchmarks\n\n<!-- Written by `make bench`. Edit benchmarks/report.py instead. -->\n"
+        "# Benchmarks\n<!-- Written by `make bench`. Edit benchmarks/report.py instead. -->\n"
         f"Measured on {datetime.now(UTC):%Y-%m-%d} in one run of `make bench`: {os.cpu_count()} "
         f"{platform.machine()} cores, Python {platform.python_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in names)
     )
-    yield INTRODUCTION
-    yield "## Targets"
+    yield f"{INTRODUCTION}\n\n## Targets"
     rows = [(t.name, f"{t.value:.3g}", f"≤ {t.limit:g}", "✗✓"[t.is_met()]) for t in targets(bench)]
     yield _table(["this API", "measured", "target", ""], rows)
-    yield "## Cold start\n\n![Milliseconds from start to first answer](cold-start.svg)"
+    yield f"## Cold start\n\nFrom process start to first answer, median of {STARTS}.\n{COLD_START}"
     yield "## Requests\n\nTime until the answer, and CPU time. Steps are present unless *missing*."
     yield _by_case(bench, lambda r: f"{_time(r.seconds)}, CPU {_time(r.cpu_seconds)}")
-    yield "![Time, DynamoDB calls and write units by number of steps](growth.svg)"
-    yield "DynamoDB calls, and write units:"
+    yield f"{GROWTH}\n\nCalls of DynamoDB, and write units:"
     yield _by_case(bench, lambda r: f"{r.usage['calls']:,}, {r.usage['write_units']:,} units")
     yield f"## Price\n\n{PRICE}"
     priced = (PRESENT[1], PRESENT[100], HALF_MISSING, PRESENT[1_000])
@@ -163,28 +165,22 @@ def _time(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
 
 
-def _draw_cold_start(bench: Bench) -> None:
+def _draw(bench: Bench) -> None:
     plot, axes = plt.subplots(figsize=(8, 2), layout="constrained")
     for row, name in enumerate(reversed(NAMES)):
         milliseconds = bench.starts[name] * 1000
         axes.barh(LABELS[name], milliseconds, color=COLOURS[name])
         axes.text(milliseconds, row, f" {milliseconds:.0f} ms", va="center")
-    axes.set_title("Cold start: from the start of the process to the first answer", loc="left")
+    axes.set_title("Cold start", loc="left")
     plot.savefig(DOCS / "cold-start.svg", metadata={"Date": None})
 
-
-def _draw_growth(bench: Bench) -> None:
     plot, panels = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained")
     for axes, figure in zip(panels, ("seconds", "calls", "write_units"), strict=True):
         for name in NAMES:
-            found = {size: bench.requests.get((name, case)) for size, case in PRESENT.items()}
-            points = {
-                size: request.seconds if figure == "seconds" else request.usage[figure]
-                for size, request in found.items()
-                if request
-            }
+            found = [bench.requests.get((name, case)) for case in PRESENT.values()]
+            values = [r.seconds if figure == "seconds" else r.usage[figure] for r in found if r]
             style = {"marker": "o", "color": COLOURS[name], "label": LABELS[name]}
-            axes.loglog(list(points), list(points.values()), **style)
+            axes.loglog(list(PRESENT)[: len(values)], values, subs=[], **style)
         axes.set(title=figure.replace("_", " "), xlabel="steps")
     panels[0].legend(frameon=False)
     plot.savefig(DOCS / "growth.svg", metadata={"Date": None})

@@ -29,7 +29,6 @@ ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",  # /var/task is read-only
     "AWS_LAMBDA_FUNCTION_NAME": "benchmark",
     "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(MEMORY_MB),
-    "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
     "AWS_LAMBDA_LOG_FORMAT": "JSON",
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_ACCESS_KEY_ID": "benchmark",
@@ -86,10 +85,10 @@ class Function:
             now, cpu, logged = self._usage()
             begin, cpu_before, logged_before = self._before
             taken = (now - begin, cpu - cpu_before, logged - logged_before, now - self._start)
-            is_answer = path.endswith("/response")
-            answer: dict[str, Any] = json.loads(body) if is_answer else {}
-            text = answer.get("body", body.decode())
-            self._answers.put(Invocation(answer.get("statusCode", 502), text, *taken))
+            answer: Any = {"statusCode": 502, "body": body.decode()}  # an error is no answer
+            if path.endswith("/response"):
+                answer = json.loads(body)
+            self._answers.put(Invocation(answer["statusCode"], answer["body"], *taken))
             return 202, {}, b""
         entry = self.events.get()
         if entry is None:  # the process was killed

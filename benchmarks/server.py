@@ -12,11 +12,8 @@ type Respond = Callable[[str, Message, bytes], Response]  # to a path, headers a
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
     def handle_error(self, request: object, client_address: object) -> None:
-        """Print a traceback, unless the client was killed before it had its response."""
+        """Print a traceback, unless the client was killed in the middle of a request."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
@@ -31,7 +28,10 @@ def serving(respond: Respond) -> Iterator[str]:
         wbufsize = -1  # the headers and the body are sent together
 
         def do_POST(self) -> None:
-            request = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            length = int(self.headers.get("Content-Length", 0))
+            request = self.rfile.read(length)
+            if len(request) < length:
+                raise ConnectionResetError
             status, headers, body = respond(self.path, self.headers, request)
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(body))}.items():

@@ -18,7 +18,7 @@ from server import Response
 from events import ENTITY, MODEL, TOKEN
 
 RECORD_BYTES = 200  # of one checkpoint
-PAGE_BYTES = 1024 * 1024  # the most that one Query reads
+PAGE_RECORDS = 1024 * 1024 // RECORD_BYTES  # the most that one Query reads
 READ_UNIT_BYTES = 4096
 
 TOKEN_RECORD = {
@@ -86,7 +86,8 @@ class Stub:
     def _batch_get_item(self, request: Json) -> Json:
         ((table, asked),) = request["RequestItems"].items()
         self.usage["read_units"] += len(asked["Keys"])
-        items = [self._item(key, asked) for key in asked["Keys"] if self._entity(key)]
+        entities = [(key["step"], self._entity(key)) for key in asked["Keys"]]
+        items = [{"step": step, "entity": {"S": entity}} for step, entity in entities if entity]
         return {"Responses": {table: items}, "UnprocessedKeys": {}}
 
     def _query(self, request: Json) -> Json:
@@ -96,12 +97,12 @@ class Stub:
         if "ExclusiveStartKey" in request:
             first = int(request["ExclusiveStartKey"]["step"]["N"]) + 1
         begin, end = bisect_left(self._order, first), bisect_right(self._order, last)
-        most = min(request.get("Limit", end), PAGE_BYTES // RECORD_BYTES)
+        most = min(request.get("Limit", end), PAGE_RECORDS)
         steps = self._order[begin : min(end, begin + most)]
         keys = [{"model_id": {"S": MODEL}, "step": {"N": str(step)}} for step in steps]
         self.usage["read_units"] += ceil(max(1, len(keys) * RECORD_BYTES) / READ_UNIT_BYTES)
         owners = [values[name]["S"] for name in re.findall(r":\w+", request["FilterExpression"])]
-        items = [self._item(key, request) for key in keys if self._entity(key) in owners]
+        items = [{"step": key["step"]} for key in keys if self._entity(key) in owners]
         more = {"LastEvaluatedKey": keys[-1]} if begin + most < end else {}
         return {"Items": items, "Count": len(items), "ScannedCount": len(keys), **more}
 
@@ -143,10 +144,3 @@ class Stub:
 
     def _entity(self, key: Json) -> str | None:
         return self.entities.get(int(key["step"]["N"])) if key["model_id"]["S"] == MODEL else None
-
-    def _item(self, key: Json, request: Json) -> Json:
-        """Return what the request's projection shows of a checkpoint."""
-        item = {**key, "entity": {"S": self._entity(key)}}
-        shown = re.findall(r"[#\w]+", request.get("ProjectionExpression", "model_id step entity"))
-        names = request.get("ExpressionAttributeNames", {})
-        return {name: item[name] for name in (names.get(name, name) for name in shown)}

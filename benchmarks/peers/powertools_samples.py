@@ -18,21 +18,15 @@ app = APIGatewayRestResolver(enable_validation=True)
 @app.delete("/v1/preview/models/<model_id>/checkpoints")
 @tracer.capture_method(capture_response=False)
 def delete_checkpoints(model_id: str, request: Request) -> Response:
-    entity = authenticate()
+    authorization = app.current_event.headers.get("Authorization", "")
+    entity = find_entity(authorization.removeprefix("Bearer "))
+    if entity is None:
+        raise UnauthorizedError("Invalid or expired token")
     steps = list(dict.fromkeys(request.steps))
     not_found = [step for step in steps if not delete_one(model_id, step, entity)]
     deleted_count = len(steps) - len(not_found)
     logger.info("Checkpoints deleted", model_id=model_id, deleted_count=deleted_count)
     return Response(deleted_count=deleted_count, not_found_steps=not_found)
-
-
-@tracer.capture_method(capture_response=False)
-def authenticate() -> str:
-    scheme, _, token = app.current_event.headers.get("Authorization", "").partition(" ")
-    entity = find_entity(token) if scheme.lower() == "bearer" and token else None
-    if entity is None:
-        raise UnauthorizedError("Invalid or expired token")
-    return entity
 
 
 @logger.inject_lambda_context(correlation_id_path=correlation_paths.API_GATEWAY_REST)
