@@ -20,6 +20,8 @@ export MINISTACK := $(uv) tool run --exclude-newer 2026-11-20 --python 3.13 \
 cfn_lint := $(uv) tool run --exclude-newer 2026-11-20 --from cfn-lint==1.58.0 cfn-lint
 checkov := $(uv) tool run --exclude-newer 2026-11-20 --from checkov==3.3.30 checkov
 
+# Or each process compiles them again, where PYTHONDONTWRITEBYTECODE is set.
+export UV_COMPILE_BYTECODE := 1
 export UV_CACHE_DIR := $(CURDIR)/.tools/cache
 export UV_TOOL_DIR := $(CURDIR)/.tools/tools
 export UV_PYTHON_INSTALL_DIR := $(CURDIR)/.tools/python
@@ -43,7 +45,7 @@ demo: .venv/ready ## Send the sample events through the function, on a DynamoDB 
 
 .PHONY: test
 test: .venv/ready ## Run the tests
-	$(python) -m pytest --numprocesses 3
+	$(python) -m pytest --numprocesses 3 --dist worksteal
 
 .PHONY: check
 check: .venv/ready ## Check format, lint, types, template, and that generated files are current

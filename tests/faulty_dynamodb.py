@@ -1,6 +1,7 @@
 """A DynamoDB endpoint over HTTP that fails on command, so that botocore meets real faults."""
 
 import json
+import sys
 import threading
 import time
 import zlib
@@ -115,6 +116,13 @@ def stall_answer(seconds: float) -> Fault:
     return fault
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print what went wrong, unless the caller did not wait and closed the connection."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class Endpoint:
     """Passes requests on to a DynamoDB, by default to the one that moto is in this process.
 
@@ -131,7 +139,7 @@ class Endpoint:
         self._lasting: dict[str, Fault] = {}
         self._completed: dict[str, tuple[Any, Reply]] = {}
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def fail(self, operation: str, *faults: Fault) -> None:

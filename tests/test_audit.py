@@ -407,3 +407,41 @@ def test_nothing_secret_is_ever_logged_at_any_level(endpoint: Endpoint) -> None:
         assert hash_token(secret) not in outcome.log
     for sent in ("in-the-body", "in-a-header", "secret-model", "Authorization"):
         assert sent not in outcome.log
+
+
+@pytest.mark.parametrize("name", ["POWERTOOLS_LOG_LEVEL", "AWS_LAMBDA_LOG_LEVEL"])
+def test_who_deleted_what_is_logged_at_any_level(endpoint: Endpoint, name: str) -> None:
+    put_checkpoints(MODEL, [1], entity=ENTITY)
+
+    outcome = run_in_a_process(
+        endpoint,
+        [make_event(steps=[1])] * 2,
+        PYTHONWARNINGS="default",
+        POWERTOOLS_LOGGER_SAMPLE_RATE="0",
+        **{name: "CRITICAL"},
+    )
+
+    assert 2 == outcome.log.count('"message":"Deletion completed"')
+    assert '"deleted_steps":[[1,1]]' in outcome.log
+
+
+def test_the_libraries_do_not_log_what_is_normal(endpoint: Endpoint) -> None:
+    outcome = run_in_a_process(endpoint, [make_event(steps=[1])])
+
+    assert "Found credentials" not in outcome.log
+    assert all("{" == line[0] for line in outcome.log.splitlines() if line)
+
+
+def test_a_line_tells_what_dynamodb_was_asked_and_how_long_it_took(
+    call: Call, endpoint: Endpoint, lines: Lines
+) -> None:
+    put_checkpoints(MODEL, range(250), entity=ENTITY)
+    endpoint.fail("GetItem", refuse(500, "InternalServerError"))
+    endpoint.fail("TransactWriteItems", cancel("TransactionConflict"))
+    lines()
+
+    call(steps=list(range(250)))
+
+    line = lines()[0]
+    assert (len(endpoint.calls), 2) == (line["dynamodb_calls"], line["dynamodb_retries"])
+    assert 0 < line["dynamodb_ms"] <= line["duration_ms"]

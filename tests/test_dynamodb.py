@@ -1,5 +1,6 @@
 """DynamoDB fails, for a moment or for longer; the answer stays exactly true."""
 
+import json
 import re
 import time
 from unittest import mock
@@ -11,8 +12,10 @@ from checkpoints.dynamodb import MAX_ATTEMPTS
 from emulators.dynamodb import put_checkpoints, stored_checkpoints
 from events import ENTITY, INTERNAL_SERVER_ERROR, JSON, MODEL, Answer, Call, make_event
 from faulty_dynamodb import (
+    Apply,
     Endpoint,
     Fault,
+    Reply,
     blank_answer,
     cancel,
     drop_request,
@@ -271,6 +274,14 @@ class TestLastingFault:
         assert unavailable() == call(steps=[1], milliseconds=milliseconds)
 
     @pytest.mark.usefixtures("_impatient")
+    def test_begins_no_attempt_whose_time_outs_outlast_the_deadline(
+        self, call: Call, endpoint: Endpoint
+    ) -> None:
+        """An attempt may take 1.2 s here, and 1.5 s are kept for the answer."""
+        assert unavailable() == call(steps=[1], milliseconds=2_600)
+        assert [] == endpoint.calls
+
+    @pytest.mark.usefixtures("_impatient")
     def test_leaves_no_time_for_the_rest(self, call: Call, endpoint: Endpoint) -> None:
         put_checkpoints(MODEL, [1], entity=ENTITY)
         endpoint.fail("TransactWriteItems", stall(LATE))
@@ -365,3 +376,44 @@ class TestFaultOfOurs:
         assert NOTHING_DELETED == call(steps=list(range(8)))
         assert endpoint.calls.count("TransactWriteItems") == 4
         assert {MODEL: set(range(8))} == stored_checkpoints()
+
+    def test_of_any_kind_leaves_what_was_sent_unconfirmed(
+        self, call: Call, endpoint: Endpoint
+    ) -> None:
+        """Whatever is raised, the transaction that was sent may have had its effect."""
+
+        def answer_nonsense(_request: object, apply: Apply) -> Reply:
+            apply()
+            body = {
+                "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
+                "CancellationReasons": [{}],
+            }
+            return Reply(400, json.dumps(body).encode())
+
+        put_checkpoints(MODEL, range(150), entity=ENTITY)
+        endpoint.fail("TransactWriteItems", answer_nonsense, answer_nonsense)
+
+        answer = call(steps=list(range(150)))
+
+        assert INTERNAL_SERVER_ERROR.body["detail"] == answer.body["detail"]
+        assert (500, 0, 150) == (
+            answer.status,
+            answer.body["deleted_count"],
+            answer.body["unconfirmed_count"],
+        )
+        assert {} == stored_checkpoints()
+
+    def test_is_not_halved_while_an_earlier_attempt_is_open(
+        self, call: Call, endpoint: Endpoint
+    ) -> None:
+        """Half of it would not be recognised by its token, and be reported as not found."""
+        put_checkpoints(MODEL, range(4), entity=ENTITY)
+        endpoint.fail("TransactWriteItems", lose_answer, refuse(400, "ValidationException"))
+
+        answer = call(steps=list(range(4)))
+
+        assert (500, 0, 4) == (
+            answer.status,
+            answer.body["deleted_count"],
+            answer.body["unconfirmed_count"],
+        )

@@ -1,12 +1,14 @@
 """Exactly what was asked for is deleted, and exactly that is answered."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from emulators.dynamodb import put_checkpoints, put_token, stored_checkpoints
 from events import ENTITY, JSON, MODEL, Answer, Call, make_event
-from faulty_dynamodb import Endpoint, cancel, pass_on
+from faulty_dynamodb import Apply, Endpoint, Fault, Reply, cancel, pass_on, refuse
 from function_process import run_in_a_process
 
 
@@ -100,6 +102,101 @@ def test_asks_only_for_what_the_model_has_when_asked_for_many(
     assert {} == stored_checkpoints()
 
 
+def test_needs_no_query_for_as_many_steps_as_one_transaction_takes(
+    call: Call, endpoint: Endpoint
+) -> None:
+    put_checkpoints(MODEL, range(100), entity=ENTITY)
+
+    assert deleted(100, []) == call(steps=list(range(100)))
+    assert ["GetItem", "TransactWriteItems"] == endpoint.calls
+
+
+LARGE_RECORD = {"padding": {"S": "x" * 10_000}}
+
+
+class TestSparseSteps:
+    """What a request reads is bounded by the steps that it asks for, not by what the model has."""
+
+    wanted = range(0, 1_200, 10)  # a page of a query passes 10 of them
+
+    @pytest.fixture(autouse=True)
+    def _large_model(self, _fresh_tables: None, endpoint: Endpoint) -> None:
+        put_checkpoints(MODEL, range(1_000), entity=ENTITY, **LARGE_RECORD)
+        put_checkpoints(MODEL, range(500, 900, 20), entity="speech-team", **LARGE_RECORD)
+        endpoint.heal()
+
+    foreign_or_missing = (*range(500, 900, 20), *range(1_000, 1_200, 10))
+
+    def answer(self) -> Answer:
+        return deleted(120 - len(self.foreign_or_missing), list(self.foreign_or_missing))
+
+    def left(self) -> dict[str, set[int]]:
+        gone = set(self.wanted) - set(self.foreign_or_missing)
+        return {MODEL: set(range(1_000)) - gone}
+
+    def test_take_a_few_reads(self, call: Call, endpoint: Endpoint) -> None:
+        assert self.answer() == call(steps=list(self.wanted))
+        assert ["GetItem"] + ["Query"] * 3 + ["BatchGetItem", "TransactWriteItems"] == (
+            endpoint.calls
+        )
+        assert self.left() == stored_checkpoints()
+
+    def test_are_read_again_where_dynamodb_leaves_keys_unprocessed(
+        self, call: Call, endpoint: Endpoint
+    ) -> None:
+        endpoint.fail("BatchGetItem", leave_unprocessed(80), leave_unprocessed(7), pass_on)
+
+        assert self.answer() == call(steps=list(self.wanted))
+        assert 3 == endpoint.calls.count("BatchGetItem")
+        assert self.left() == stored_checkpoints()
+
+    def test_end_in_a_503_if_keys_stay_unprocessed(self, call: Call, endpoint: Endpoint) -> None:
+        endpoint.keep_failing("BatchGetItem", leave_unprocessed(100))
+
+        answer = call(steps=list(self.wanted), milliseconds=13_500)
+
+        assert (503, 0, 0) == (
+            answer.status,
+            answer.body["deleted_count"],
+            answer.body["unconfirmed_count"],
+        )
+        assert {MODEL: set(range(1_000))} == stored_checkpoints()
+
+    @pytest.mark.parametrize(
+        "fault",
+        [refuse(400, "ThrottlingException"), refuse(500, "InternalServerError")],
+        ids=["throttled", "server error"],
+    )
+    def test_outlast_a_short_fault(self, call: Call, endpoint: Endpoint, fault: Fault) -> None:
+        endpoint.fail("BatchGetItem", fault)
+
+        assert self.answer() == call(steps=list(self.wanted))
+
+    def test_are_read_as_they_are_now(self, call: Call, endpoint: Endpoint) -> None:
+        call(steps=list(self.wanted))
+
+        (batch,) = (request for request in endpoint.requests if "RequestItems" in request)
+        assert [True] == [table["ConsistentRead"] for table in batch["RequestItems"].values()]
+
+
+def leave_unprocessed(count: int) -> Fault:
+    """Read all but the last keys of a batch."""
+
+    def fault(request: dict[str, Any], apply: Apply) -> Reply:
+        body = json.loads(apply().body)
+        ((table, asked),) = request["RequestItems"].items()
+        skipped = asked["Keys"][-count:]
+        body["Responses"][table] = [
+            item
+            for item in body["Responses"][table]
+            if item["step"] not in [key["step"] for key in skipped]
+        ]
+        body["UnprocessedKeys"] = {table: asked | {"Keys": skipped}}
+        return Reply(200, json.dumps(body).encode())
+
+    return fault
+
+
 def test_reads_the_keys_page_by_page(call: Call, endpoint: Endpoint) -> None:
     put_checkpoints(MODEL, range(200), entity=ENTITY, padding={"S": "x" * 10_000})
     endpoint.heal()
@@ -117,6 +214,15 @@ class TestLeavesAlone:
         put_checkpoints(MODEL, range(count), entity="speech-team")
 
         assert deleted(0, list(range(count))) == call(steps=list(range(count)))
+        assert {MODEL: set(range(count))} == stored_checkpoints()
+
+    def test_the_checkpoints_of_an_entity_with_a_longer_name(self, call: Call, count: int) -> None:
+        put_token("prefix-token", entity="vision")
+        put_checkpoints(MODEL, range(count), entity="vision-team")
+
+        assert deleted(0, list(range(count))) == call(
+            steps=list(range(count)), token="prefix-token"
+        )
         assert {MODEL: set(range(count))} == stored_checkpoints()
 
     def test_another_entitys_between_the_callers_own(self, call: Call, count: int) -> None:

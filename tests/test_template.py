@@ -1,6 +1,7 @@
 """What the template promises to those who deploy it, call it and operate it."""
 
 import json
+from functools import cache
 from typing import Any
 
 import pytest
@@ -36,6 +37,12 @@ def stack() -> Json:
     return deployed()
 
 
+@cache
+def deployed_with(parameter: str) -> Json:
+    """Deploy with another value of one parameter."""
+    return deployed(**{parameter: OTHERS[parameter]})
+
+
 def version_of(stack: Json) -> Json:
     """Return the one version; CloudFormation publishes another if any of this changes."""
     return of_type(stack, "AWS::Lambda::Version")
@@ -51,7 +58,7 @@ def is_retained(resource: Json) -> bool:
 @pytest.mark.parametrize("parameter", read_template()["Parameters"])
 def test_each_parameter_is_optional_and_has_an_effect(stack: Json, parameter: str) -> None:
     value = OTHERS[parameter]
-    other = deployed(**{parameter: value})
+    other = deployed_with(parameter)
 
     changed = [resource for name, resource in other.items() if resource != stack.get(name)]
     assert changed or set(other) < set(stack)
@@ -114,7 +121,7 @@ def test_requests_go_to_the_version_that_was_published_last(canary: str) -> None
 def test_a_parameter_that_changes_the_function_publishes_a_version(
     stack: Json, parameter: str
 ) -> None:
-    other = deployed(**{parameter: OTHERS[parameter]})
+    other = deployed_with(parameter)
     # Concurrency is a matter of the function, not of a version.
     versioned, versioned_other = (
         {k: v for k, v in function_of(s).items() if k != "ReservedConcurrentExecutions"}

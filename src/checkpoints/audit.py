@@ -45,8 +45,6 @@ class Audit:
     def __init__(self) -> None:
         self._arrived = time.perf_counter()
         self._calls: Calls | None = None
-        # Whatever level an operator sets in the environment, who deleted what is logged.
-        logging.getLogger(logger.name).setLevel(logging.INFO)
 
     def count_cold_start(self, context: LambdaContext) -> None:
         """Count the first request of a process, unless provisioned concurrency started it."""
@@ -115,6 +113,8 @@ class Audit:
             "dynamodb_retries": calls.retries if calls else 0,
             "dynamodb_ms": calls.milliseconds if calls else 0.0,
         }
+        # Whatever level an operator sets, and Powertools sets again for each request if it samples.
+        logging.getLogger(logger.name).setLevel(logging.INFO)
         write = {logging.INFO: logger.info, logging.WARNING: logger.warning}
         write.get(level, logger.error)(message, extra=fields)
 

@@ -3,7 +3,7 @@
 import random
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -57,7 +57,11 @@ class CallError(Exception):
     """A call to DynamoDB did not succeed; `__cause__` is botocore's error.
 
     `outcome_unknown` is true if an attempt was sent and not answered: it may have had its effect.
+    `cancellation_codes` has one code for each action of a cancelled transaction, in their order;
+    the string `None` means that this action was valid.
     """
+
+    cancellation_codes: Sequence[str] = ()
 
     def __init__(self, message: str, *, outcome_unknown: bool) -> None:
         super().__init__(message)
@@ -69,11 +73,7 @@ class UnavailableError(CallError):
 
 
 class RejectedError(CallError):
-    """DynamoDB rejected the call, and would reject it again.
-
-    `code` is DynamoDB's error code. `cancellation_codes` has one code for each action of a
-    cancelled transaction, in their order; the string `None` means that this action was valid.
-    """
+    """DynamoDB rejected the call, and would reject it again; `code` is DynamoDB's error code."""
 
     def __init__(self, error: ClientError, *, outcome_unknown: bool) -> None:
         super().__init__(str(error), outcome_unknown=outcome_unknown)

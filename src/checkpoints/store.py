@@ -6,30 +6,21 @@ transactions, and `Deletion` sums up what they did.
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from itertools import batched, count, islice
-from operator import gt, lt
-from threading import Event
-from typing import TYPE_CHECKING, Any
+from itertools import count
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from checkpoints.dynamodb import CallError, Calls, RejectedError, UnavailableError
+from checkpoints.steps import distinct, number, side_by_side, storable
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-# DynamoDB's limits: actions in a transaction, keys in a batch, bytes in a hash key, and the digits
-# and the magnitude of a number.
+# DynamoDB's limits: actions in a transaction, keys in a batch, bytes in a hash key.
 MAX_TRANSACTION_ACTIONS = 100
 MAX_BATCH_KEYS = 100
 MAX_MODEL_ID_BYTES = 2048
-MAX_STEP_DIGITS = 38
-MAX_STEP_MAGNITUDE = 126
-
-# Calls in flight at a time, to hide the round trip. A partition writes 1,000 units a second, and a
-# transaction of 100 uses 200; above that, throttling sets the pace.
-CONCURRENT_CALLS = 4
 
 # Pages of a query that pass fewer of the steps than one batch would read, before batches take over.
 MAX_SPARSE_PAGES = 3
@@ -86,11 +77,11 @@ class CheckpointStore:
             IncompleteDeletionError: DynamoDB failed, or an internal error occurred.
 
         """
-        deletion = Deletion(_distinct(steps))
+        deletion = Deletion(distinct(steps))
         request = _Request(self._client, self._table, model_id, entity, calls)
         try:
             existing = request.plan(deletion.asked)
-            _side_by_side(
+            side_by_side(
                 lambda batch: request.send(batch, deletion), existing, MAX_TRANSACTION_ACTIONS
             )
         except Exception as error:
@@ -98,17 +89,14 @@ class CheckpointStore:
         return deletion
 
 
-class _Request:
+class _Request(NamedTuple):
     """What all calls for one deletion have in common."""
 
-    def __init__(
-        self, client: "DynamoDBClient", table: str, model_id: str, entity: str, calls: Calls
-    ) -> None:
-        self._client = client
-        self._table = table
-        self._model_id = model_id
-        self._entity = entity
-        self._calls = calls
+    client: "DynamoDBClient"
+    table: str
+    model_id: str
+    entity: str
+    calls: Calls
 
     def plan(self, asked: list[int]) -> list[int]:
         """Return the steps to send deletes for: all if they are few, else those that exist.
@@ -116,13 +104,13 @@ class _Request:
         A read costs less than a delete that finds nothing. A checkpoint that is saved after the
         read was saved after the request; one that is gone is noticed by the delete's condition.
         """
-        if len(self._model_id.encode()) > MAX_MODEL_ID_BYTES:
+        if len(self.model_id.encode()) > MAX_MODEL_ID_BYTES:
             return []
-        storable = _storable(asked)
-        if len(storable) <= MAX_TRANSACTION_ACTIONS:
-            return storable
-        existing = self._existing(sorted(storable))
-        return [step for step in storable if step in existing]
+        candidates = storable(asked)
+        if len(candidates) <= MAX_TRANSACTION_ACTIONS:
+            return candidates
+        existing = self._existing(sorted(candidates))
+        return [step for step in candidates if step in existing]
 
     def _existing(self, steps: list[int]) -> set[int | Decimal]:
         """Return the entity's steps, some besides those asked for.
@@ -135,28 +123,28 @@ class _Request:
         passed = 0
         sparse_pages = 0
         while passed < len(steps) and sparse_pages < MAX_SPARSE_PAGES:
-            page = self._calls.make(
-                self._client.query,
-                TableName=self._table,
+            page = self.calls.make(
+                self.client.query,
+                TableName=self.table,
                 KeyConditionExpression="model_id = :model_id AND #step BETWEEN :first AND :last",
                 FilterExpression="entity = :entity",
                 ProjectionExpression="#step",
                 ExpressionAttributeNames={"#step": "step"},
                 ExpressionAttributeValues={
-                    ":model_id": {"S": self._model_id},
+                    ":model_id": {"S": self.model_id},
                     ":first": {"N": str(steps[passed])},
                     ":last": {"N": str(steps[-1])},
-                    ":entity": {"S": self._entity},
+                    ":entity": {"S": self.entity},
                 },
                 ConsistentRead=True,
             )
-            existing.update(_number(item["step"]["N"]) for item in page["Items"])
+            existing.update(number(item["step"]["N"]) for item in page["Items"])
             if "LastEvaluatedKey" not in page:
                 return existing
             before = passed
-            passed = bisect_right(steps, _number(page["LastEvaluatedKey"]["step"]["N"]))
+            passed = bisect_right(steps, number(page["LastEvaluatedKey"]["step"]["N"]))
             sparse_pages += passed - before < MAX_BATCH_KEYS
-        _side_by_side(
+        side_by_side(
             lambda batch: existing.update(self._read(batch)), steps[passed:], MAX_BATCH_KEYS
         )
         return existing
@@ -165,12 +153,12 @@ class _Request:
         """Yield those of at most `MAX_BATCH_KEYS` steps that the entity has."""
         keys: Any = [self._key(step) for step in steps]
         for rounds in count():
-            if not self._calls.pause(rounds):
+            if not self.calls.pause(rounds):
                 raise UnavailableError("no time left for unprocessed keys", outcome_unknown=False)
-            answer = self._calls.make(
-                self._client.batch_get_item,
+            answer = self.calls.make(
+                self.client.batch_get_item,
                 RequestItems={
-                    self._table: {
+                    self.table: {
                         "Keys": keys,
                         "ProjectionExpression": "#step, entity",
                         "ExpressionAttributeNames": {"#step": "step"},
@@ -178,12 +166,12 @@ class _Request:
                     }
                 },
             )
-            for item in answer["Responses"].get(self._table, []):
-                if item.get("entity") == {"S": self._entity}:
+            for item in answer["Responses"].get(self.table, []):
+                if item.get("entity") == {"S": self.entity}:
                     yield int(item["step"]["N"])
             # DynamoDB leaves keys unprocessed when it is throttled or the records are large.
             unprocessed: dict[str, Any] = dict(answer["UnprocessedKeys"])
-            keys = unprocessed.get(self._table, {}).get("Keys")
+            keys = unprocessed.get(self.table, {}).get("Keys")
             if not keys:
                 return
 
@@ -228,15 +216,15 @@ class _Request:
         # In CPython each update of these sets is atomic, so threads may share them.
         deletion.unconfirmed.update(steps)
         try:
-            self._calls.make(
-                self._client.transact_write_items,
+            self.calls.make(
+                self.client.transact_write_items,
                 TransactItems=[
                     {
                         "Delete": {
-                            "TableName": self._table,
+                            "TableName": self.table,
                             "Key": self._key(step),
                             "ConditionExpression": "entity = :entity",
-                            "ExpressionAttributeValues": {":entity": {"S": self._entity}},
+                            "ExpressionAttributeValues": {":entity": {"S": self.entity}},
                         }
                     }
                     for step in steps
@@ -245,51 +233,14 @@ class _Request:
             )
         except CallError as error:
             # A cancellation is an answer to all attempts: they have the same token.
-            if not error.outcome_unknown or _is_cancellation(error):
+            if not error.outcome_unknown or error.cancellation_codes:
                 deletion.unconfirmed.difference_update(steps)
             raise
         deletion.deleted.update(steps)
         deletion.unconfirmed.difference_update(steps)
 
     def _key(self, step: int) -> dict[str, Any]:
-        return {"model_id": {"S": self._model_id}, "step": {"N": str(step)}}
-
-
-def _side_by_side(
-    work: Callable[[Sequence[int]], None], steps: Sequence[int], batch_size: int
-) -> None:
-    """Do the work for all steps in batches, a few at a time. After a failure none is begun.
-
-    Raises:
-        Exception: the first failure, once the work that was under way has ended.
-
-    """
-    if len(steps) <= batch_size:
-        if steps:
-            work(steps)
-        return
-    failed = Event()
-
-    def work_unless_failed(batch: Sequence[int]) -> None:
-        if failed.is_set():
-            return
-        try:
-            work(batch)
-        except BaseException:
-            failed.set()
-            raise
-
-    with ThreadPoolExecutor(CONCURRENT_CALLS) as pool:
-        futures = [
-            pool.submit(work_unless_failed, batch)
-            for batch in batched(steps, batch_size, strict=False)
-        ]
-    for future in futures:
-        future.result()
-
-
-def _is_cancellation(error: CallError) -> bool:
-    return isinstance(error, RejectedError) and bool(error.cancellation_codes)
+        return {"model_id": {"S": self.model_id}, "step": {"N": str(step)}}
 
 
 def _is_invalid(error: RejectedError) -> bool:
@@ -297,34 +248,3 @@ def _is_invalid(error: RejectedError) -> bool:
     if error.code == "ValidationException":
         return not error.outcome_unknown
     return "ValidationError" in error.cancellation_codes
-
-
-def _distinct(steps: Sequence[int]) -> list[int]:
-    """Return the steps without repeats, in their order."""
-    for is_in_order in (lt, gt):
-        if all(map(is_in_order, steps, islice(steps, 1, None))):
-            return list(steps)
-    # A caller can choose integers whose hashes collide, and a set of many such takes minutes. The
-    # hash of a string is randomised in each process.
-    return list({str(step): step for step in steps}.values())
-
-
-def _storable(steps: list[int]) -> list[int]:
-    """Return the steps that a DynamoDB number can hold: 38 significant digits, below 10**126."""
-    limit = 10**MAX_STEP_DIGITS
-    if not steps or (min(steps) > -limit and max(steps) < limit):
-        return steps
-    return [
-        step
-        for step in steps
-        if len(digits := str(abs(step))) <= MAX_STEP_MAGNITUDE
-        and len(digits.rstrip("0")) <= MAX_STEP_DIGITS
-    ]
-
-
-def _number(text: str) -> int | Decimal:
-    """Return a DynamoDB number, as an `int` if it is written as one: that takes less memory."""
-    try:
-        return int(text)
-    except ValueError:
-        return Decimal(text)
