@@ -32,8 +32,8 @@ from function_process import run_in_a_process
 
 UNAVAILABLE = JSON | {"Retry-After": "2"}
 
-# Time for all that is to be done, and for a second of waiting beyond.
-SHORT = 13_500
+# Milliseconds: enough for one attempt and its answer, and half a second of retries.
+SHORT = 13_000
 LATE = 0.3  # seconds, of which the function waits 0.2
 
 throttling = {

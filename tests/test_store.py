@@ -1,15 +1,13 @@
 """Exactly what was asked for is deleted, and exactly that is answered."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from emulators.dynamodb import put_checkpoints, put_token, stored_checkpoints
-from events import ENTITY, JSON, MODEL, Answer, Call, make_event
+from events import ENTITY, JSON, MODEL, Answer, Call
 from faulty_dynamodb import Apply, Endpoint, Fault, Reply, cancel, pass_on, refuse
-from function_process import run_in_a_process
 
 
 def deleted(count: int, not_found: list[int]) -> Answer:
@@ -83,10 +81,10 @@ def test_deletes_any_number(call: Call, count: int, missing: str) -> None:
 
 
 def test_deletes_thousands(call: Call) -> None:
-    put_checkpoints(MODEL, range(5_050), entity=ENTITY)
+    put_checkpoints(MODEL, range(1_050), entity=ENTITY)
 
-    assert deleted(5_000, [-1]) == call(steps=[*range(5_000), -1])
-    assert {MODEL: set(range(5_000, 5_050))} == stored_checkpoints()
+    assert deleted(1_000, [-1]) == call(steps=[*range(1_000), -1])
+    assert {MODEL: set(range(1_000, 1_050))} == stored_checkpoints()
 
 
 def test_asks_only_for_what_the_model_has_when_asked_for_many(
@@ -292,7 +290,7 @@ def test_tells_how_far_it_got_when_it_has_to_stop(call: Call, endpoint: Endpoint
     endpoint.fail("TransactWriteItems", *[pass_on] * 3)
     endpoint.keep_failing("TransactWriteItems", cancel("ThrottlingError"))
 
-    answer = call(steps=list(range(1_000)), milliseconds=17_000)
+    answer = call(steps=list(range(1_000)), milliseconds=13_500)
 
     assert 503 == answer.status
     assert "Checkpoints deleted so far: 300. Repeat" in answer.body["detail"]
@@ -318,20 +316,3 @@ def test_decides_on_what_is_true_now(call: Call, endpoint: Endpoint) -> None:
 
     reads = [request for request in endpoint.requests if "TransactItems" not in request]
     assert [True, True] == [request["ConsistentRead"] for request in reads]
-
-
-def test_counts_each_record_once_however_many_requests_race(endpoint: Endpoint) -> None:
-    put_checkpoints(MODEL, range(400), entity=ENTITY)
-    requests = [[list(range(start, start + 150)) for start in range(0, 300, 50)]] * 4
-
-    def run(requests: list[list[int]]) -> list[Answer]:
-        return run_in_a_process(endpoint, [make_event(steps=steps) for steps in requests]).answers
-
-    with ThreadPoolExecutor(4) as pool:
-        answers = [answer for answers in pool.map(run, requests) for answer in answers]
-
-    assert [150] * 24 == [
-        answer.body["deleted_count"] + len(answer.body["not_found_steps"]) for answer in answers
-    ]
-    assert 400 == sum(answer.body["deleted_count"] for answer in answers)
-    assert {} == stored_checkpoints()
