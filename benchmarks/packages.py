@@ -24,9 +24,9 @@ HANDLERS[OURS] = "checkpoints.app.lambda_handler"
 # Ours, but with one call of DynamoDB at a time.
 ONE_AT_A_TIME = "ours_one_at_a_time"
 ONE_AT_A_TIME_MODULE = """\
-from checkpoints import store
-assert store.CONCURRENT_CALLS > 1
-store.CONCURRENT_CALLS = 1
+from concurrent import futures
+pool = futures.ThreadPoolExecutor
+futures.ThreadPoolExecutor = lambda *_: pool(1)
 from checkpoints.app import lambda_handler
 """
 HANDLERS[ONE_AT_A_TIME] = f"{ONE_AT_A_TIME}.lambda_handler"
