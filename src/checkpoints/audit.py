@@ -114,7 +114,8 @@ class Audit:
             "dynamodb_ms": calls.milliseconds if calls else 0.0,
         }
         # Whatever level an operator sets, and Powertools sets again for each request if it samples.
-        logging.getLogger(logger.name).setLevel(logging.INFO)
+        if logger.log_level != logging.INFO:
+            logging.getLogger(logger.name).setLevel(logging.INFO)
         write = {logging.INFO: logger.info, logging.WARNING: logger.warning}
         write.get(level, logger.error)(message, extra=fields)
 
