@@ -20,8 +20,8 @@ export MINISTACK := $(uv) tool run --exclude-newer 2026-11-20 --python 3.13 \
 cfn_lint := $(uv) tool run --exclude-newer 2026-11-20 --from cfn-lint==1.58.0 cfn-lint
 checkov := $(uv) tool run --exclude-newer 2026-11-20 --from checkov==3.3.30 checkov
 
-# Or each process compiles them again, where PYTHONDONTWRITEBYTECODE is set.
-export UV_COMPILE_BYTECODE := 1
+# Where this is set, every process would compile all its libraries again.
+unexport PYTHONDONTWRITEBYTECODE
 export UV_CACHE_DIR := $(CURDIR)/.tools/cache
 export UV_TOOL_DIR := $(CURDIR)/.tools/tools
 export UV_PYTHON_INSTALL_DIR := $(CURDIR)/.tools/python
