@@ -160,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=print_new)
 
     command = commands.add_parser(
-        "list", parents=[where], help="show all about each token but itself"
+        "list", parents=[where], help="list the tokens, without their secrets"
     )
     command.set_defaults(command=print_all)
 

@@ -34,7 +34,7 @@ type Fault = Callable[[dict[str, Any], Apply], Reply]
 CUT = Reply(status=0, body=b"", sent_bytes=0)
 
 
-def refuse(status: int, code: str) -> Fault:
+def reject(status: int, code: str) -> Fault:
     """Answer with an error; the request has no effect."""
     body = {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": "on command"}
     return lambda _request, _apply: Reply(status, json.dumps(body).encode())
@@ -56,7 +56,7 @@ def cancel(*codes: str) -> Fault:
 
 
 def pass_on(_request: dict[str, Any], apply: Apply) -> Reply:
-    """Be in order."""
+    """Do not fail."""
     return apply()
 
 
@@ -92,7 +92,7 @@ def blank_answer(_request: dict[str, Any], apply: Apply) -> Reply:
 def fail_after_effect(_request: dict[str, Any], apply: Apply) -> Reply:
     """Let the request have its effect, then answer with a server error."""
     apply()
-    return refuse(500, "InternalServerError")(_request, apply)
+    return reject(500, "InternalServerError")(_request, apply)
 
 
 def stall(seconds: float) -> Fault:
@@ -191,7 +191,7 @@ class Endpoint:
         if token in self._completed:
             earlier, reply = self._completed[token]
             if earlier != request:
-                return refuse(400, "IdempotentParameterMismatchException")(request, lambda: reply)
+                return reject(400, "IdempotentParameterMismatchException")(request, lambda: reply)
             return reply
         reply = self._pass_on(f"https://dynamodb.{REGION}.amazonaws.com/", headers, body)
         if token and reply.status == HTTPStatus.OK:

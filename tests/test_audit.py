@@ -1,4 +1,4 @@
-"""What an operator learns of a request, and what nobody ever does."""
+"""What an operator learns of a request, and what is never logged."""
 
 import io
 import json
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -14,7 +15,7 @@ from checkpoints import audit
 from checkpoints.auth import hash_token
 from emulators.dynamodb import put_checkpoints, put_token
 from events import ENTITY, MODEL, TOKEN, Call, make_event
-from faulty_dynamodb import Endpoint, Fault, Reply, cancel, lose_answer, pass_on, refuse, stall
+from faulty_dynamodb import Endpoint, Fault, Reply, cancel, lose_answer, pass_on, reject, stall
 from function_process import run_in_a_process
 
 type Lines = Callable[[], list[dict[str, Any]]]
@@ -218,7 +219,7 @@ def test_an_incomplete_deletion_tells_what_is_certain_and_what_is_not(
 @pytest.mark.parametrize(
     ("fault", "name"),
     [
-        (refuse(400, "AccessDeniedException"), "AccessDeniedException"),
+        (reject(400, "AccessDeniedException"), "AccessDeniedException"),
         # One reason more than there are actions, as DynamoDB never would.
         (cancel(*["ConditionalCheckFailed"] * 101), "TransactionCanceledException"),
     ],
@@ -244,10 +245,10 @@ def test_a_fault_after_some_deletions_tells_them(
     )
 
 
-def test_a_fault_of_ours_is_logged_with_its_cause(
+def test_an_internal_error_is_logged_with_its_cause(
     call: Call, endpoint: Endpoint, lines: Lines
 ) -> None:
-    endpoint.keep_failing("GetItem", refuse(400, "AccessDeniedException"))
+    endpoint.keep_failing("GetItem", reject(400, "AccessDeniedException"))
     lines()
 
     assert 500 == call(steps=[1]).status
@@ -269,7 +270,7 @@ def test_a_fault_of_ours_is_logged_with_its_cause(
 def test_a_token_that_cannot_be_looked_up_is_no_incomplete_deletion(
     call: Call, endpoint: Endpoint, lines: Lines
 ) -> None:
-    endpoint.keep_failing("GetItem", refuse(503, "ServiceUnavailable"))
+    endpoint.keep_failing("GetItem", reject(503, "ServiceUnavailable"))
     lines()
 
     assert 503 == call(steps=[1]).status
@@ -295,7 +296,7 @@ def test_the_first_request_of_a_process_counts_as_a_cold_start(endpoint: Endpoin
 
 
 def test_a_first_request_of_many_lines_counts_as_one_cold_start(endpoint: Endpoint) -> None:
-    endpoint.keep_failing("TransactWriteItems", refuse(500, "InternalServerError"))
+    endpoint.keep_failing("TransactWriteItems", reject(500, "InternalServerError"))
 
     outcome = run_in_a_process(endpoint, [make_event(steps=[1])])
 
@@ -361,15 +362,17 @@ def test_a_line_is_plain_json_whatever_the_request_is_called(
     assert name == line["correlation_id"]
 
 
-def test_a_log_that_cannot_be_written_changes_no_answer(
-    call: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_log_that_cannot_be_written_changes_no_answer(call: Call, lines: Lines) -> None:
     put_checkpoints(MODEL, [1], entity=ENTITY)
     closed = io.StringIO()
     closed.close()
-    monkeypatch.setattr(sys, "stdout", closed)
 
-    assert {"deleted_count": 1, "not_found_steps": []} == call(steps=[1]).body
+    with mock.patch.object(sys, "stdout", closed):
+        assert {"deleted_count": 1, "not_found_steps": []} == call(steps=[1]).body
+
+    lines()
+    call(token=None)
+    assert {"RequestsRefused no_credentials": 1} == metrics(lines())
 
 
 def test_nothing_secret_is_ever_logged_at_any_level(endpoint: Endpoint) -> None:
@@ -386,7 +389,7 @@ def test_nothing_secret_is_ever_logged_at_any_level(endpoint: Endpoint) -> None:
         make_event(headers={"Authorization": f"Basic {unknown}", "X-Secret": "in-a-header"}),
         make_event(token=good, body=body) | {"path": None},
     ]
-    endpoint.fail("GetItem", refuse(500, "InternalServerError"), stall(0.1))
+    endpoint.fail("GetItem", reject(500, "InternalServerError"), stall(0.1))
     endpoint.fail("TransactWriteItems", cancel("TransactionConflict"))
 
     outcome = run_in_a_process(
@@ -436,7 +439,7 @@ def test_a_line_tells_what_dynamodb_was_asked_and_how_long_it_took(
     call: Call, endpoint: Endpoint, lines: Lines
 ) -> None:
     put_checkpoints(MODEL, range(250), entity=ENTITY)
-    endpoint.fail("GetItem", refuse(500, "InternalServerError"))
+    endpoint.fail("GetItem", reject(500, "InternalServerError"))
     endpoint.fail("TransactWriteItems", cancel("TransactionConflict"))
     lines()
 

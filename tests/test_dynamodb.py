@@ -3,11 +3,13 @@
 import json
 import re
 import time
+from typing import Any
 from unittest import mock
 
 import pytest
+from botocore.exceptions import CredentialRetrievalError
 
-from checkpoints import dynamodb
+from checkpoints import app, dynamodb
 from checkpoints.dynamodb import MAX_ATTEMPTS
 from emulators.dynamodb import put_checkpoints, stored_checkpoints
 from events import ENTITY, INTERNAL_SERVER_ERROR, JSON, MODEL, Answer, Call, make_event
@@ -23,7 +25,7 @@ from faulty_dynamodb import (
     garble_answer,
     lose_answer,
     pass_on,
-    refuse,
+    reject,
     stall,
     stall_answer,
     tear_answer,
@@ -37,21 +39,21 @@ SHORT = 13_000
 LATE = 0.3  # seconds, of which the function waits 0.2
 
 throttling = {
-    "throttled": refuse(400, "ProvisionedThroughputExceededException"),
-    "written elsewhere": refuse(400, "ReplicatedWriteConflictException"),
-    "throttled as well": refuse(400, "ThrottlingException"),
-    "over the account's limit": refuse(400, "RequestLimitExceeded"),
+    "throttled": reject(400, "ProvisionedThroughputExceededException"),
+    "written elsewhere": reject(400, "ReplicatedWriteConflictException"),
+    "throttled as well": reject(400, "ThrottlingException"),
+    "over the account's limit": reject(400, "RequestLimitExceeded"),
 }
 throttling_of_transactions = {
     "conflict": cancel("TransactionConflict"),
     "throttled inside": cancel("ThrottlingError"),
     "over throughput inside": cancel("ProvisionedThroughputExceeded"),
-    "in progress": refuse(400, "TransactionInProgressException"),
+    "in progress": reject(400, "TransactionInProgressException"),
 }
 without_effect = {
     "dropped": drop_request,
-    "server error": refuse(500, "InternalServerError"),
-    "unavailable": refuse(503, "ServiceUnavailable"),
+    "server error": reject(500, "InternalServerError"),
+    "unavailable": reject(503, "ServiceUnavailable"),
     "time-out": stall(LATE),
 }
 with_effect = {
@@ -158,7 +160,7 @@ class TestShortFault:
 
     def test_that_is_a_different_one_each_time(self, call: Call, endpoint: Endpoint) -> None:
         put_checkpoints(MODEL, [1], entity=ENTITY)
-        endpoint.fail("GetItem", drop_request, refuse(500, "InternalServerError"))
+        endpoint.fail("GetItem", drop_request, reject(500, "InternalServerError"))
         endpoint.fail("TransactWriteItems", lose_answer, cancel("TransactionConflict"))
 
         answer = call(steps=[1, 2])
@@ -320,7 +322,7 @@ class TestLastingFault:
         assert 31 == endpoint.calls.count("TransactWriteItems")
 
 
-class TestFaultOfOurs:
+class TestInternalError:
     """A fault that waiting does not mend is answered at once, and truthfully: 500."""
 
     @pytest.mark.parametrize("operation", ["GetItem", "Query", "TransactWriteItems"])
@@ -337,7 +339,7 @@ class TestFaultOfOurs:
         self, call: Call, endpoint: Endpoint, operation: str, code: str
     ) -> None:
         put_checkpoints(MODEL, range(101), entity=ENTITY)
-        endpoint.keep_failing(operation, refuse(400, code))
+        endpoint.keep_failing(operation, reject(400, code))
 
         expected = INTERNAL_SERVER_ERROR if operation == "GetItem" else NOTHING_DELETED
         assert expected == call(steps=list(range(101)))
@@ -353,7 +355,7 @@ class TestFaultOfOurs:
 
     @pytest.mark.parametrize(
         "fault",
-        [refuse(400, "ValidationException"), cancel("ValidationError")],
+        [reject(400, "ValidationException"), cancel("ValidationError")],
         ids=["rejected", "cancelled"],
     )
     def test_a_transaction_that_is_invalid_is_sent_again_in_halves(
@@ -371,7 +373,7 @@ class TestFaultOfOurs:
         self, call: Call, endpoint: Endpoint
     ) -> None:
         put_checkpoints(MODEL, range(8), entity=ENTITY)
-        endpoint.keep_failing("TransactWriteItems", refuse(400, "ValidationException"))
+        endpoint.keep_failing("TransactWriteItems", reject(400, "ValidationException"))
 
         assert NOTHING_DELETED == call(steps=list(range(8)))
         assert endpoint.calls.count("TransactWriteItems") == 4
@@ -408,7 +410,7 @@ class TestFaultOfOurs:
     ) -> None:
         """Half of it would not be recognised by its token, and be reported as not found."""
         put_checkpoints(MODEL, range(4), entity=ENTITY)
-        endpoint.fail("TransactWriteItems", lose_answer, refuse(400, "ValidationException"))
+        endpoint.fail("TransactWriteItems", lose_answer, reject(400, "ValidationException"))
 
         answer = call(steps=list(range(4)))
 
@@ -417,3 +419,58 @@ class TestFaultOfOurs:
             answer.body["deleted_count"],
             answer.body["unconfirmed_count"],
         )
+
+    def test_begins_no_other_transaction(self, call: Call, endpoint: Endpoint) -> None:
+        put_checkpoints(MODEL, range(1_000), entity=ENTITY)
+        endpoint.keep_failing("TransactWriteItems", reject(400, "AccessDeniedException"))
+
+        assert NOTHING_DELETED == call(steps=list(range(1_000)))
+        assert endpoint.calls.count("TransactWriteItems") <= 4  # those that were under way together
+
+    def test_is_told_before_an_outage(self, call: Call, endpoint: Endpoint) -> None:
+        """Of two failures, the one that a retry does not help decides on the answer."""
+        put_checkpoints(MODEL, range(200), entity=ENTITY)
+        denied = reject(400, "AccessDeniedException")
+
+        def fail(request: dict[str, Any], apply: Apply) -> Reply:
+            first = request["TransactItems"][0]["Delete"]["Key"]["step"]["N"] == "0"
+            return (reject(500, "InternalServerError") if first else slow)(request, apply)
+
+        def slow(request: dict[str, Any], apply: Apply) -> Reply:
+            time.sleep(0.05)
+            return denied(request, apply)
+
+        endpoint.keep_failing("TransactWriteItems", fail)
+
+        answer = call(steps=list(range(200)))
+
+        assert (500, 0, 100) == (
+            answer.status,
+            answer.body["deleted_count"],
+            answer.body["unconfirmed_count"],
+        )
+
+    @pytest.mark.parametrize("failures", [1, 20])
+    def test_of_credentials_sends_nothing(
+        self, call: Call, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, failures: int
+    ) -> None:
+        """Where they come from a container, as with SnapStart, they can fail for a moment."""
+        put_checkpoints(MODEL, [1], entity=ENTITY)
+        store = app.connect()[1]
+        signer = store._client._request_signer  # type: ignore[attr-defined]  # noqa: SLF001
+        sign = signer.sign
+        left = [failures]
+
+        def fail(operation: str, *args: object, **kwargs: object) -> None:
+            if operation == "TransactWriteItems" and left[0]:
+                left[0] -= 1
+                raise CredentialRetrievalError(provider="container-role", error_msg="on command")
+            sign(operation, *args, **kwargs)
+
+        monkeypatch.setattr(signer, "sign", fail)
+
+        answer = call(steps=[1])
+
+        expected = Answer(200, JSON, {"deleted_count": 1, "not_found_steps": []})
+        assert answer == (expected if failures == 1 else unavailable("0"))
+        assert endpoint.calls.count("TransactWriteItems") == (failures == 1)

@@ -7,7 +7,7 @@ import pytest
 
 from emulators.dynamodb import REGION, STACK, TEMPLATE
 from events import make_event
-from faulty_dynamodb import Endpoint, refuse
+from faulty_dynamodb import Endpoint, reject
 from function_process import run_in_a_process
 from template_resolver import Json, deployed, of_type, only, policy_of
 
@@ -102,8 +102,8 @@ def emitted_metrics(endpoint: Endpoint) -> set[Metric]:
     The value of the dimension `reason` is left open.
     """
     good = make_event(steps=[1])
-    endpoint.fail("GetItem", refuse(400, "AccessDeniedException"))
-    endpoint.fail("TransactWriteItems", refuse(400, "AccessDeniedException"))
+    endpoint.fail("GetItem", reject(400, "AccessDeniedException"))
+    endpoint.fail("TransactWriteItems", reject(400, "AccessDeniedException"))
     events = [good, good, good, make_event(token=None)]
     log = run_in_a_process(endpoint, events, POWERTOOLS_SERVICE_NAME=STACK).log
     emitted: set[Metric] = set()

@@ -9,7 +9,7 @@ import pytest
 
 from emulators.dynamodb import put_token
 from events import ENTITY, Call
-from faulty_dynamodb import Endpoint, refuse
+from faulty_dynamodb import Endpoint, reject
 from scripts import openapi
 
 # The contract's facts: what a client of it may rely on.
@@ -175,7 +175,7 @@ def test_the_function_answers_as_published(
     call: Call, endpoint: Endpoint, document: Any, event: dict[str, Any], status: int
 ) -> None:
     put_token("under-scoped", entity=ENTITY, scopes=["checkpoints:read"])
-    endpoint.keep_failing("Query", refuse(503, "ServiceUnavailable"))
+    endpoint.keep_failing("Query", reject(503, "ServiceUnavailable"))
 
     answer = call(**event)
 

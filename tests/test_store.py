@@ -1,13 +1,14 @@
 """Exactly what was asked for is deleted, and exactly that is answered."""
 
 import json
+import re
 from typing import Any
 
 import pytest
 
 from emulators.dynamodb import put_checkpoints, put_token, stored_checkpoints
 from events import ENTITY, JSON, MODEL, Answer, Call
-from faulty_dynamodb import Apply, Endpoint, Fault, Reply, cancel, pass_on, refuse
+from faulty_dynamodb import Apply, Endpoint, Fault, Reply, cancel, pass_on, reject
 
 
 def deleted(count: int, not_found: list[int]) -> Answer:
@@ -55,7 +56,7 @@ def test_answers_for_each_distinct_step(
 def test_asks_for_no_step_that_no_number_can_hold(
     call: Call, endpoint: Endpoint, step: int
 ) -> None:
-    """DynamoDB would refuse the others with it; moto takes it."""
+    """DynamoDB would reject the others with it; moto takes it."""
     extreme = [10**38 - 1, 1 - 10**38]
 
     assert deleted(0, [*extreme, step]) == call(steps=[*extreme, step])
@@ -160,9 +161,39 @@ class TestSparseSteps:
         )
         assert {MODEL: set(range(1_000))} == stored_checkpoints()
 
+    def test_take_a_few_reads_of_small_records_too(self, call: Call, endpoint: Endpoint) -> None:
+        """A page of them passes more steps than a batch has, but far more records besides."""
+
+        def read_150_steps_among_10_000_records(_request: object, apply: Apply) -> Reply:
+            body = json.loads(apply().body)
+            page = body["Items"][:150]
+            body |= {"Items": page, "ScannedCount": 10_000}
+            body["LastEvaluatedKey"] = {"model_id": {"S": "small"}} | page[-1]
+            return Reply(200, json.dumps(body).encode())
+
+        put_checkpoints("small", range(1_000), entity=ENTITY)
+        endpoint.heal()
+        endpoint.keep_failing("Query", read_150_steps_among_10_000_records)
+
+        assert deleted(1_000, []) == call(steps=list(range(1_000)), model_id="small")
+        assert (3, 6) == tuple(map(endpoint.calls.count, ("Query", "BatchGetItem")))
+        assert "small" not in stored_checkpoints()
+
+    def test_are_found_however_the_table_writes_numbers(
+        self, call: Call, endpoint: Endpoint
+    ) -> None:
+        def with_fraction(_request: object, apply: Apply) -> Reply:
+            body = apply().body
+            return Reply(200, re.sub(rb'("N": ?"-?[0-9]+)"', rb'\1.0"', body))
+
+        endpoint.keep_failing("BatchGetItem", with_fraction)
+        endpoint.keep_failing("Query", with_fraction)
+
+        assert self.answer() == call(steps=list(self.wanted))
+
     @pytest.mark.parametrize(
         "fault",
-        [refuse(400, "ThrottlingException"), refuse(500, "InternalServerError")],
+        [reject(400, "ThrottlingException"), reject(500, "InternalServerError")],
         ids=["throttled", "server error"],
     )
     def test_outlast_a_short_fault(self, call: Call, endpoint: Endpoint, fault: Fault) -> None:

@@ -16,7 +16,7 @@ from botocore.stub import Stubber
 from checkpoints.auth import hash_token
 from emulators.dynamodb import put_checkpoints, put_token
 from events import ENTITY, MODEL, Call
-from faulty_dynamodb import Endpoint, refuse
+from faulty_dynamodb import Endpoint, reject
 from scripts import tokens
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "tokens.py"
@@ -217,7 +217,7 @@ def test_says_in_a_line_what_went_wrong(
 
 
 def test_prints_no_token_that_was_not_kept(run: Run, endpoint: Endpoint) -> None:
-    endpoint.keep_failing("PutItem", refuse(400, "AccessDeniedException"))
+    endpoint.keep_failing("PutItem", reject(400, "AccessDeniedException"))
 
     assert (1, "") == (run(*ISSUE).returncode, run(*ISSUE).stdout)
 

@@ -1,4 +1,4 @@
-"""The way of one request: authenticate, parse, delete, answer."""
+"""Handle one request: authenticate, parse, delete, answer."""
 
 import gc
 

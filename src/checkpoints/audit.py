@@ -128,6 +128,7 @@ class Audit:
             metrics.add_metric(name, MetricUnit.Count, value)
         with suppress(OSError, ValueError):  # a log that cannot be written changes no answer
             metrics.flush_metrics()
+        metrics.clear_metrics()  # not done by a flush that failed
 
 
 def _describe(error: BaseException) -> dict[str, str]:

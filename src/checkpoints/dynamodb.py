@@ -15,8 +15,10 @@ from botocore.exceptions import (
     ClientError,
     ConnectionError,  # noqa: A004 botocore's own: the connection failed before an HTTP answer
     ConnectTimeoutError,
+    CredentialRetrievalError,
     EndpointConnectionError,
     HTTPClientError,
+    NoCredentialsError,
 )
 from botocore.parsers import ResponseParserError
 
@@ -47,6 +49,8 @@ RETRYABLE_ERRORS = frozenset(
 RETRYABLE_CANCELLATIONS = frozenset(
     {"ProvisionedThroughputExceeded", "ThrottlingError", "TransactionConflict"}
 )
+
+_NEVER_SENT = (EndpointConnectionError, ConnectTimeoutError, CredentialRetrievalError)
 
 # SystemRandom, because all environments that Lambda restores from one SnapStart snapshot would
 # share the state of an ordinary generator, and so retry at the same moments.
@@ -123,13 +127,21 @@ class Calls:
         """The time in which at least one call was under way."""
         return round(self._seconds * 1000, 1)
 
-    def make[T](self, operation: Callable[..., T], **parameters: Any) -> T:  # noqa: ANN401 the operation's own
+    def make[T](
+        self,
+        operation: Callable[..., T],
+        *,
+        retries: int = 0,
+        **parameters: Any,  # noqa: ANN401 the operation's own
+    ) -> T:
         """Call `operation` until it succeeds, with exponential backoff and full jitter.
 
         Throttling and conflicts are repeated until the deadline, other failures `MAX_ATTEMPTS`
-        times. An attempt begins only if its time-outs end before the deadline.
+        times. An attempt begins only if its time-outs end before the deadline. `retries` is how
+        often the same was asked before, if the answer was incomplete.
 
         Raises:
+            CallError: there are no credentials.
             UnavailableError: the attempts or the time are used up.
             RejectedError: a retry does not help.
 
@@ -137,10 +149,9 @@ class Calls:
         with self._timed():
             outcome_unknown = False
             failures = 0
-            retries = 0
             last_error: Exception | None = None
             while failures < MAX_ATTEMPTS:
-                if not self.pause(retries):
+                if not self._pause(retries):
                     raise UnavailableError("no time left", outcome_unknown=outcome_unknown) from (
                         last_error
                     )
@@ -155,7 +166,9 @@ class Calls:
                         outcome_unknown = True
                     elif not is_retryable(error):
                         raise RejectedError(error, outcome_unknown=outcome_unknown) from error
-                except (EndpointConnectionError, ConnectTimeoutError) as error:  # never sent
+                except NoCredentialsError as error:
+                    raise CallError(str(error), outcome_unknown=outcome_unknown) from error
+                except _NEVER_SENT as error:
                     last_error = error
                     failures += 1
                 except (ConnectionError, HTTPClientError, ChecksumError, ResponseParserError) as e:
@@ -166,7 +179,7 @@ class Calls:
                 f"failed {failures} times", outcome_unknown=outcome_unknown
             ) from last_error
 
-    def pause(self, retries: int) -> bool:
+    def _pause(self, retries: int) -> bool:
         """Wait before another attempt; return false, at once, if its time-outs pass the deadline.
 
         The backoff grows with the number of retries there were; the first attempt has none.

@@ -1,11 +1,14 @@
 """Training steps: which are distinct, which DynamoDB can hold, and work on them in batches."""
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from itertools import batched, islice
 from operator import gt, lt
 from threading import Event
+
+from checkpoints.dynamodb import UnavailableError
 
 # DynamoDB's limits: the significant digits and the magnitude of a number.
 MAX_STEP_DIGITS = 38
@@ -22,7 +25,8 @@ def side_by_side(
     """Do the work for all steps in batches, a few at a time. After a failure none is begun.
 
     Raises:
-        Exception: the first failure, once the work that was under way has ended.
+        Exception: a failure, once the work that was under way has ended. If there are several, one
+            that waiting does not mend.
 
     """
     if len(steps) <= batch_size:
@@ -45,8 +49,9 @@ def side_by_side(
             pool.submit(work_unless_failed, batch)
             for batch in batched(steps, batch_size, strict=False)
         ]
-    for future in futures:
-        future.result()
+    failures = [failure for future in futures if (failure := future.exception())]
+    if failures:
+        raise min(failures, key=lambda failure: isinstance(failure, UnavailableError))
 
 
 def distinct(steps: Sequence[int]) -> list[int]:
@@ -72,9 +77,23 @@ def storable(steps: list[int]) -> list[int]:
     ]
 
 
-def number(text: str) -> int | Decimal:
-    """Return a DynamoDB number, as an `int` if it is written as one: that takes less memory."""
+def among(steps: Sequence[int], numbers: Iterable[str]) -> list[int]:
+    """Return those of the ascending steps that are among DynamoDB's numbers, in their order.
+
+    By bisection rather than in a set, whose look-ups can be made slow by steps that collide.
+    """
+    found = []
+    for number in numbers:
+        value = _parse(number)
+        place = bisect_left(steps, value)
+        if place < len(steps) and steps[place] == value:
+            found.append(steps[place])
+    return found
+
+
+def _parse(number: str) -> int | Decimal:
+    """Return an `int` if the number is written as one: it is compared much faster."""
     try:
-        return int(text)
+        return int(number)
     except ValueError:
-        return Decimal(text)
+        return Decimal(number)

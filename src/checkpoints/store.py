@@ -1,18 +1,17 @@
 """The checkpoints table. It knows nothing of HTTP.
 
-A deletion has three parts: `plan` decides which steps are worth a delete, `send` sends the
-transactions, and `Deletion` sums up what they did.
+`plan` decides which steps to send deletes for, `send` sends them, `Deletion` sums up what they did.
 """
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from checkpoints.dynamodb import CallError, Calls, RejectedError, UnavailableError
-from checkpoints.steps import distinct, number, side_by_side, storable
+from checkpoints.dynamodb import CallError, Calls, RejectedError
+from checkpoints.steps import among, distinct, side_by_side, storable
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -22,8 +21,10 @@ MAX_TRANSACTION_ACTIONS = 100
 MAX_BATCH_KEYS = 100
 MAX_MODEL_ID_BYTES = 2048
 
-# Pages of a query that pass fewer of the steps than one batch would read, before batches take over.
+# After so many pages of a query that pass too few of the steps, batches of keys are cheaper: fewer
+# than a batch has, or than one for so many records, which cost about as much to read as one key.
 MAX_SPARSE_PAGES = 3
+RECORDS_FOR_A_KEY = 20
 
 
 class Deletion:
@@ -48,9 +49,8 @@ class IncompleteDeletionError(Exception):
     """A deletion stopped before its end; `deletion` tells how far it got, `__cause__` why."""
 
     def __init__(self, deletion: Deletion) -> None:
-        super().__init__(
-            f"{len(deletion.deleted)} deleted, {len(deletion.unconfirmed)} unconfirmed"
-        )
+        counts = f"{len(deletion.deleted)} deleted, {len(deletion.unconfirmed)} unconfirmed"
+        super().__init__(counts)
         self.deletion = deletion
 
 
@@ -109,17 +109,15 @@ class _Request(NamedTuple):
         candidates = storable(asked)
         if len(candidates) <= MAX_TRANSACTION_ACTIONS:
             return candidates
-        existing = self._existing(sorted(candidates))
-        return [step for step in candidates if step in existing]
+        return self._existing(sorted(candidates))
 
-    def _existing(self, steps: list[int]) -> set[int | Decimal]:
-        """Return the entity's steps, some besides those asked for.
+    def _existing(self, steps: list[int]) -> list[int]:
+        """Return those of the ascending steps that the entity has.
 
-        A query reads everything between two steps, which is cheap where most of it was asked for.
-        Where it is not, batches read the keys one by one. So n steps take at most about n / 100
-        calls, whatever else the model holds.
+        A query reads everything between two steps, which is cheap where much of it was asked for.
+        Elsewhere, batches read the keys one by one. So n steps take about n / 100 calls at most.
         """
-        existing: set[int | Decimal] = set()
+        existing: list[int] = []
         passed = 0
         sparse_pages = 0
         while passed < len(steps) and sparse_pages < MAX_SPARSE_PAGES:
@@ -138,25 +136,26 @@ class _Request(NamedTuple):
                 },
                 ConsistentRead=True,
             )
-            existing.update(number(item["step"]["N"]) for item in page["Items"])
+            existing += among(steps, (item["step"]["N"] for item in page["Items"]))
             if "LastEvaluatedKey" not in page:
                 return existing
             before = passed
-            passed = bisect_right(steps, number(page["LastEvaluatedKey"]["step"]["N"]))
-            sparse_pages += passed - before < MAX_BATCH_KEYS
+            passed = bisect_right(steps, Decimal(page["LastEvaluatedKey"]["step"]["N"]))
+            enough = max(MAX_BATCH_KEYS, page["ScannedCount"] // RECORDS_FOR_A_KEY)
+            sparse_pages += passed - before < enough
         side_by_side(
-            lambda batch: existing.update(self._read(batch)), steps[passed:], MAX_BATCH_KEYS
+            lambda batch: existing.extend(self._read(batch)), steps[passed:], MAX_BATCH_KEYS
         )
         return existing
 
-    def _read(self, steps: Sequence[int]) -> Iterator[int]:
-        """Yield those of at most `MAX_BATCH_KEYS` steps that the entity has."""
+    def _read(self, steps: Sequence[int]) -> list[int]:
+        """Return those of at most `MAX_BATCH_KEYS` ascending steps that the entity has."""
         keys: Any = [self._key(step) for step in steps]
+        existing: list[int] = []
         for rounds in count():
-            if not self.calls.pause(rounds):
-                raise UnavailableError("no time left for unprocessed keys", outcome_unknown=False)
             answer = self.calls.make(
                 self.client.batch_get_item,
+                retries=rounds,
                 RequestItems={
                     self.table: {
                         "Keys": keys,
@@ -166,21 +165,22 @@ class _Request(NamedTuple):
                     }
                 },
             )
-            for item in answer["Responses"].get(self.table, []):
-                if item.get("entity") == {"S": self.entity}:
-                    yield int(item["step"]["N"])
+            items = answer["Responses"].get(self.table, [])
+            owned = (item for item in items if item.get("entity") == {"S": self.entity})
+            existing += among(steps, (item["step"]["N"] for item in owned))
             # DynamoDB leaves keys unprocessed when it is throttled or the records are large.
             unprocessed: dict[str, Any] = dict(answer["UnprocessedKeys"])
             keys = unprocessed.get(self.table, {}).get("Keys")
             if not keys:
-                return
+                break
+        return existing
 
     def send(self, steps: Sequence[int], deletion: Deletion) -> None:
         """Delete those of at most `MAX_TRANSACTION_ACTIONS` steps that exist.
 
-        Usually that is one transaction. A cancelled one changed nothing and names the steps that
-        do not exist, so the rest is sent again without them. One that DynamoDB finds invalid, as
-        when its records together exceed 4 MB, is sent again in halves.
+        Usually in one transaction. A cancelled one changed nothing and names the steps that do not
+        exist, so it is sent again without them. An invalid one is sent again in halves: its records
+        may exceed 4 MB in sum.
 
         Raises:
             CallError: the transaction failed, or one of a single step is invalid.
@@ -213,7 +213,7 @@ class _Request(NamedTuple):
         sent again after a lost answer, and its condition decides existence, ownership and deletion
         in one moment.
         """
-        # In CPython each update of these sets is atomic, so threads may share them.
+        # Threads share these sets: in CPython, to update one by a sequence is atomic.
         deletion.unconfirmed.update(steps)
         try:
             self.calls.make(

@@ -5,7 +5,7 @@ import pytest
 
 from deployment import Deployment
 from events import MODEL
-from faulty_dynamodb import refuse
+from faulty_dynamodb import reject
 
 
 class Deletion(openai.BaseModel):
@@ -33,7 +33,7 @@ def test_deletes_through_the_sdk(deployment: Deployment, token: str) -> None:
 def test_the_sdk_repeats_what_was_not_finished(deployment: Deployment, token: str) -> None:
     """As often as it takes the function to give up once, and then no more."""
     deployment.put_checkpoints(range(3))
-    deployment.endpoint.fail("GetItem", *[refuse(500, "InternalServerError")] * 9)
+    deployment.endpoint.fail("GetItem", *[reject(500, "InternalServerError")] * 9)
 
     assert Deletion(deleted_count=3, not_found_steps=[]) == delete(deployment, token, [0, 1, 2])
     assert 10 == deployment.endpoint.calls.count("GetItem")

@@ -9,7 +9,7 @@ from faulty_dynamodb import (
     drop_request,
     fail_after_effect,
     lose_answer,
-    refuse,
+    reject,
     tear_answer,
 )
 
@@ -18,7 +18,7 @@ SHORT = {
     "answer torn": tear_answer,
     "answer a server error": fail_after_effect,
     "connection cut": drop_request,
-    "throttled": refuse(400, "ThrottlingException"),
+    "throttled": reject(400, "ThrottlingException"),
     "conflict": cancel("TransactionConflict"),
 }
 
@@ -42,7 +42,7 @@ def test_a_lasting_fault_is_told_and_a_repetition_finishes(
     deployment: Deployment, send: Send, operation: str
 ) -> None:
     deployment.put_checkpoints(range(120))
-    deployment.endpoint.keep_failing(operation, refuse(503, "ServiceUnavailable"))
+    deployment.endpoint.keep_failing(operation, reject(503, "ServiceUnavailable"))
 
     refused = send(list(range(120)))
 
