@@ -2,7 +2,9 @@
 
 import json
 import re
+import time
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -144,8 +146,11 @@ class TestSparseSteps:
         self, call: Call, endpoint: Endpoint
     ) -> None:
         endpoint.fail("BatchGetItem", leave_unprocessed(80), leave_unprocessed(7), pass_on)
+        pauses: list[float] = []
 
-        assert self.answer() == call(steps=list(self.wanted))
+        with mock.patch.object(time, "sleep", pauses.append):
+            assert self.answer() == call(steps=list(self.wanted))
+        assert 2 == len(pauses)
         assert 3 == endpoint.calls.count("BatchGetItem")
         assert self.left() == stored_checkpoints()
 
