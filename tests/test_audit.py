@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from checkpoints import audit
+from checkpoints import app, audit
 from checkpoints.auth import hash_token
 from emulators.dynamodb import put_checkpoints, put_token
 from events import ENTITY, MODEL, TOKEN, Call, make_event
@@ -448,3 +448,15 @@ def test_a_line_tells_what_dynamodb_was_asked_and_how_long_it_took(
     line = lines()[0]
     assert (len(endpoint.calls), 2) == (line["dynamodb_calls"], line["dynamodb_retries"])
     assert 0 < line["dynamodb_ms"] <= line["duration_ms"]
+
+
+def test_what_was_deleted_is_logged_even_if_the_answer_cannot_be_made(
+    call: Call, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_checkpoints(MODEL, [1], entity=ENTITY)
+    monkeypatch.setattr(app, "DeleteCheckpointsResponse", mock.Mock(side_effect=MemoryError))
+    lines()
+
+    assert 500 == call(steps=[1]).status
+
+    assert [[1, 1]] in [line.get("deleted_steps") for line in lines()]

@@ -61,11 +61,13 @@ def delete_model_checkpoints(model_id: str) -> Response[str]:
     audit.identify(model_id=model_id)
 
     deletion = store.delete(model_id, request.steps, entity=principal.entity, calls=calls)
-    response = DeleteCheckpointsResponse(
-        deleted_count=len(deletion.deleted), not_found_steps=deletion.not_found
+    audit.completed(deletion)  # first, so that it is logged even if the answer cannot be made
+    return _answer(
+        200,
+        DeleteCheckpointsResponse(
+            deleted_count=len(deletion.deleted), not_found_steps=deletion.not_found
+        ),
     )
-    audit.completed(deletion)
-    return _answer(200, response)
 
 
 @app.exception_handler(AuthError)
