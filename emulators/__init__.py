@@ -1,1 +1,3 @@
 """Imported by scripts, tests and benchmarks; not part of the product, and not run by people."""
+
+STACK = "checkpoints"

@@ -18,9 +18,10 @@ from urllib.parse import urlsplit
 
 import boto3
 
+from emulators import STACK
+
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / ".aws-sam" / "local"
-STACK = "checkpoints"
 
 # What Python calls the machine, and what Lambda does.
 ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}

@@ -21,14 +21,13 @@ from moto.dynamodb.models import DynamoDBBackend, dynamodb_backends
 from moto.dynamodb.models.table import Table as MotoTable
 
 from checkpoints.auth import DELETE_SCOPE
-from emulators import records
+from emulators import STACK, records
 from emulators.records import Attribute
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 TEMPLATE = Path(__file__).parents[1] / "template.yaml"
-STACK = "checkpoints"
 REGION = "us-east-1"
 
 type Table = dict[str, set[int]]

@@ -7,7 +7,8 @@ from unittest import mock
 
 import pytest
 
-from emulators.dynamodb import STACK, clear_tables, embedded_dynamodb, put_token
+from emulators import STACK
+from emulators.dynamodb import clear_tables, embedded_dynamodb, put_token
 from emulators.invocation import lambda_context
 from events import ENTITY, TOKEN, Answer, Call, Invoke, make_event, read_answer
 from faulty_dynamodb import Endpoint

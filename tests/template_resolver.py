@@ -8,7 +8,8 @@ import boto3
 from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 
-from emulators.dynamodb import REGION, STACK, read_template
+from emulators import STACK
+from emulators.dynamodb import REGION, read_template
 
 type Json = dict[str, Any]
 

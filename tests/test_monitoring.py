@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from emulators.dynamodb import REGION, STACK, TEMPLATE
+from emulators import STACK
+from emulators.dynamodb import REGION, TEMPLATE
 from events import make_event
 from faulty_dynamodb import Endpoint, reject
 from function_process import run_in_a_process

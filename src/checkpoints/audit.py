@@ -8,7 +8,7 @@ import json
 import logging
 import time
 import traceback
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import partial
 
@@ -65,7 +65,7 @@ class Audit:
         not_found_count = len(deletion.asked) - len(deletion.deleted)
         first, *others = _split_ranges(deletion.deleted)
         self._log(
-            logging.INFO,
+            logger.info,
             "Deletion completed",
             status=200,
             deleted_count=len(deletion.deleted),
@@ -79,7 +79,7 @@ class Audit:
         """Report a deletion that was answered with 5xx, and may have been done in part."""
         first, *others = _split_ranges(deletion.deleted)
         self._log(
-            logging.ERROR,
+            logger.error,
             "Deletion incomplete",
             status=status,
             deleted_count=len(deletion.deleted),
@@ -95,16 +95,16 @@ class Audit:
 
     def refused(self, status: int, reason: str) -> None:
         """Report a request that was answered with 4xx."""
-        self._log(logging.WARNING, "Request refused", status=status, reason=reason)
+        self._log(logger.warning, "Request refused", status=status, reason=reason)
         metrics.add_dimension("reason", reason)
         self._count(RequestsRefused=1)
 
     def failed(self, status: int, error: Exception) -> None:
         """Report a request that was answered with 5xx before a deletion began."""
-        self._log(logging.ERROR, "Request failed", status=status, **_describe(error))
+        self._log(logger.error, "Request failed", status=status, **_describe(error))
         self._count(RequestsFailed=1)
 
-    def _log(self, level: int, message: str, **fields: object) -> None:
+    def _log(self, write: Callable[..., None], message: str, **fields: object) -> None:
         """Write the line that tells the outcome."""
         calls = self._calls
         fields |= {
@@ -113,11 +113,11 @@ class Audit:
             "dynamodb_retries": calls.retries if calls else 0,
             "dynamodb_ms": calls.milliseconds if calls else 0.0,
         }
-        # Whatever level an operator sets, and Powertools sets again for each request if it samples.
+        # The line must appear at any level that an operator sets. This is not done once at the start,
+        # because Powertools, if it samples, sets the operator's level again for each request.
         if logger.log_level != logging.INFO:
             logging.getLogger(logger.name).setLevel(logging.INFO)
-        write = {logging.INFO: logger.info, logging.WARNING: logger.warning}
-        write.get(level, logger.error)(message, extra=fields)
+        write(message, extra=fields)
 
     def _continue(self, key: str, parts: Iterable[list[list[int]]]) -> None:
         for part in parts:
@@ -126,9 +126,9 @@ class Audit:
     def _count(self, **counts: int) -> None:
         for name, value in counts.items():
             metrics.add_metric(name, MetricUnit.Count, value)
-        with suppress(OSError, ValueError):  # a log that cannot be written changes no answer
+        with suppress(OSError, ValueError):  # a log that fails must not change the answer
             metrics.flush_metrics()
-        metrics.clear_metrics()  # not done by a flush that failed
+        metrics.clear_metrics()  # a failed flush leaves them
 
 
 def _describe(error: BaseException) -> dict[str, str]:

@@ -22,11 +22,11 @@ CONCURRENT_BATCHES = 4
 def side_by_side(
     work: Callable[[Sequence[int]], None], steps: Sequence[int], batch_size: int
 ) -> None:
-    """Do the work for all steps in batches, a few at a time. After a failure none is begun.
+    """Run `work` on batches of the steps, a few at a time. After a failure, begin no other batch.
 
     Raises:
-        Exception: a failure, once the work that was under way has ended. If there are several, one
-            that waiting does not mend.
+        Exception: the failure, once the batches that had begun have ended. Of several, one that is
+            not an `UnavailableError`, if there is one.
 
     """
     if len(steps) <= batch_size:
@@ -80,7 +80,7 @@ def storable(steps: list[int]) -> list[int]:
 def among(steps: Sequence[int], numbers: Iterable[str]) -> list[int]:
     """Return those of the ascending steps that are among DynamoDB's numbers, in their order.
 
-    By bisection rather than in a set, whose look-ups can be made slow by steps that collide.
+    By bisection, because a caller can choose steps that make the look-ups in a set slow.
     """
     found = []
     for number in numbers:

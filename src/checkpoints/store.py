@@ -21,8 +21,9 @@ MAX_TRANSACTION_ACTIONS = 100
 MAX_BATCH_KEYS = 100
 MAX_MODEL_ID_BYTES = 2048
 
-# After so many pages of a query that pass too few of the steps, batches of keys are cheaper: fewer
-# than a batch has, or than one for so many records, which cost about as much to read as one key.
+# A page of a query is sparse if it passes fewer of the steps than a batch has keys, or fewer than
+# one for every 20 records that it reads: DynamoDB charges about as much for those as for one key.
+# After three sparse pages, batches read the rest.
 MAX_SPARSE_PAGES = 3
 RECORDS_FOR_A_KEY = 20
 
@@ -153,7 +154,7 @@ class _Request(NamedTuple):
         keys: Any = [self._key(step) for step in steps]
         existing: list[int] = []
         for rounds in count():
-            answer = self.calls.make(
+            answer: Any = self.calls.make(
                 self.client.batch_get_item,
                 retries=rounds,
                 RequestItems={
@@ -169,8 +170,7 @@ class _Request(NamedTuple):
             owned = (item for item in items if item.get("entity") == {"S": self.entity})
             existing += among(steps, (item["step"]["N"] for item in owned))
             # DynamoDB leaves keys unprocessed when it is throttled or the records are large.
-            unprocessed: dict[str, Any] = dict(answer["UnprocessedKeys"])
-            keys = unprocessed.get(self.table, {}).get("Keys")
+            keys = answer["UnprocessedKeys"].get(self.table, {}).get("Keys")
             if not keys:
                 break
         return existing
@@ -244,7 +244,7 @@ class _Request(NamedTuple):
 
 
 def _is_invalid(error: RejectedError) -> bool:
-    """Tell whether DynamoDB found the transaction as a whole invalid, and surely did nothing."""
+    """Tell whether DynamoDB found the transaction invalid, and certainly deleted nothing."""
     if error.code == "ValidationException":
         return not error.outcome_unknown
     return "ValidationError" in error.cancellation_codes

@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from deployment import Deployment, Send
-from emulators.cloud import STACK
+from emulators import STACK
 from events import Answer
 from scripts import tokens
 

@@ -18,7 +18,8 @@ import pytest
 import requests
 
 from deployment import Deployment
-from emulators.cloud import BUILD, ROOT, STACK, architecture
+from emulators import STACK
+from emulators.cloud import BUILD, ROOT, architecture
 from emulators.dynamodb import read_template
 from events import MODEL, SAMPLE_STATUSES, Answer, make_event, read_answer
 
@@ -107,16 +108,21 @@ def elf_machines(folder: Path) -> dict[str, int]:
     return machines
 
 
-def test_is_not_built_with_a_file_for_one_architecture_only(tmp_path: Path) -> None:
-    name = "other.cpython-313-aarch64-linux-gnu.so"
-    (tmp_path / name).touch()
-
-    process = subprocess.run(  # noqa: S603 it is ours
-        [*MAKE, f"PYTHON={sys.executable}", f"ARTIFACTS_DIR={tmp_path}"],
+def build_into(folder: Path, python: str) -> subprocess.CompletedProcess[str]:
+    """Run the makefile as `sam build` does."""
+    return subprocess.run(  # noqa: S603 it is ours
+        [*MAKE, f"PYTHON={python}", f"ARTIFACTS_DIR={folder}"],
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_is_not_built_with_a_file_for_one_architecture_only(tmp_path: Path) -> None:
+    name = "other.cpython-313-aarch64-linux-gnu.so"
+    (tmp_path / name).touch()
+
+    process = build_into(tmp_path, sys.executable)
 
     assert process.returncode != 0
     assert f"these compiled files are for one of them only: ./{name}" in process.stderr
@@ -138,12 +144,7 @@ def test_brings_no_endpoints_but_those_of_dynamodb() -> None:
 @pytest.mark.parametrize("python", ["/bin/false", "absent"])
 def test_is_built_by_no_other_python(tmp_path: Path, python: str) -> None:
     """As what another compiles, Lambda's would compile again."""
-    process = subprocess.run(  # noqa: S603 it is ours
-        [*MAKE, f"PYTHON={python}", f"ARTIFACTS_DIR={tmp_path}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    process = build_into(tmp_path, python)
 
     assert process.returncode != 0
     assert f"The function is built by Python 3.13, which {python} is not." in process.stderr
