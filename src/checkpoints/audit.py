@@ -113,8 +113,8 @@ class Audit:
             "dynamodb_retries": calls.retries if calls else 0,
             "dynamodb_ms": calls.milliseconds if calls else 0.0,
         }
-        # The line must appear at any level that an operator sets. This is not done once at the start,
-        # because Powertools, if it samples, sets the operator's level again for each request.
+        # The line must appear at any level that an operator sets. It is not enough to do this once:
+        # Powertools, if it samples, sets the operator's level again for each request.
         if logger.log_level != logging.INFO:
             logging.getLogger(logger.name).setLevel(logging.INFO)
         write(message, extra=fields)
