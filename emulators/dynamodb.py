@@ -53,7 +53,7 @@ def embedded_dynamodb() -> Iterator[None]:
         mock.patch.object(MotoTable, "__deepcopy__", _snapshot, create=True),
     ):
         _client.cache_clear()
-        _create_tables()
+        create_tables(_client())
         os.environ["CHECKPOINTS_TABLE"] = "CheckpointsTable"
         os.environ["POWERTOOLS_SERVICE_NAME"] = STACK
         os.environ["TOKENS_TABLE"] = "TokensTable"
@@ -86,6 +86,11 @@ def put_checkpoints(
     """Save checkpoints in the embedded table; see `records.put_checkpoints`."""
     table = os.environ["CHECKPOINTS_TABLE"]
     records.put_checkpoints(_client(), table, model_id, steps, entity=entity, **attributes)
+
+
+def put_demo() -> None:
+    """Save the demo's records in the embedded tables; see `records.put_demo`."""
+    records.put_demo(_client(), os.environ["CHECKPOINTS_TABLE"], os.environ["TOKENS_TABLE"])
 
 
 def stored_checkpoints() -> Table:
@@ -122,12 +127,13 @@ def read_template(path: Path = TEMPLATE) -> dict[str, Any]:
     return template
 
 
-def _create_tables() -> None:
+def create_tables(client: "DynamoDBClient") -> None:
+    """Create the template's tables, each named by its logical id, as under `sam local`."""
     for name, resource in read_template()["Resources"].items():
         if resource["Type"] == "AWS::DynamoDB::Table":
             properties = resource["Properties"]
             kept = ("AttributeDefinitions", "KeySchema", "BillingMode")
-            _client().create_table(TableName=name, **{key: properties[key] for key in kept})
+            client.create_table(TableName=name, **{key: properties[key] for key in kept})
 
 
 class _Loader(yaml.SafeLoader):

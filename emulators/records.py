@@ -58,3 +58,27 @@ def put_token(  # noqa: PLR0913 the table, and what a token is made of
         "created_at": {"N": str(int(time.time()))},
     }
     client.put_item(TableName=table, Item=item | attributes)
+
+
+def put_demo(client: "DynamoDBClient", checkpoints_table: str, tokens_table: str) -> None:
+    """Save what the sample events speak of: three models, and the tokens of two teams.
+
+    One model has a checkpoint of the other team's.
+    """
+
+    def put(model_id: str, steps: Iterable[int], entity: str) -> None:
+        put_checkpoints(client, checkpoints_table, model_id, steps, entity=entity)
+
+    put_token(client, tokens_table, "vision-team-demo-token", entity="vision-team")
+    put_token(client, tokens_table, "speech-team-demo-token", entity="speech-team")
+    put_token(
+        client,
+        tokens_table,
+        "read-only-demo-token",
+        entity="vision-team",
+        scopes=["checkpoints:read"],
+    )
+    put("resnet-50", range(100, 1001, 100), "vision-team")
+    put("resnet-50", [1100], "speech-team")
+    put("gpt-small", range(1, 401), "vision-team")
+    put("été 2026/a+b", [1, 2], "vision-team")

@@ -11,8 +11,7 @@ from typing import Any
 from emulators.dynamodb import (
     Table,
     embedded_dynamodb,
-    put_checkpoints,
-    put_token,
+    put_demo,
     stored_checkpoints,
 )
 from emulators.invocation import lambda_context
@@ -47,7 +46,7 @@ def main() -> int:
             from checkpoints.app import lambda_handler  # noqa: PLC0415 needs the environment
         print("Seeding three models and the tokens of two teams", file=sys.stderr)
         for path, event in events:
-            seed()
+            put_demo()
             before = stored_checkpoints()
             log.truncate(0)
             with contextlib.redirect_stdout(log):
@@ -57,17 +56,6 @@ def main() -> int:
                 failed = True
                 print(log.getvalue())
     return int(failed)
-
-
-def seed() -> None:
-    """Fill the tables. One model has a checkpoint of the other team's."""
-    put_token("vision-team-demo-token", entity="vision-team")
-    put_token("speech-team-demo-token", entity="speech-team")
-    put_token("read-only-demo-token", entity="vision-team", scopes=["checkpoints:read"])
-    put_checkpoints("resnet-50", range(100, 1001, 100), entity="vision-team")
-    put_checkpoints("resnet-50", [1100], entity="speech-team")
-    put_checkpoints("gpt-small", range(1, 401), entity="vision-team")
-    put_checkpoints("été 2026/a+b", [1, 2], entity="vision-team")
 
 
 def show(

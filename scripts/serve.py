@@ -1,7 +1,6 @@
 """Build the function and deploy the template to an AWS on this machine, and keep it running."""
 
 import argparse
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from emulators.cloud import LocalCloud, LocalCloudError, build, local_cloud
 from emulators.records import put_checkpoints
 from scripts import tokens
+from scripts.terminal import say, stop_on_signals
 
 ENTITY = "vision-team"
 MODEL = "resnet-50"
@@ -22,16 +22,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="by default, one that is free")
     port = parser.parse_args().port
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, _interrupt)
+    stop_on_signals()
     try:
-        _say("Building the function")
+        say("Building the function")
         build()
-        _say("Starting the local cloud")
+        say("Starting the local cloud")
         with local_cloud(port) as cloud:
             _serve(cloud)
     except KeyboardInterrupt:
-        _say("Stopped; nothing is left running.")
+        say("Stopped; nothing is left running.")
     except (LocalCloudError, BotoCoreError, ClientError) as error:
         print(f"serve.py: {error}", file=sys.stderr)
         return 1
@@ -39,9 +38,9 @@ def main() -> int:
 
 
 def _serve(cloud: LocalCloud) -> None:
-    _say("Deploying the template")
+    say("Deploying the template")
     outputs = cloud.deploy()
-    _say("Issuing a token, and saving checkpoints")
+    say("Issuing a token, and saving checkpoints")
     dynamodb = cloud.client("dynamodb")
     put_checkpoints(dynamodb, outputs["CheckpointsTableName"], MODEL, STEPS, entity=ENTITY)
     token = tokens.issue(
@@ -71,14 +70,6 @@ def log_lines(cloud: LocalCloud) -> Iterator[str]:
                 yield event["message"].rstrip()
             shown[name] = len(events)
         time.sleep(0.5)
-
-
-def _say(text: str) -> None:
-    print(f"\033[1m{text}\033[0m" if sys.stdout.isatty() else text, flush=True)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

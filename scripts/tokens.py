@@ -14,6 +14,7 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from checkpoints.auth import DELETE_SCOPE, hash_token
+from scripts.stacks import UsageError, describe, output_of
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -27,18 +28,17 @@ LONGEST_LABEL = 200  # it is on every log line of the token's requests
 LONGEST_LIFE = 100 * 365 * SECONDS["d"]
 
 
-class UsageError(Exception):
-    """What was asked for cannot be done; the message says why."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code: 0 done, 1 not done, 2 not understood."""
     options = _parser().parse_args(arguments)
     try:
         table = _table_name(options)
         options.command(boto3.client("dynamodb"), table, options)
-    except (UsageError, BotoCoreError, ClientError) as error:
+    except UsageError as error:
         print(f"tokens.py: {error}", file=sys.stderr)
+        return 1
+    except (BotoCoreError, ClientError) as error:
+        print(f"tokens.py: {describe(error)}", file=sys.stderr)
         return 1
     return 0
 
@@ -194,11 +194,7 @@ def _lifetime(text: str) -> int:
 
 def _table_name(options: argparse.Namespace) -> str:
     if options.stack:
-        (stack,) = boto3.client("cloudformation").describe_stacks(StackName=options.stack)["Stacks"]
-        for output in stack.get("Outputs", []):
-            if output["OutputKey"] == "TokensTableName":
-                return output["OutputValue"]
-        raise UsageError(f"the stack {options.stack!r} has no output TokensTableName")
+        return output_of(options.stack, "TokensTableName")
     name: str | None = options.table or os.environ.get("TOKENS_TABLE")
     if not name:
         raise UsageError("name the table with --table, --stack or TOKENS_TABLE")

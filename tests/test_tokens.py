@@ -246,8 +246,10 @@ def test_finds_the_table_among_the_outputs_of_a_stack(
     with Stubber(cloudformation) as stubber:
         stubber.add_response("describe_stacks", {"Stacks": [stack]}, {"StackName": "deployed"})
         listed = run("list", "--stack", "deployed", TOKENS_TABLE="")
-        stubber.add_client_error("describe_stacks", "ValidationError", "absent does not exist")
+        stubber.add_client_error(
+            "describe_stacks", "ValidationError", "Stack with id absent does not exist"
+        )
         failed = run("list", "--stack", "absent", TOKENS_TABLE="")
 
     assert (0, True) == (listed.returncode, "ENTITY" in listed.stdout)
-    assert (1, True) == (failed.returncode, "absent does not exist" in failed.stderr)
+    assert (1, True) == (failed.returncode, "no stack 'absent'" in failed.stderr)

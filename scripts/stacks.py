@@ -1,0 +1,64 @@
+"""The deployed stack as the commands find it, and what to tell when AWS says no."""
+
+import os
+
+import boto3
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    NoRegionError,
+    ProfileNotFound,
+)
+
+
+class UsageError(Exception):
+    """What was asked for cannot be done; the message says why, and what to do."""
+
+
+def read_outputs(stack: str) -> dict[str, str]:
+    """Return the outputs of a deployed stack by their keys.
+
+    Raises:
+        UsageError: there is no such stack in this account and region.
+        BotoCoreError, ClientError: AWS could not be asked; `describe` words it.
+
+    """
+    client = boto3.client("cloudformation")
+    try:
+        (found,) = client.describe_stacks(StackName=stack)["Stacks"]
+    except ClientError as error:
+        if "does not exist" not in error.response["Error"]["Message"]:
+            raise
+        raise UsageError(
+            f"There is no stack {stack!r} in the region {client.meta.region_name}. "
+            "Name another stack, or set AWS_DEFAULT_REGION or AWS_PROFILE."
+        ) from None
+    return {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
+
+
+def output_of(stack: str, key: str) -> str:
+    """Return one output of a deployed stack.
+
+    Raises:
+        UsageError: there is no such stack, or it has no such output.
+
+    """
+    outputs = read_outputs(stack)
+    if key not in outputs:
+        raise UsageError(f"The stack {stack!r} has no output {key}. Is it a checkpoints stack?")
+    return outputs[key]
+
+
+def describe(error: BotoCoreError | ClientError) -> str:
+    """Return in a sentence why AWS did not do what it was asked, and what to set."""
+    match error:
+        case NoRegionError():
+            return "No AWS region is set. Set AWS_DEFAULT_REGION, or AWS_PROFILE."
+        case NoCredentialsError():
+            return "No AWS credentials were found. Set AWS_PROFILE, or log in."
+        case ProfileNotFound():
+            return (
+                f"AWS_PROFILE is {os.environ.get('AWS_PROFILE')!r}, which is not configured here."
+            )
+    return str(error)
