@@ -16,7 +16,7 @@ python := .venv/bin/python
 # Each in an environment of its own, as their pins clash with the project's; frozen on a day.
 export SAM := $(uv) tool run --exclude-newer 2026-11-20 --from aws-sam-cli==1.170.0 sam
 export MINISTACK := $(uv) tool run --exclude-newer 2026-11-20 --python 3.13 \
-	--from ministack==1.5.33 --with aws-sam-translator==1.115.0 ministack
+	--from ministack==1.5.33 --with aws-sam-translator==1.115.0 python $(CURDIR)/emulators/run_ministack.py
 cfn_lint := $(uv) tool run --exclude-newer 2026-11-20 --from cfn-lint==1.58.0 cfn-lint
 checkov := $(uv) tool run --exclude-newer 2026-11-20 --from checkov==3.3.30 checkov
 

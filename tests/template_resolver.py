@@ -29,6 +29,16 @@ def deployed(template: Json | None = None, /, **parameters: str) -> Json:
 
     Parameters have their defaults unless given, and the code its place in a bucket.
     """
+    return _parts(template, parameters, "Resources")
+
+
+def outputs_of(**parameters: str) -> dict[str, str]:
+    """Return the values of the stack's outputs, where a resource is its logical id."""
+    outputs = _parts(None, parameters, "Outputs")
+    return {name: output["Value"] for name, output in outputs.items()}
+
+
+def _parts(template: Json | None, parameters: dict[str, str], section: str) -> Json:
     template = copy.deepcopy(template or read_template())
     function = template["Resources"]["ApiFunction"]["Properties"]
     function["CodeUri"] = "s3://packages/package"
@@ -41,9 +51,9 @@ def deployed(template: Json | None = None, /, **parameters: str) -> Json:
 
     stack = _Stack(_PSEUDO_PARAMETERS | values, transformed["Conditions"])
     return {
-        name: stack.resolve(resource)
-        for name, resource in transformed["Resources"].items()
-        if "Condition" not in resource or stack.holds(resource["Condition"])
+        name: stack.resolve(part)
+        for name, part in transformed[section].items()
+        if "Condition" not in part or stack.holds(part["Condition"])
     }
 
 
@@ -96,6 +106,10 @@ class _Stack:
                 return str(self.resolve(left)) == str(self.resolve(right))
             case {"Fn::Not": [condition]}:
                 return not self.resolve(condition)
+            case {"Fn::Or": conditions}:
+                return any(map(self.resolve, conditions))
+            case {"Condition": name} if len(value) == 1:
+                return self.holds(name)
             case {"Fn::GetAtt": [name, attribute]}:
                 return f"{name}.{attribute}"
             case {"Fn::GetAtt": name}:

@@ -4,6 +4,7 @@ import base64
 import gc
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_knows_no_other_method(call: Call, method: str) -> None:
         f"/v1/preview/models/{MODEL}/x/checkpoints",
         f"/v1/preview/models/{MODEL}/checkpoints/1",
         f"/V1/preview/models/{MODEL}/checkpoints",
-        f"/prod/v1/preview/models/{MODEL}/checkpoints",
+        f"/v1/preview/models/other/checkpoints/v1/preview/models/{MODEL}/checkpoints",
         f"//v1/preview/models/{MODEL}/checkpoints",
         "/" + "x" * 10_000,
     ],
@@ -128,6 +129,38 @@ def test_routes_on_the_path_whatever_the_resource_is_called(call: Call) -> None:
     answer = call(steps=[1], resource="/{proxy+}", pathParameters={"proxy": "something/else"})
 
     assert Answer(200, JSON, {"deleted_count": 1, "not_found_steps": []}) == answer
+
+
+@pytest.mark.parametrize("base_path", ["/ml", "/ml/platform-2.0", "/v1", "/v1/preview", "/%C3%A9"])
+def test_answers_behind_a_custom_domain_with_a_base_path(call: Call, base_path: str) -> None:
+    path = f"{base_path}/v1/preview/models/{MODEL}/checkpoints"
+    context = {
+        "resourcePath": "/v1/preview/models/{model_id}/checkpoints",
+        "path": path,
+        "stage": "prod",
+        "domainName": "api.example.com",
+        "domainPrefix": "api",
+        "requestId": "gateway-request-1",
+    }
+
+    answer = call(path=path, requestContext=context, steps=[1, 2])
+
+    assert Answer(200, JSON, {"deleted_count": 1, "not_found_steps": [2]}) == answer
+    assert {} == stored_checkpoints()
+    assert NOT_FOUND == call(path=f"{base_path}/v1/preview/models/{MODEL}", requestContext=context)
+
+
+def test_a_base_path_leaves_the_model_id_as_it_is(call: Call) -> None:
+    model_id = "x/v1/preview/models/y"
+    put_checkpoints(model_id, [1], entity=ENTITY)
+    put_checkpoints("y", [1], entity=ENTITY)
+    encoded = quote(model_id, safe="")
+
+    answer = call(path=f"/ml/v1/preview/models/{encoded}/checkpoints", steps=[1])
+
+    assert Answer(200, JSON, {"deleted_count": 1, "not_found_steps": []}) == answer
+    assert NOT_FOUND == call(path=f"/ml/v1/preview/models/{model_id}/checkpoints", steps=[1])
+    assert {MODEL: {1}, "y": {1}} == stored_checkpoints()
 
 
 def test_ignores_a_query_string(call: Call) -> None:

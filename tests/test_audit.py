@@ -221,7 +221,8 @@ def test_an_incomplete_deletion_tells_what_is_certain_and_what_is_not(
     told = [pair for part in (deleted_steps, unconfirmed["unconfirmed_steps"]) for pair in part]
     assert set(range(250)) == {step for first, last in told for step in range(first, last + 1)}
     assert "ConnectionClosedError" in written[0]["exception"]
-    assert {"CheckpointsDeleted": count, "DeletionsIncomplete": 1} == metrics(written)
+    counts = {"CheckpointsDeleted": count, "DeletionsIncomplete": 1, "RequestsUnavailable": 1}
+    assert counts == metrics(written)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +286,7 @@ def test_a_token_that_cannot_be_looked_up_is_no_incomplete_deletion(
 
     written = lines()
     assert ("Request failed", 503) == (written[0]["message"], written[0]["status"])
-    assert {"RequestsFailed": 1} == metrics(written)
+    assert {"RequestsUnavailable": 1} == metrics(written)
 
 
 def test_a_line_never_names_an_earlier_caller(call: Call, lines: Lines) -> None:

@@ -2,12 +2,13 @@
 
 import json
 import re
+from collections.abc import Iterator
 
 import pytest
 
 from emulators import STACK
 from emulators.dynamodb import REGION, TEMPLATE
-from events import make_event
+from events import Call, make_event
 from faulty_dynamodb import Endpoint, reject
 from function_process import run_in_a_process
 from template_resolver import Json, deployed, of_type, only, policy_of
@@ -48,14 +49,75 @@ def test_an_alarm_goes_off_above_its_threshold_and_not_for_want_of_requests(stac
         assert alarm["DatapointsToAlarm"] <= alarm["EvaluationPeriods"], name
 
 
-def test_the_readme_explains_each_alarm_and_no_other(stack: Json) -> None:
-    readme = TEMPLATE.with_name("README.md").read_text()
-    explained = re.findall(r"^\| `(\w+Alarm)` \| .+ \| .+ \|$", readme, re.MULTILINE)
+def test_the_docs_explain_each_alarm_and_no_other(stack: Json) -> None:
+    page = TEMPLATE.with_name("docs") / "operations.md"
+    explained = re.findall(r"^### (\w+Alarm)$", page.read_text(), re.MULTILINE)
 
     assert sorted(alarms_of(stack)) == sorted(explained)
 
 
-def test_an_alarm_watches_each_way_in_which_dynamodb_can_throttle(stack: Json) -> None:
+def test_a_documented_outcome_sets_off_no_alarm_and_takes_back_no_version(
+    stack: Json, call: Call, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at_once = {n: a for n, a in alarms_of(stack).items() if a.get("Namespace") == "Checkpoints"}
+    capsys.readouterr()
+
+    answers = [call(steps=[1]), call(steps=[1], token=None), call(body="{"), call(path="/")]
+    answers += [call(steps=[1], milliseconds=1_000)]  # too few to look the token up
+    endpoint.keep_failing("TransactWriteItems", reject(400, "ThrottlingException"))
+    answers += [call(steps=[1], milliseconds=4_600)]
+
+    assert [200, 401, 422, 404, 503, 503] == [answer.status for answer in answers]
+    names = [name for _, name, _ in metrics_in(capsys.readouterr().out)]
+    assert 2 == names.count("RequestsUnavailable")
+    assert {"RequestsFailedAlarm"} == set(at_once)
+    assert {alarm["MetricName"] for alarm in at_once.values()}.isdisjoint(names)
+
+
+@pytest.mark.parametrize(
+    ("values", "goes_off"),
+    [
+        ({}, []),
+        ({"5XXError": 3, "RequestsUnavailable": 3}, ["DatabaseUnavailableAlarm"]),
+        ({"5XXError": 3, "RequestsUnavailable": 3, "CheckpointsDeleted": 9_000}, []),
+        ({"5XXError": 3, "RequestsUnavailable": 3, "StepsNotFound": 1}, []),
+        ({"5XXError": 3, "RequestsFailed": 3}, []),  # RequestsFailedAlarm does
+        ({"5XXError": 3, "Errors": 3}, []),  # FunctionErrorsAlarm does
+        ({"5XXError": 3}, ["GatewayErrorsAlarm"]),
+        ({"5XXError": 3, "CheckpointsDeleted": 9_000}, ["GatewayErrorsAlarm"]),
+    ],
+)
+def test_alarms_on_several_metrics_go_off_on_what_lasts_and_no_other_alarm_sees(
+    stack: Json, values: dict[str, int], goes_off: list[str]
+) -> None:
+    def is_above(alarm: Json) -> bool:
+        (expression,) = [m["Expression"] for m in alarm["Metrics"] if "Expression" in m]
+        names = {
+            m["Id"]: values.get(m["MetricStat"]["Metric"]["MetricName"], 0)
+            for m in alarm["Metrics"]
+            if "MetricStat" in m
+        }
+        functions: dict[str, object] = {
+            "IF": lambda condition, then, otherwise: then if condition else otherwise,
+            "FILL": lambda value, _absent: value,
+        }
+        code = expression.replace(" AND ", " and ")
+        value: int = eval(code, functions, names)  # noqa: S307 it is our template's
+        return value >= int(alarm["Threshold"])
+
+    several = {n: alarm for n, alarm in alarms_of(stack).items() if "Metrics" in alarm}
+    assert goes_off == [name for name, alarm in several.items() if is_above(alarm)]
+    for alarm in several.values():
+        assert alarm["DatapointsToAlarm"] > 1
+
+
+def test_a_slow_request_among_a_few_sets_off_no_alarm(stack: Json) -> None:
+    for alarm in alarms_of(stack).values():
+        percentile = alarm.get("ExtendedStatistic")
+        assert (percentile and "ignore") == alarm.get("EvaluateLowSampleCountPercentile")
+
+
+def test_the_dashboard_shows_each_way_in_which_dynamodb_can_throttle(stack: Json) -> None:
     used = {
         (statement["Resource"].removesuffix(".Arn"), action)
         for statement in policy_of(stack)
@@ -68,15 +130,15 @@ def test_an_alarm_watches_each_way_in_which_dynamodb_can_throttle(stack: Json) -
         for table, action in used
     } == {
         (name, dict(dimensions)["TableName"])
-        for namespace, name, dimensions in watched_metrics(stack)
+        for namespace, name, dimensions in shown_metrics(stack)
         if namespace == "AWS/DynamoDB"
     }
 
 
 def test_the_dashboard_shows_and_the_alarms_watch_what_is_emitted(
-    stack: Json, endpoint: Endpoint
+    stack: Json, call: Call, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    emitted = emitted_metrics(endpoint)
+    emitted = emitted_metrics(call, endpoint, capsys)
     shown = shown_metrics(stack)
 
     assert emitted == {metric for metric in shown if metric[0] == "Checkpoints"}
@@ -97,7 +159,9 @@ def test_stacks_in_two_regions_have_a_dashboard_each(stack: Json) -> None:
     assert {REGION} == {widget["properties"]["region"] for widget in widgets}
 
 
-def emitted_metrics(endpoint: Endpoint) -> set[Metric]:
+def emitted_metrics(
+    call: Call, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
+) -> set[Metric]:
     """Return each metric that the function emits, from requests that show all.
 
     The value of the dimension `reason` is left open.
@@ -106,8 +170,14 @@ def emitted_metrics(endpoint: Endpoint) -> set[Metric]:
     endpoint.fail("GetItem", reject(400, "AccessDeniedException"))
     endpoint.fail("TransactWriteItems", reject(400, "AccessDeniedException"))
     events = [good, good, good, make_event(token=None)]
+    capsys.readouterr()
+    call(steps=[1], milliseconds=1_000)  # answered with 503
     log = run_in_a_process(endpoint, events, POWERTOOLS_SERVICE_NAME=STACK).log
-    emitted: set[Metric] = set()
+    return set(metrics_in(f"{log}\n{capsys.readouterr().out}"))
+
+
+def metrics_in(log: str) -> Iterator[Metric]:
+    """Yield each metric that a log has, as often as it is there."""
     for line in log.splitlines():
         if '"_aws"' not in line:
             continue
@@ -115,20 +185,25 @@ def emitted_metrics(endpoint: Endpoint) -> set[Metric]:
         for directive in record["_aws"]["CloudWatchMetrics"]:
             (keys,) = directive["Dimensions"]
             dimensions = frozenset((k, "*" if k == "reason" else record[k]) for k in keys)
-            names = [metric["Name"] for metric in directive["Metrics"]]
-            emitted |= {(directive["Namespace"], name, dimensions) for name in names}
-            assert set(names) <= set(record)
-    return emitted
+            for metric in directive["Metrics"]:
+                assert metric["Name"] in record
+                yield directive["Namespace"], metric["Name"], dimensions
 
 
 def watched_metrics(stack: Json) -> set[Metric]:
+    watched = []
+    for alarm in alarms_of(stack).values():
+        if "Metrics" in alarm:
+            watched += [m["MetricStat"]["Metric"] for m in alarm["Metrics"] if "MetricStat" in m]
+        else:
+            watched.append(alarm)
     return {
         (
-            alarm["Namespace"],
-            alarm["MetricName"],
-            frozenset((d["Name"], d["Value"]) for d in alarm["Dimensions"]),
+            metric["Namespace"],
+            metric["MetricName"],
+            frozenset((d["Name"], d["Value"]) for d in metric["Dimensions"]),
         )
-        for alarm in alarms_of(stack).values()
+        for metric in watched
     }
 
 

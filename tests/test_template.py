@@ -7,13 +7,17 @@ from typing import Any
 import pytest
 
 from checkpoints import dynamodb
-from emulators.dynamodb import read_template
+from emulators.dynamodb import REGION, read_template
 from events import Answer, Call
-from template_resolver import Json, deployed, function_of, of_type, only, policy_of
+from template_resolver import Json, deployed, function_of, of_type, only, outputs_of, policy_of
 
 TOPIC = "arn:aws:sns:us-east-1:123456789012:alarms"
 
-# A value of each parameter that is not its default.
+STREAM = (
+    "ExistingCheckpointsStreamArn"  # it means something only with a table, and has its own test
+)
+
+# A value of each other parameter that is not its default.
 OTHERS = {
     "Stage": "test",
     "Architecture": "x86_64",
@@ -27,7 +31,8 @@ OTHERS = {
     "CanaryDeployment": "true",
     "AlarmTopicArn": TOPIC,
     "WebAclArn": "arn:aws:wafv2:us-east-1:123456789012:regional/webacl/checkpoints/1",
-    "ApiGatewayLogRole": "false",
+    "AccessLog": "true",
+    "ExistingCheckpointsTable": "platform-checkpoints",
 }
 
 
@@ -49,13 +54,16 @@ def version_of(stack: Json) -> Json:
 
 
 def is_retained(resource: Json) -> bool:
-    return {resource["DeletionPolicy"], resource["UpdateReplacePolicy"]} == {"Retain"}
+    policy = resource["DeletionPolicy"]
+    return (
+        policy in ("Retain", "RetainExceptOnCreate") and resource["UpdateReplacePolicy"] == "Retain"
+    )
 
 
 # Parameters
 
 
-@pytest.mark.parametrize("parameter", read_template()["Parameters"])
+@pytest.mark.parametrize("parameter", sorted(set(read_template()["Parameters"]) - {STREAM}))
 def test_each_parameter_is_optional_and_has_an_effect(stack: Json, parameter: str) -> None:
     value = OTHERS[parameter]
     other = deployed_with(parameter)
@@ -145,7 +153,9 @@ def test_a_canary_is_taken_back_on_errors_and_made_only_if_asked_for(stack: Json
 
     assert "DEPLOYMENT_STOP_ON_ALARM" in group["AutoRollbackConfiguration"]["Events"]
     watched = {alarm["Name"] for alarm in group["AlarmConfiguration"]["Alarms"]}
-    assert {"5XXError", "Errors"} == {stack[name]["Properties"]["MetricName"] for name in watched}
+    assert {"RequestsFailed", "Errors"} == {
+        stack[name]["Properties"]["MetricName"] for name in watched
+    }
 
 
 # What is kept
@@ -171,8 +181,10 @@ def test_expired_tokens_are_removed(stack: Json) -> None:
     assert {"AttributeName": "expires_at", "Enabled": True} == expiry
 
 
-def test_the_access_log_holds_nothing_that_the_caller_wrote(stack: Json) -> None:
-    log_format = only(stack, "AWS::ApiGateway::Stage")["AccessLogSetting"]["Format"]
+def test_the_access_log_is_off_and_never_holds_what_the_caller_wrote(stack: Json) -> None:
+    assert "AccessLogSetting" not in only(stack, "AWS::ApiGateway::Stage")
+    stage = only(deployed(AccessLog="true"), "AWS::ApiGateway::Stage")
+    log_format = stage["AccessLogSetting"]["Format"]
 
     assert "\n" not in log_format
     harmless = {
@@ -184,15 +196,50 @@ def test_the_access_log_holds_nothing_that_the_caller_wrote(stack: Json) -> None
         assert value.removeprefix("$context.") in harmless
 
 
-def test_other_apis_of_the_account_keep_their_log_role(stack: Json) -> None:
-    account = only(stack, "AWS::ApiGateway::Account")
-    role = account["CloudWatchRoleArn"].removesuffix(".Arn")
+def test_a_deployment_changes_nothing_outside_its_stack(stack: Json) -> None:
+    for resources in (stack, deployed(**OTHERS)):
+        assert "AWS::ApiGateway::Account" not in {r["Type"] for r in resources.values()}
 
-    assert is_retained(stack[role])
-    assert is_retained(stack[stack["Api"]["DependsOn"]])  # the account
-    untouched = deployed(ApiGatewayLogRole="false")
-    assert {"AWS::ApiGateway::Account"}.isdisjoint(r["Type"] for r in untouched.values())
-    assert role not in untouched
+
+def test_a_first_deployment_that_fails_leaves_nothing_but_the_protected_table(stack: Json) -> None:
+    versions = version_of(stack)  # they go with their function
+    kept = {n for n, r in stack.items() if r.get("DeletionPolicy") == "Retain"} - set(versions)
+
+    assert {"CheckpointsTable"} == kept
+    assert stack["CheckpointsTable"]["Properties"]["DeletionProtectionEnabled"] is True
+
+
+# A table that exists already
+
+
+def test_uses_a_table_that_exists_already() -> None:
+    name = OTHERS["ExistingCheckpointsTable"]
+    resources = deployed(ExistingCheckpointsTable=name)
+
+    assert {"TokensTable"} == set(of_type(resources, "AWS::DynamoDB::Table"))
+    assert "CheckpointsTable" not in function_of(resources)["Environment"]["Variables"].values()
+    assert name == function_of(resources)["Environment"]["Variables"]["CHECKPOINTS_TABLE"]
+    arn = f"arn:aws:dynamodb:{REGION}:123456789012:table/{name}"
+    assert {"TokensTable.Arn", arn} == {
+        statement["Resource"]
+        for statement in policy_of(resources)
+        if "dynamodb" in statement["Action"][0]
+    }
+    assert "CheckpointsTable" not in json.dumps(only(resources, "AWS::CloudWatch::Dashboard"))
+
+
+def test_outputs_name_the_table_and_its_stream_of_what_was_deleted(stack: Json) -> None:
+    def of_the_table(**parameters: str) -> list[str | None]:
+        outputs = outputs_of(**parameters)
+        return [outputs.get(key) for key in ("CheckpointsTableName", "CheckpointsStreamArn")]
+
+    table, stream = OTHERS["ExistingCheckpointsTable"], "arn:aws:dynamodb:::table/x/stream/1"
+
+    view = stack["CheckpointsTable"]["Properties"]["StreamSpecification"]["StreamViewType"]
+    assert "OLD_IMAGE" == view
+    assert ["CheckpointsTable", "CheckpointsTable.StreamArn"] == of_the_table()
+    assert [table, None] == of_the_table(ExistingCheckpointsTable=table)
+    assert [table, stream] == of_the_table(ExistingCheckpointsTable=table, **{STREAM: stream})
 
 
 # What the gateway answers by itself

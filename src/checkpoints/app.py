@@ -6,6 +6,7 @@ import gc
 gc.disable()
 
 import os
+import re
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -30,13 +31,19 @@ from checkpoints.schemas import (
 )
 from checkpoints.store import CheckpointStore, IncompleteDeletionError
 
-ROUTE = "/v1/preview/models/<model_id>/checkpoints"
+MODELS = "/v1/preview/models/"
+ROUTE = f"{MODELS}<model_id>/checkpoints"
 RETRY_AFTER_SECONDS = 2
 INTERNAL_SERVER_ERROR = "Internal Server Error"
 
 # The resolver's own validation stays off: it would read the body before the token is checked, and
 # answer deep JSON, long integers and invalid UTF-8 with a 500. Its debug mode would log the event.
-app = APIGatewayRestResolver(enable_validation=False, debug=False)
+app = APIGatewayRestResolver(
+    enable_validation=False,
+    debug=False,
+    # The base path of a custom domain, which API Gateway leaves in the path of the event.
+    strip_prefixes=[re.compile(f"^(?!{MODELS})/[^/].*?(?={MODELS})")],
+)
 
 
 class MissingSettingError(Exception):

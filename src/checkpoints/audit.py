@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import partial
+from http import HTTPStatus
 
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
@@ -90,8 +91,9 @@ class Audit:
         self._continue("deleted_steps", others)
         if deletion.unconfirmed:
             self._continue("unconfirmed_steps", _split_ranges(deletion.unconfirmed))
-        internal = {"RequestsFailed": 1} if status == 500 else {}  # noqa: PLR2004
-        self._count(CheckpointsDeleted=len(deletion.deleted), DeletionsIncomplete=1, **internal)
+        self._count(
+            CheckpointsDeleted=len(deletion.deleted), DeletionsIncomplete=1, **_failure(status)
+        )
 
     def refused(self, status: int, reason: str) -> None:
         """Report a request that was answered with 4xx."""
@@ -102,7 +104,7 @@ class Audit:
     def failed(self, status: int, error: Exception) -> None:
         """Report a request that was answered with 5xx before a deletion began."""
         self._log(logger.error, "Request failed", status=status, **_describe(error))
-        self._count(RequestsFailed=1)
+        self._count(**_failure(status))
 
     def _log(self, write: Callable[..., None], message: str, **fields: object) -> None:
         """Write the line that tells the outcome."""
@@ -129,6 +131,12 @@ class Audit:
         with suppress(OSError, ValueError):  # a log that fails must not change the answer
             metrics.flush_metrics()
         metrics.clear_metrics()  # a failed flush leaves them
+
+
+def _failure(status: int) -> dict[str, int]:
+    """Count a fault apart from a 503, which is to be repeated: alarms watch the faults."""
+    name = "RequestsUnavailable" if status == HTTPStatus.SERVICE_UNAVAILABLE else "RequestsFailed"
+    return {name: 1}
 
 
 def _describe(error: BaseException) -> dict[str, str]:

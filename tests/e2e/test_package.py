@@ -205,6 +205,8 @@ def resolve(value: dict[str, Any], deployment: Deployment) -> str:
             return deployment.endpoint.url
         case {"Ref": "AWS::StackName"}:
             return STACK
+        case {"Fn::If": ["HasExistingTable", _, own]}:
+            return resolve(own, deployment)
         case {"Ref": table}:
             return deployment.outputs[f"{table}Name"]
     raise ValueError(value)
