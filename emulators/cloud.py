@@ -67,8 +67,8 @@ class LocalCloud:
             aws_secret_access_key=self.environment["AWS_SECRET_ACCESS_KEY"],
         )
 
-    def deploy(self, **parameters: str) -> dict[str, str]:
-        """Create or update the stack from what `build` built; return its outputs.
+    def deploy(self, stack: str = STACK, **parameters: str) -> dict[str, str]:
+        """Create or update a stack from what `build` built; return its outputs.
 
         `ApiUrl` is where the API answers here, instead of in the cloud.
         """
@@ -78,14 +78,14 @@ class LocalCloud:
         _run(
             *_tool("SAM"),
             *("deploy", "--no-confirm-changeset", "--no-fail-on-empty-changeset"),
-            *("--stack-name", STACK, "--s3-bucket", bucket, "--capabilities", "CAPABILITY_IAM"),
+            *("--stack-name", stack, "--s3-bucket", bucket, "--capabilities", "CAPABILITY_IAM"),
             *("--template-file", str(BUILD / "template.yaml"), "--no-progressbar"),
             "--parameter-overrides",
             *(f"{name}={value}" for name, value in overrides.items()),
             environment=self.environment,
         )
-        (stack,) = self.client("cloudformation").describe_stacks(StackName=STACK)["Stacks"]
-        outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+        (found,) = self.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
+        outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
         in_the_cloud = urlsplit(outputs["ApiUrl"])
         api_id = in_the_cloud.netloc.partition(".")[0]
         outputs["ApiUrl"] = f"{self.endpoint}/_aws/execute-api/{api_id}{in_the_cloud.path}"
