@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from aws_lambda_powertools.event_handler.api_gateway import APIGatewayRestResolver
 from aws_lambda_powertools.event_handler.openapi.models import HTTPBearer
-from aws_lambda_powertools.event_handler.openapi.params import Body
+from aws_lambda_powertools.event_handler.openapi.params import Body, Query
 from aws_lambda_powertools.event_handler.openapi.params import Path as PathParameter
 from aws_lambda_powertools.event_handler.openapi.types import (
     OpenAPIResponse,
@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 
 from checkpoints.app import ROUTE
 from checkpoints.schemas import (
+    DRY_RUN_DESCRIPTION,
     DeleteCheckpointsRequest,
     DeleteCheckpointsResponse,
     ErrorMessage,
@@ -61,7 +62,7 @@ def document() -> dict[str, Any]:
         description=(
             "Deletes the caller's checkpoints at the given training steps. A step that has no "
             "checkpoint, or one of another owner, is reported as not found. More than 100 steps "
-            "are not one atomic act. Repeating a request is safe."
+            "are not one atomic act. Repeating a request is safe. With dry_run, nothing is deleted."
         ),
         operation_id="delete_model_checkpoints_v1_preview_models__model_id__checkpoints_delete",
         tags=["models"],
@@ -92,6 +93,7 @@ def document() -> dict[str, Any]:
     def delete(
         model_id: Annotated[str, PathParameter(title="Model Id")],
         body: Annotated[DeleteCheckpointsRequest, Body()],
+        dry_run: Annotated[bool, Query(title="Dry Run", description=DRY_RUN_DESCRIPTION)] = False,
     ) -> DeleteCheckpointsResponse:
         raise NotImplementedError
 

@@ -17,6 +17,7 @@ SAMPLE_STATUSES = {
     "delete-checkpoints": 200,
     "delete-many": 200,
     "delete-nothing": 200,
+    "dry-run": 200,
     "encoded-model-id": 200,
     "invalid-body": 422,
     "no-token": 401,

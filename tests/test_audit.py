@@ -469,3 +469,79 @@ def test_what_was_deleted_is_logged_even_if_the_answer_cannot_be_made(
     assert 500 == call(steps=[1]).status
 
     assert [[1, 1]] in [line.get("deleted_steps") for line in lines()]
+
+
+DRY_RUN = {"queryStringParameters": {"dry_run": "true"}}
+
+
+def test_a_dry_run_tells_what_would_be_deleted_and_counts_nothing(call: Call, lines: Lines) -> None:
+    put_checkpoints(MODEL, [1, 2, 3, 7], entity=ENTITY)
+    lines()
+
+    call(steps=[7, 1, 3, 2, 99], **DRY_RUN)
+
+    assert [
+        {
+            "level": "INFO",
+            "message": "Dry run completed",
+            "correlation_id": "gateway-request-1",
+            "entity": ENTITY,
+            "token_name": TOKEN,
+            "model_id": MODEL,
+            "dry_run": True,
+            "status": 200,
+            "would_delete_count": 4,
+            "not_found_count": 1,
+            "would_delete_steps": [[1, 3], [7, 7]],
+        }
+    ] == log_lines(written := lines())
+    assert {} == metrics(written)
+
+    call(steps=[1])
+
+    assert "dry_run" not in lines()[0]
+
+
+def test_a_dry_run_of_many_steps_never_reads_like_a_deletion(call: Call, lines: Lines) -> None:
+    steps = [10**35 + 2 * number for number in range(4_000)]
+    put_checkpoints(MODEL, steps, entity=ENTITY)
+    lines()
+
+    call(steps=steps, **DRY_RUN)
+
+    first, *others = log_lines(lines())
+    assert ["Dry run completed", *["Dry run continued"] * len(others)] == [
+        line["message"] for line in (first, *others)
+    ]
+    assert others
+    assert all(line["dry_run"] and "deleted_steps" not in line for line in (first, *others))
+    told = [pair for line in (first, *others) for pair in line["would_delete_steps"]]
+    assert [[step, step] for step in steps] == told
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [(reject(500, "InternalServerError"), 503), (reject(400, "AccessDeniedException"), 500)],
+)
+def test_a_dry_run_that_fails_is_no_incomplete_deletion(
+    call: Call, endpoint: Endpoint, lines: Lines, fault: Fault, status: int
+) -> None:
+    endpoint.keep_failing("BatchGetItem", fault)
+    lines()
+
+    assert status == call(steps=[1], **DRY_RUN).status
+
+    written = lines()
+    assert [
+        {
+            "level": "ERROR",
+            "message": "Request failed",
+            "correlation_id": "gateway-request-1",
+            "entity": ENTITY,
+            "token_name": TOKEN,
+            "model_id": MODEL,
+            "dry_run": True,
+            "status": status,
+        }
+    ] == log_lines(written)
+    assert {"CheckpointsDeleted", "DeletionsIncomplete"}.isdisjoint(metrics(written))

@@ -32,7 +32,9 @@ def test_sends_every_sample_event() -> None:
     for name, status in SAMPLE_STATUSES.items():
         assert f"answer   {status} " in sections[f"{name}.json"]
     assert "deleted  resnet-50: [100, 200]" in sections["delete-checkpoints.json"]
-    assert "deleted  nothing" in sections["no-token.json"]
+    assert 'answer   200 {"deleted_count":2,"not_found_steps":[999]}' in sections["dry-run.json"]
+    for name in ("dry-run", "no-token"):
+        assert "deleted  nothing" in sections[f"{name}.json"]
 
 
 @pytest.mark.parametrize("content", [None, "not JSON"], ids=["absent", "not JSON"])

@@ -106,6 +106,9 @@ CONTRACT: dict[str, Any] = {
     },
 }
 
+# What is added to a request; no client needs to know of it.
+DRY_RUN = {"title": "Dry Run", "type": "boolean", "default": False}
+
 # In words of its own, and not part of the structure.
 WORDS = {"description", "summary"}
 
@@ -118,16 +121,28 @@ def document() -> Any:
 def without_words(document: Any) -> Any:
     if isinstance(document, dict):
         return {key: without_words(document[key]) for key in document.keys() - WORDS}
+    if isinstance(document, list):
+        return [without_words(element) for element in document]
     return document
 
 
-def test_contains_the_contract(document: Any) -> None:
+def test_contains_the_contract_and_adds_the_dry_run(document: Any) -> None:
     published = without_words(document)
     (operation,) = published["paths"][PATH].values()
     operation["responses"] = {status: operation["responses"][status] for status in ("200", "422")}
     for name in ("ErrorMessage", "IncompleteDeletion"):
         del published["components"]["schemas"][name]
+    dry_run = published["components"]["schemas"]["DeleteCheckpointsRequest"]["properties"].pop(
+        "dry_run"
+    )
 
+    assert DRY_RUN == dry_run
+    assert {
+        "in": "query",
+        "name": "dry_run",
+        "required": False,
+        "schema": DRY_RUN,
+    } == operation["parameters"].pop()
     assert CONTRACT == {key: published[key] for key in CONTRACT}
 
 

@@ -74,7 +74,9 @@ documents = st.recursive(
     max_leaves=8,
 )
 steps = st.integers() | st.integers(-3, 3) | st.sampled_from([10**38, -(10**126), 10**4000])
-requests = st.fixed_dictionaries({"steps": st.lists(steps, max_size=8)}) | st.builds(
+requests = st.fixed_dictionaries(
+    {"steps": st.lists(steps, max_size=8)}, optional={"dry_run": st.booleans() | documents}
+) | st.builds(
     lambda more, wanted: more | {"steps": wanted},
     st.dictionaries(st.text(max_size=5), documents, max_size=2),
     st.lists(steps | documents, max_size=4),
@@ -262,11 +264,12 @@ def test_fits_into_memory_whatever_is_sent(endpoint: Endpoint) -> None:
         '{"steps":{' + '"":0,' * (LARGE // 5) + '"a":0}}',
         '{"steps":{' + ",".join(f'"{key:06}":0' for key in range(LARGE // 12)) + "}}",
         '{"steps":[],"x":[' + '"abc",' * (LARGE // 6) + "0]}",
+        '{"steps":[],"dry_run":true,"dry_run":true,' + '"":0,' * (LARGE // 5) + '"a":0}',
     ]
 
     outcome = run_in_a_process(endpoint, [make_event(body=body) for body in bodies])
 
-    assert [422] * 5 + [200] == [answer.status for answer in outcome.answers]
+    assert [*[422] * 5, 200, 422] == [answer.status for answer in outcome.answers]
     assert outcome.peak_megabytes < 512
 
 

@@ -52,7 +52,10 @@ class MissingSettingError(Exception):
 
 @app.delete(ROUTE)
 def delete_model_checkpoints(model_id: str) -> Response[str]:
-    """Delete the caller's checkpoints of a model at the steps that the body names."""
+    """Delete the caller's checkpoints of a model at the steps that the body names.
+
+    If the request is a dry run, only tell what would be deleted.
+    """
     audit: Audit = app.context["audit"]
     calls = dynamodb.Calls(remaining_ms=app.lambda_context.get_remaining_time_in_millis())
     audit.watch(calls)
@@ -66,6 +69,17 @@ def delete_model_checkpoints(model_id: str) -> Response[str]:
     model_id = decode_model_id(model_id)
     request = DeleteCheckpointsRequest.parse(app.current_event)
     audit.identify(model_id=model_id)
+
+    if request.dry_run:
+        audit.identify(dry_run=True)
+        dry_run = store.dry_run(model_id, request.steps, entity=principal.entity, calls=calls)
+        audit.dry_run_completed(dry_run)
+        return _answer(
+            200,
+            DeleteCheckpointsResponse(
+                deleted_count=len(dry_run.would_delete), not_found_steps=dry_run.not_found
+            ),
+        )
 
     deletion = store.delete(model_id, request.steps, entity=principal.entity, calls=calls)
     audit.completed(deletion)  # first, so that it is logged even if the answer cannot be made
@@ -105,7 +119,7 @@ def handle_not_found(_: NotFoundError) -> Response[str]:
 
 @app.exception_handler(dynamodb.UnavailableError)
 def handle_unavailable(error: dynamodb.UnavailableError) -> Response[str]:
-    """Answer when the token could not be looked up."""
+    """Answer when the token could not be looked up, or a dry run could not be done."""
     app.context["audit"].failed(503, error)
     return _answer_unavailable(deleted=0, unconfirmed=0)
 

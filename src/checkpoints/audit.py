@@ -18,7 +18,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from checkpoints.dynamodb import Calls
-from checkpoints.store import Deletion
+from checkpoints.store import Deletion, DryRun
 
 # CloudWatch cuts a log event at 256 KiB. What can be long on a line is the step ranges, and the
 # messages of exceptions.
@@ -57,9 +57,9 @@ class Audit:
         """Report what these calls to DynamoDB amount to."""
         self._calls = calls
 
-    def identify(self, **names: str) -> None:
-        """Name the caller or the model on every line that follows."""
-        logger.append_keys(**names)
+    def identify(self, **fields: str | bool) -> None:
+        """Put what the request is about on every line that follows."""
+        logger.append_keys(**fields)
 
     def completed(self, deletion: Deletion) -> None:
         """Report a deletion that was answered with 200."""
@@ -73,8 +73,21 @@ class Audit:
             not_found_count=not_found_count,
             deleted_steps=first,
         )
-        self._continue("deleted_steps", others)
+        self._continue("Deletion continued", "deleted_steps", others)
         self._count(CheckpointsDeleted=len(deletion.deleted), StepsNotFound=not_found_count)
+
+    def dry_run_completed(self, dry_run: DryRun) -> None:
+        """Report a dry run that was answered with 200. Nothing was deleted, so nothing counts."""
+        first, *others = _split_ranges(dry_run.would_delete)
+        self._log(
+            logger.info,
+            "Dry run completed",
+            status=200,
+            would_delete_count=len(dry_run.would_delete),
+            not_found_count=len(dry_run.asked) - len(dry_run.would_delete),
+            would_delete_steps=first,
+        )
+        self._continue("Dry run continued", "would_delete_steps", others)
 
     def incomplete(self, status: int, deletion: Deletion, cause: BaseException) -> None:
         """Report a deletion that was answered with 5xx, and may have been done in part."""
@@ -88,9 +101,10 @@ class Audit:
             deleted_steps=first,
             **_describe(cause),
         )
-        self._continue("deleted_steps", others)
+        self._continue("Deletion continued", "deleted_steps", others)
         if deletion.unconfirmed:
-            self._continue("unconfirmed_steps", _split_ranges(deletion.unconfirmed))
+            parts = _split_ranges(deletion.unconfirmed)
+            self._continue("Deletion continued", "unconfirmed_steps", parts)
         self._count(
             CheckpointsDeleted=len(deletion.deleted), DeletionsIncomplete=1, **_failure(status)
         )
@@ -102,7 +116,7 @@ class Audit:
         self._count(RequestsRefused=1)
 
     def failed(self, status: int, error: Exception) -> None:
-        """Report a request that was answered with 5xx before a deletion began."""
+        """Report a request that was answered with 5xx and began no deletion."""
         self._log(logger.error, "Request failed", status=status, **_describe(error))
         self._count(**_failure(status))
 
@@ -121,9 +135,9 @@ class Audit:
             logging.getLogger(logger.name).setLevel(logging.INFO)
         write(message, extra=fields)
 
-    def _continue(self, key: str, parts: Iterable[list[list[int]]]) -> None:
+    def _continue(self, message: str, key: str, parts: Iterable[list[list[int]]]) -> None:
         for part in parts:
-            logger.info("Deletion continued", extra={key: part})
+            logger.info(message, extra={key: part})
 
     def _count(self, **counts: int) -> None:
         for name, value in counts.items():

@@ -42,12 +42,15 @@ class OwnedCheckpoints(NamedTuple):
         """Return those of the possible steps that exist now. The steps must be ascending.
 
         A query reads everything between two steps, which is cheap where much of it was asked for.
-        Elsewhere, batches read the keys one by one. So n steps take about n / 100 calls at most.
+        Elsewhere, and if the steps are few, batches read the keys one by one. So n steps take about
+        n / 100 calls at most.
 
         Raises:
             CallError: DynamoDB failed.
 
         """
+        if len(steps) <= MAX_BATCH_KEYS:
+            return self._read(steps) if steps else []
         existing: list[int] = []
         passed = 0
         sparse_pages = 0

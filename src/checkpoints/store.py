@@ -6,7 +6,7 @@ did. `reads.py` has the reading.
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from checkpoints.dynamodb import CallError, Calls, RejectedError
 from checkpoints.reads import OwnedCheckpoints
@@ -34,6 +34,18 @@ class Deletion:
     def not_found(self) -> list[int]:
         """The other steps, in the order of the request."""
         return [step for step in self.asked if step not in self.deleted]
+
+
+class DryRun(NamedTuple):
+    """What a deletion of the distinct steps of one request would have done at one moment."""
+
+    asked: list[int]
+    would_delete: set[int]
+
+    @property
+    def not_found(self) -> list[int]:
+        """The other steps, in the order of the request."""
+        return [step for step in self.asked if step not in self.would_delete]
 
 
 class IncompleteDeletionError(Exception):
@@ -79,6 +91,18 @@ class CheckpointStore:
         except Exception as error:
             raise IncompleteDeletionError(deletion) from error
         return deletion
+
+    def dry_run(self, model_id: str, steps: Sequence[int], *, entity: str, calls: Calls) -> DryRun:
+        """Tell what `delete` would do with the same arguments now. Only reads.
+
+        Raises:
+            CallError: DynamoDB failed.
+
+        """
+        asked = distinct(steps)
+        checkpoints = OwnedCheckpoints(self._client, self._table, model_id, entity, calls)
+        existing = checkpoints.existing(sorted(checkpoints.possible(asked)))
+        return DryRun(asked, set(existing))
 
 
 def _plan(checkpoints: OwnedCheckpoints, asked: list[int]) -> list[int]:
