@@ -15,11 +15,20 @@ class Deletion(openai.BaseModel):
     not_found_steps: list[int]
 
 
-def delete(deployment: Deployment, token: str, steps: list[int], retries: int = 2) -> Deletion:
+def delete(
+    deployment: Deployment,
+    token: str,
+    steps: list[int],
+    retries: int = 2,
+    **query: bool,
+) -> Deletion:
     api = f"{deployment.outputs['ApiUrl']}/v1"
     with openai.OpenAI(base_url=api, api_key=token, max_retries=retries) as client:
         return client.delete(
-            f"/preview/models/{MODEL}/checkpoints", body={"steps": steps}, cast_to=Deletion
+            f"/preview/models/{MODEL}/checkpoints",
+            body={"steps": steps},
+            options={"params": query},
+            cast_to=Deletion,
         )
 
 
@@ -28,6 +37,15 @@ def test_deletes_through_the_sdk(deployment: Deployment, token: str) -> None:
 
     assert Deletion(deleted_count=2, not_found_steps=[9]) == delete(deployment, token, [0, 1, 9])
     assert {2} == deployment.stored_steps()
+
+
+def test_a_dry_run_through_the_sdk_deletes_nothing(deployment: Deployment, token: str) -> None:
+    deployment.put_checkpoints(range(3))
+
+    dry_run = delete(deployment, token, [0, 1, 9], dry_run=True)
+
+    assert Deletion(deleted_count=2, not_found_steps=[9]) == dry_run
+    assert {0, 1, 2} == deployment.stored_steps()
 
 
 def test_the_sdk_repeats_what_was_not_finished(deployment: Deployment, token: str) -> None:

@@ -40,6 +40,42 @@ def test_deletes_what_exists_and_reports_what_does_not(deployment: Deployment, s
 
 
 @pytest.mark.parametrize(
+    ("query", "more"),
+    [("?dry_run=true", ""), ("?dry_run=true&dry_run=false", ""), ("", ', "dry_run": true')],
+    ids=["in the query", "in the query once of twice", "in the body"],
+)
+def test_a_dry_run_tells_what_the_deletion_then_does(
+    deployment: Deployment, send: Send, query: str, more: str
+) -> None:
+    deployment.put_checkpoints(range(5))
+
+    answer = send(url=deployment.url() + query, data=f'{{"steps": [3, 1, 99]{more}}}')
+
+    assert (200, {"deleted_count": 2, "not_found_steps": [99]}) == status_and_body(answer)
+    assert set(range(5)) == deployment.stored_steps()
+    assert status_and_body(answer) == status_and_body(send([3, 1, 99]))
+
+
+@pytest.mark.parametrize(
+    "query", ["?dry_run", "?dry_run=", "?dry_run=1", "?dry_run=no&dry_run=true"]
+)
+def test_deletes_nothing_if_it_is_unclear_whether_to(
+    deployment: Deployment, send: Send, query: str
+) -> None:
+    deployment.put_checkpoints(range(2))
+
+    answer = send([1], url=deployment.url() + query)
+
+    error = {
+        "loc": ["query", "dry_run"],
+        "msg": "Input should be true or false",
+        "type": "bool_parsing",
+    }
+    assert (422, {"detail": [error]}) == status_and_body(answer)
+    assert {0, 1} == deployment.stored_steps()
+
+
+@pytest.mark.parametrize(
     ("headers", "detail", "challenge"),
     [
         ({}, "Not authenticated", ""),

@@ -26,6 +26,16 @@ class Role:
         document = self._iam.get_role_policy(RoleName=self._name, PolicyName=self._policy)
         self.document: dict[str, Any] = document["PolicyDocument"]
 
+    def without(self, action: str) -> dict[str, Any]:
+        """Return the policy without one action."""
+        lesser = copy.deepcopy(self.document)
+        for statement in lesser["Statement"]:
+            statement["Action"] = [other for other in statement["Action"] if other != action] or [
+                "dynamodb:ListTables"
+            ]
+        assert lesser != self.document
+        return lesser
+
     def put(self, document: dict[str, Any]) -> None:
         """Replace the policy."""
         self._iam.put_role_policy(
@@ -56,14 +66,8 @@ def test_a_request_needs_each_action(
     if action == "dynamodb:BatchGetItem":
         put_large_records(deployment, [step + i for step in steps[:5] for i in (1, 2, 3)])
     stored = deployment.stored_steps()
-    lesser = copy.deepcopy(role.document)
-    for statement in lesser["Statement"]:
-        statement["Action"] = [other for other in statement["Action"] if other != action] or [
-            "dynamodb:ListTables"
-        ]
-    assert lesser != role.document
 
-    role.put(lesser)
+    role.put(role.without(action))
     answer = send(list(steps))
 
     assert (500, "Internal Server Error") == (answer.status, answer.body["detail"])
@@ -73,6 +77,19 @@ def test_a_request_needs_each_action(
     answer = send(list(steps))
 
     assert (200, {"deleted_count": 101, "not_found_steps": []}) == (answer.status, answer.body)
+
+
+@pytest.mark.parametrize("count", [2, 101])
+def test_a_dry_run_needs_no_right_to_delete(
+    deployment: Deployment, send: Send, role: Role, count: int
+) -> None:
+    deployment.put_checkpoints(range(count))
+
+    role.put(role.without("dynamodb:DeleteItem"))
+    answer = send(list(range(count)), url=f"{deployment.url()}?dry_run=true")
+
+    assert (200, {"deleted_count": count, "not_found_steps": []}) == (answer.status, answer.body)
+    assert set(range(count)) == deployment.stored_steps()
 
 
 def put_large_records(deployment: Deployment, steps: list[int]) -> None:
