@@ -119,6 +119,7 @@ REPEATED = {"loc": ["body"], "msg": "Invalid JSON: dry_run is repeated", "type":
         ({"body": '{"dry_run": 1}', **query("1")}, [IN_QUERY, NO_STEPS, IN_BODY]),
         ({"body": '{"steps": [1], "dry_run": true, "dry_run": false}'}, [REPEATED]),
         ({"body": '{"dry_run": "yes", "steps": [1], "dry_run": false}'}, [REPEATED]),
+        ({"body": r'{"steps": [1], "dry\u005frun": true, "dry_run": false}'}, [REPEATED]),
     ],
 )
 def test_rejects_anything_but_a_boolean(
