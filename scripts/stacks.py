@@ -6,10 +6,23 @@ import boto3
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
     NoCredentialsError,
     NoRegionError,
     ProfileNotFound,
 )
+
+EXPIRED_CREDENTIALS = "The AWS credentials have expired. Log in again, or set AWS_PROFILE."
+INVALID_CREDENTIALS = "AWS does not accept the credentials. Log in again, or set AWS_PROFILE."
+REFUSALS = {
+    "ExpiredToken": EXPIRED_CREDENTIALS,
+    "ExpiredTokenException": EXPIRED_CREDENTIALS,
+    "InvalidClientTokenId": INVALID_CREDENTIALS,
+    "InvalidSignatureException": INVALID_CREDENTIALS,
+    "SignatureDoesNotMatch": INVALID_CREDENTIALS,
+    "UnrecognizedClientException": INVALID_CREDENTIALS,
+}
 
 
 class UsageError(Exception):
@@ -61,4 +74,10 @@ def describe(error: BotoCoreError | ClientError) -> str:
             return (
                 f"AWS_PROFILE is {os.environ.get('AWS_PROFILE')!r}, which is not configured here."
             )
+        case EndpointConnectionError() | ConnectTimeoutError():
+            return f"{error}. Check the network, AWS_DEFAULT_REGION, and AWS_ENDPOINT_URL if set."
+        case ClientError(response={"Error": {"Code": code, "Message": message}}):
+            denied = f"The AWS credentials lack a permission. {message}"
+            sentences = REFUSALS | {"AccessDenied": denied, "AccessDeniedException": denied}
+            return sentences.get(code, str(error))
     return str(error)

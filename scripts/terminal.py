@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 
 def emphasize(text: str) -> str:
@@ -18,6 +19,21 @@ def emphasize(text: str) -> str:
 def say(text: str) -> None:
     """Print a line that tells what the command does now."""
     print(emphasize(text), flush=True)
+
+
+def run(command: Callable[[], int]) -> int:
+    """Run a command and return its exit code. Print no traceback on Ctrl-C or a closed pipe."""
+    try:
+        code = command()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Python flushes once more when it exits, and would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return code
 
 
 def stop_on_signals() -> None:

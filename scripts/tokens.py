@@ -1,6 +1,7 @@
 """Issue, list and revoke the bearer tokens of the API."""
 
 import argparse
+import getpass
 import os
 import re
 import secrets
@@ -8,13 +9,15 @@ import sys
 import time
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from checkpoints.auth import DELETE_SCOPE, hash_token
 from scripts.stacks import UsageError, describe, output_of
+from scripts.terminal import run
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -26,14 +29,35 @@ FEWEST_HASH_DIGITS = 8  # or a short name, mistyped, could hit the hash of anoth
 SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
 LONGEST_LABEL = 200  # it is on every log line of the token's requests
 LONGEST_LIFE = 100 * 365 * SECONDS["d"]
+STANDARD_INPUT = "-"
+FREE_TEXT_OPTIONS = ("--table", "--stack", "--entity", "--name")  # may look like a token by chance
+LOOKS_LIKE_A_TOKEN = re.compile(r"(?:Bearer )?[A-Za-z0-9_-]{43}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code: 0 done, 1 not done, 2 not understood."""
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = _parser()
+    if any(
+        LOOKS_LIKE_A_TOKEN.fullmatch(argument) and before not in FREE_TEXT_OPTIONS
+        for before, argument in pairwise(["", *arguments])
+    ):
+        parser.error(
+            "do not put a token on the command line, where the shell's history and the list of "
+            f"processes show it. Revoke it now: run `tokens.py revoke {STANDARD_INPUT}`, and paste "
+            "the token when asked for it."
+        )
+    options = parser.parse_args(arguments)
     try:
-        table = _table_name(options)
-        options.command(boto3.client("dynamodb"), table, options)
+        client, table = _connect(options)
+        try:
+            options.command(client, table, options)
+        except client.exceptions.ResourceNotFoundException:
+            raise UsageError(
+                f"There is no table {table!r} in the region {client.meta.region_name}. Name "
+                "another with --table, --stack or TOKENS_TABLE, or set AWS_DEFAULT_REGION or "
+                "AWS_PROFILE."
+            ) from None
     except UsageError as error:
         print(f"tokens.py: {error}", file=sys.stderr)
         return 1
@@ -50,20 +74,19 @@ def issue(  # noqa: PLR0913 what a token is made of
     entity: str,
     name: str,
     scopes: Collection[str],
-    lifetime: int | None = None,
+    expires_at: int | None = None,
 ) -> str:
-    """Make a token that is good for `lifetime` seconds, keep its hash, and return it."""
+    """Make a token that is good until `expires_at`, keep its hash, and return it."""
     token = secrets.token_urlsafe(TOKEN_BYTES)
-    now = int(time.time())
     record: dict[str, Any] = {
         "token_hash": {"S": hash_token(token)},
         "entity": {"S": entity},
         "name": {"S": name},
         "scopes": {"SS": sorted(set(scopes))},
-        "created_at": {"N": str(now)},
+        "created_at": {"N": str(int(time.time()))},
     }
-    if lifetime is not None:
-        record["expires_at"] = {"N": str(now + lifetime)}
+    if expires_at is not None:
+        record["expires_at"] = {"N": str(expires_at)}
     client.put_item(
         TableName=table, Item=record, ConditionExpression="attribute_not_exists(token_hash)"
     )
@@ -71,17 +94,52 @@ def issue(  # noqa: PLR0913 what a token is made of
 
 
 def print_new(client: "DynamoDBClient", table: str, options: argparse.Namespace) -> None:
-    """Print a new token, this once."""
+    """Print a new token, this once, and to standard error what is known about it."""
+    expires_at = options.expires and int(time.time()) + options.expires
     token = issue(
         client,
         table,
         entity=options.entity,
         name=options.name,
         scopes=options.scope,
-        lifetime=options.expires,
+        expires_at=expires_at,
     )
-    print(token)
-    print("This is the only time the token is shown; it is kept nowhere.", file=sys.stderr)
+    token_hash = hash_token(token)
+    print(
+        "Issued a token. It is shown only this once, and is stored nowhere.\n"
+        f"  entity   {options.entity}\n"
+        f"  name     {options.name}\n"
+        f"  scopes   {','.join(sorted(set(options.scope)))}\n"
+        f"  expires  {_moment(expires_at)}\n"
+        f"  hash     {token_hash[:SHOWN_HASH_DIGITS]}",
+        file=sys.stderr,
+    )
+    try:
+        print(token, flush=True)
+    except OSError:
+        print("The token could not be written. Revoke it by its hash.", file=sys.stderr)
+        raise
+    _warn_of_namesakes(client, table, options.name, token_hash)
+
+
+def _warn_of_namesakes(client: "DynamoDBClient", table: str, name: str, token_hash: str) -> None:
+    """Tell which other tokens go by the same name. The new one is good even if this fails."""
+    try:
+        namesakes = [
+            record
+            for record in _records(client, table)
+            if _raw(record, "name") == name and _raw(record, "token_hash") != token_hash
+        ]
+    except (BotoCoreError, ClientError) as error:
+        print(
+            f"Could not check whether another token has this name. {describe(error)}",
+            file=sys.stderr,
+        )
+        return
+    for record in namesakes:
+        print(f"There is already a token named {_identity(record)}.", file=sys.stderr)
+    if namesakes:
+        print("To revoke one of them, use its hash.", file=sys.stderr)
 
 
 def print_all(client: "DynamoDBClient", table: str, _: argparse.Namespace) -> None:
@@ -93,8 +151,8 @@ def print_all(client: "DynamoDBClient", table: str, _: argparse.Namespace) -> No
             _text(record, "entity"),
             _text(record, "name"),
             ",".join(sorted(record.get("scopes", {}).get("SS", []))),
-            _moment(record, "created_at"),
-            _moment(record, "expires_at") or "never",
+            _moment(record.get("created_at", {}).get("N"), default=""),
+            _moment(record.get("expires_at", {}).get("N")),
             _text(record, "token_hash")[:SHOWN_HASH_DIGITS],
         )
         for record in records
@@ -105,34 +163,75 @@ def print_all(client: "DynamoDBClient", table: str, _: argparse.Namespace) -> No
 
 
 def revoke(client: "DynamoDBClient", table: str, options: argparse.Namespace) -> None:
-    """Delete the one token that goes by this name, or whose hash begins so."""
-    wanted = options.token
+    """Delete the one token that is meant."""
+    if options.token == STANDARD_INPUT:
+        key = {"token_hash": {"S": hash_token(_read_token())}}
+    else:
+        key = {"token_hash": _find(_records(client, table), options.token)["token_hash"]}
+    deleted = client.delete_item(TableName=table, Key=key, ReturnValues="ALL_OLD")
+    if "Attributes" not in deleted:
+        raise UsageError("There is no such token. It may have been revoked already.")
+    print(f"Revoked {_identity(deleted['Attributes'])}. It is refused from now on.")
+
+
+def _read_token() -> str:
+    """Return the token that standard input has, without echo if that is a terminal."""
+    if sys.stdin.isatty():
+        try:
+            token = getpass.getpass("Token: ")
+        except EOFError:
+            token = ""
+    else:
+        token = sys.stdin.buffer.read().decode(errors="replace")
+    if not token.strip():
+        raise UsageError("There is no token on standard input.")
+    return token.strip()
+
+
+def _find(records: list[dict[str, Any]], wanted: str) -> dict[str, Any]:
+    """Return the one token that has this name, or whose hash begins so.
+
+    Raises:
+        UsageError: there is none, or more than one.
+
+    """
     found = [
         record
-        for record in _records(client, table)
-        if wanted == _text(record, "name")
-        or (len(wanted) >= FEWEST_HASH_DIGITS and _text(record, "token_hash").startswith(wanted))
-    ]
-    if not found:
-        raise UsageError(f"no token has the name or the hash prefix {wanted!r}")
-    if len(found) > 1:
-        hashes = ", ".join(
-            f"{_text(record, 'token_hash')[:SHOWN_HASH_DIGITS]} of {_text(record, 'entity')}"
-            for record in found
+        for record in records
+        if wanted == _raw(record, "name")
+        or (
+            len(wanted) >= FEWEST_HASH_DIGITS
+            and _raw(record, "token_hash").startswith(wanted.lower())
         )
-        raise UsageError(f"{wanted!r} is ambiguous; name one of the hashes: {hashes}")
-    (record,) = found
-    client.delete_item(TableName=table, Key={"token_hash": record["token_hash"]})
-    print(f"Revoked {_text(record, 'name')!r} of {_text(record, 'entity')!r}.")
+    ]
+    if not found and re.fullmatch(rf"[0-9a-fA-F]{{1,{FEWEST_HASH_DIGITS - 1}}}", wanted):
+        raise UsageError(
+            f"There is no token with the name {wanted!r}. To revoke one by its hash, give at least "
+            f"{FEWEST_HASH_DIGITS} digits of it."
+        )
+    if not found:
+        raise UsageError(f"There is no token with the name or the hash prefix {wanted!r}.")
+    if len(found) > 1:
+        raise UsageError(
+            "\n  ".join([f"{wanted!r} is ambiguous. Give a hash instead:", *map(_identity, found)])
+        )
+    return found[0]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Repeats no argument that could be a token, or a part of one."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(re.sub(r"[A-Za-z0-9_-]{40,}", "…", message))
 
 
 def _parser() -> argparse.ArgumentParser:
-    where = argparse.ArgumentParser(add_help=False)
+    where = _Parser(add_help=False)
     place = where.add_mutually_exclusive_group()
     place.add_argument("--table", help="name of the table of tokens")
     place.add_argument("--stack", help="name of the deployed stack that has the table")
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         description=__doc__,
         epilog="The table is that of --table, of --stack, or of the environment variable "
         "TOKENS_TABLE. Account, region and endpoint are found as boto3 finds them.",
@@ -167,8 +266,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("revoke", parents=[where], help="make a token invalid at once")
     command.add_argument(
         "token",
-        metavar="NAME|HASH-PREFIX",
-        help=f"its name, or the first {FEWEST_HASH_DIGITS} digits or more of its hash",
+        metavar=f"NAME|HASH-PREFIX|{STANDARD_INPUT}",
+        help=f"its name, or the first {FEWEST_HASH_DIGITS} digits or more of its hash, or "
+        f"{STANDARD_INPUT} to read the token itself from standard input",
     )
     command.set_defaults(command=revoke)
     return parser
@@ -197,8 +297,18 @@ def _table_name(options: argparse.Namespace) -> str:
         return output_of(options.stack, "TokensTableName")
     name: str | None = options.table or os.environ.get("TOKENS_TABLE")
     if not name:
-        raise UsageError("name the table with --table, --stack or TOKENS_TABLE")
+        raise UsageError("Name the table with --table, --stack or TOKENS_TABLE.")
     return name
+
+
+def _connect(options: argparse.Namespace) -> tuple["DynamoDBClient", str]:
+    """Return a client, and the name of the table."""
+    try:
+        return boto3.client("dynamodb"), _table_name(options)
+    except ValueError as error:  # botocore found no URL, or no region, where one should be
+        raise UsageError(
+            f"{str(error).rstrip('.')}. Check AWS_ENDPOINT_URL and AWS_DEFAULT_REGION."
+        ) from None
 
 
 def _records(client: "DynamoDBClient", table: str) -> list[dict[str, Any]]:
@@ -206,17 +316,33 @@ def _records(client: "DynamoDBClient", table: str) -> list[dict[str, Any]]:
     return [record for page in pages for record in page["Items"]]
 
 
+def _raw(record: dict[str, Any], key: str) -> str:
+    text: str = record.get(key, {}).get("S", "")
+    return text
+
+
 def _text(record: dict[str, Any], key: str) -> str:
     """Return an attribute, harmless to a terminal whoever wrote it."""
-    text: str = record.get(key, {}).get("S", "")
+    text = _raw(record, key)
     return text if text.isprintable() else repr(text)
 
 
-def _moment(record: dict[str, Any], key: str) -> str:
-    if key not in record:
-        return ""
-    return datetime.fromtimestamp(int(record[key]["N"]), UTC).strftime("%Y-%m-%d %H:%M")
+def _identity(record: dict[str, Any]) -> str:
+    return (
+        f"{_raw(record, 'name')!r} of {_raw(record, 'entity')!r} "
+        f"(hash {_raw(record, 'token_hash')[:SHOWN_HASH_DIGITS]})"
+    )
+
+
+def _moment(seconds: str | int | None, default: str = "never") -> str:
+    """Return seconds since the epoch as people read them, and what is no such number as it is."""
+    if seconds is None:
+        return default
+    try:
+        return datetime.fromtimestamp(float(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError):
+        return str(seconds)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -1,7 +1,11 @@
 """The administration of tokens, against an endpoint over HTTP."""
 
+import contextlib
+import io
 import os
+import pty
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,10 +44,11 @@ def run(
 ) -> Run:
     """Run the command; the environment names the table."""
 
-    def run(*arguments: str, **environment: str) -> Result:
+    def run(*arguments: str, stdin: bytes = b"", **environment: str) -> Result:
         capsys.readouterr()  # what others printed before
         with monkeypatch.context() as patch:
             patch.setenv("AWS_ENDPOINT_URL_DYNAMODB", endpoint.url)
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
             for name, value in environment.items():
                 patch.setenv(name, value)
             try:
@@ -55,18 +60,29 @@ def run(
     return run
 
 
-def test_is_run_as_a_script(endpoint: Endpoint) -> None:
+@pytest.mark.parametrize(
+    ("absent", "message"),
+    [
+        ("AWS_PROFILE", "There is no token with the name or the hash prefix 'absent'."),
+        ("AWS_DEFAULT_REGION", "No AWS region is set. Set AWS_DEFAULT_REGION, or AWS_PROFILE."),
+    ],
+    ids=["with a region", "without"],
+)
+def test_is_run_as_a_script(endpoint: Endpoint, absent: str, message: str) -> None:
+    environment = os.environ | {"AWS_ENDPOINT_URL_DYNAMODB": endpoint.url}
+    environment.pop(absent, None)
     process = subprocess.run(  # noqa: S603 it is ours
         [sys.executable, "-W", "error", SCRIPT, "revoke", "absent"],
-        env=os.environ | {"AWS_ENDPOINT_URL_DYNAMODB": endpoint.url},
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
 
-    assert (1, "") == (process.returncode, process.stdout)
-    assert process.stderr == "tokens.py: no token has the name or the hash prefix 'absent'\n"
+    assert Result(1, "", f"tokens.py: {message}\n") == Result(
+        process.returncode, process.stdout, process.stderr
+    )
 
 
 def test_an_issued_token_is_accepted_until_it_is_revoked(run: Run, call: Call) -> None:
@@ -80,7 +96,11 @@ def test_an_issued_token_is_accepted_until_it_is_revoked(run: Run, call: Call) -
 
     revoked = run("revoke", "laptop")
 
-    assert (0, f"Revoked 'laptop' of '{ENTITY}'.\n") == (revoked.returncode, revoked.stdout)
+    message = (
+        f"Revoked 'laptop' of '{ENTITY}' (hash {hash_token(token)[:12]}). "
+        "It is refused from now on.\n"
+    )
+    assert Result(0, message, "") == revoked
     assert 401 == call(token=token, steps=[1]).status
 
 
@@ -99,6 +119,48 @@ def test_keeps_the_hash_and_never_the_token(run: Run) -> None:
         "created_at": {"N": str(created_at)},
         "expires_at": {"N": str(created_at + 90 * 24 * 60 * 60)},
     } == record
+
+
+def test_prints_the_token_alone_and_what_is_known_about_it_to_standard_error(run: Run) -> None:
+    issued = run(*ISSUE, "--scope", "checkpoints:read", "--expires", "90d")
+
+    token = issued.stdout.removesuffix("\n")
+    listed = run("list").stdout.splitlines()
+    (expires,) = [line.split()[-2] for line in listed if line.endswith(hash_token(token)[:12])]
+    assert (
+        "Issued a token. It is shown only this once, and is stored nowhere.\n"
+        "  entity   vision-team\n"
+        "  name     laptop\n"
+        "  scopes   checkpoints:delete,checkpoints:read\n"
+        f"  expires  {expires}\n"
+        f"  hash     {hash_token(token)[:12]}\n"
+    ) == issued.stderr
+
+
+def test_warns_of_other_tokens_with_the_name_and_issues_nevertheless(run: Run) -> None:
+    put_token("x", entity="speech-team", name="laptop")
+    put_token("y", entity="speech-team", name="desktop")
+
+    issued = run(*ISSUE)
+
+    assert (0, 1) == (issued.returncode, len(issued.stdout.splitlines()))
+    assert [
+        f"There is already a token named 'laptop' of 'speech-team' (hash {hash_token('x')[:12]}).",
+        "To revoke one of them, use its hash.",
+    ] == issued.stderr.splitlines()[-2:]
+    assert "desktop" not in issued.stderr
+
+
+def test_issues_a_token_even_if_the_others_cannot_be_read(run: Run, endpoint: Endpoint) -> None:
+    endpoint.keep_failing("Scan", reject(400, "AccessDeniedException"))
+
+    issued = run(*ISSUE)
+
+    assert (0, 1) == (issued.returncode, len(issued.stdout.splitlines()))
+    assert (
+        "Could not check whether another token has this name. "
+        "The AWS credentials lack a permission. on command"
+    ) == issued.stderr.splitlines()[-1]
 
 
 def test_no_two_tokens_are_alike(run: Run) -> None:
@@ -125,29 +187,153 @@ def test_lists_all_about_a_token_but_the_token(run: Run) -> None:
         "speech-team",
         r"'ci\x1b[2J'",
         "checkpoints:delete,checkpoints:read",
-        "1970-01-01 00:00",
-        "1971-01-01 00:00",
+        "1970-01-01T00:00:00Z",
+        "1971-01-01T00:00:00Z",
         hash_token("x")[:12],
     ] == lines[1]
     assert ["never", hash_token(token)[:12]] == lines[-1][-2:]
     assert token not in listed.stdout
 
 
-def test_revokes_by_the_prefix_of_a_hash(run: Run) -> None:
+def test_lists_a_moment_that_is_none_as_it_is(run: Run) -> None:
+    put_token("x", entity="zoo", created_at={"N": "1764012345000"})
+
+    assert "1764012345000" == run("list").stdout.splitlines()[-1].split()[-3]
+
+
+@pytest.mark.parametrize(
+    "prefix", [hash_token("x")[:8], hash_token("x")[:8].upper(), hash_token("x")]
+)
+def test_revokes_by_the_prefix_of_a_hash(run: Run, prefix: str) -> None:
     put_token("x", entity=ENTITY)
 
-    assert 0 == run("revoke", hash_token("x")[:8]).returncode
+    assert 0 == run("revoke", prefix).returncode
     assert hash_token("x")[:12] not in run("list").stdout
 
 
-@pytest.mark.parametrize("prefix", ["desktop", "", hash_token("x")[:7], hash_token("x")[1:]])
+def test_says_how_many_digits_of_a_hash_are_needed(run: Run) -> None:
+    put_token("x", entity=ENTITY)
+    prefix = hash_token("x")[:7]
+
+    message = (
+        f"tokens.py: There is no token with the name '{prefix}'. "
+        "To revoke one by its hash, give at least 8 digits of it.\n"
+    )
+    assert Result(1, "", message) == run("revoke", prefix)
+    assert hash_token("x")[:12] in run("list").stdout
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_revokes_a_token_read_from_standard_input(run: Run, call: Call, end: str) -> None:
+    token = run(*ISSUE).stdout.strip()
+
+    revoked = run("revoke", "-", stdin=(token + end).encode())
+
+    message = (
+        f"Revoked 'laptop' of '{ENTITY}' (hash {hash_token(token)[:12]}). "
+        "It is refused from now on.\n"
+    )
+    assert Result(0, message, "") == revoked
+    assert 401 == call(token=token, steps=[1]).status
+    message = "tokens.py: There is no such token. It may have been revoked already.\n"
+    assert Result(1, "", message) == run("revoke", "-", stdin=token.encode())
+
+
+@pytest.mark.parametrize("stdin", [b"", b" \n", b"\xff\xfe"], ids=["nothing", "blank", "not UTF-8"])
+def test_revokes_nothing_if_standard_input_has_no_token(run: Run, stdin: bytes) -> None:
+    put_token("x", entity=ENTITY)
+
+    revoked = run("revoke", "-", stdin=stdin)
+
+    assert (1, "", True) == (revoked.returncode, revoked.stdout, "There is no" in revoked.stderr)
+    assert hash_token("x")[:12] in run("list").stdout
+
+
+@pytest.mark.parametrize("interrupted", [False, True], ids=["answered", "interrupted"])
+def test_asks_on_a_terminal_for_the_token_without_echo(
+    endpoint: Endpoint, interrupted: bool
+) -> None:
+    put_token("leaked-token", entity=ENTITY, name="laptop")
+    terminal, its_end = pty.openpty()
+    process = subprocess.Popen(  # noqa: S603 it is ours
+        [sys.executable, SCRIPT, "revoke", "-"],
+        env=os.environ | {"AWS_ENDPOINT_URL_DYNAMODB": endpoint.url},
+        stdin=its_end,
+        stdout=its_end,
+        stderr=its_end,
+        start_new_session=True,  # away from the terminal of the tests
+    )
+    os.close(its_end)
+    shown = b""
+    while not shown.endswith(b"Token: "):
+        shown += os.read(terminal, 1000)
+    if interrupted:
+        os.write(terminal, b"leaked-token")
+        process.send_signal(signal.SIGINT)
+    else:
+        os.write(terminal, b"leaked-token\n")
+    with contextlib.suppress(OSError):  # how Linux tells that the command has ended
+        while more := os.read(terminal, 1000):
+            shown += more
+    os.close(terminal)
+
+    assert "leaked-token" not in shown.decode()
+    code, said = (130, "Stopped.") if interrupted else (0, "Revoked 'laptop'")
+    assert (code, True) == (process.wait(), said in shown.decode())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["revoke", "TOKEN"],
+        ["revoke", "--stack", "x", "TOKEN", "TOKEN"],
+        ["revoke", "laptop", "TOKEN"],
+        ["revoke", "--", "TOKEN"],
+        ["revoke", "Bearer TOKEN"],
+        ["revoke", "--token", "TOKEN"],
+        ["TOKEN"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("token", ["A" * 43, "-" + "b_" * 21])
+def test_refuses_a_token_on_the_command_line_and_does_not_repeat_it(
+    run: Run, arguments: list[str], token: str
+) -> None:
+    refused = run(*(argument.replace("TOKEN", token) for argument in arguments))
+
+    assert (2, "") == (refused.returncode, refused.stdout)
+    assert token not in refused.stderr
+    assert refused.stderr.endswith(
+        ": error: do not put a token on the command line, where the shell's history and the list "
+        "of processes show it. Revoke it now: run `tokens.py revoke -`, and paste the token when "
+        "asked for it.\n"
+    )
+
+
+@pytest.mark.parametrize("argument", ["--token=TOKEN", "--expires=TOKEN", "-xTOKEN"])
+def test_repeats_no_part_of_a_token_in_a_message(run: Run, argument: str) -> None:
+    refused = run(*ISSUE, argument.replace("TOKEN", "A" * 43))
+
+    assert (2, False) == (refused.returncode, "A" * 10 in refused.stderr)
+
+
+def test_takes_a_table_whose_name_looks_like_a_token(run: Run) -> None:
+    name = "checkpoints-prod-1-TokensTable-1A2B3C4D5E6F"
+    assert 43 == len(name)
+
+    failed = run("list", "--table", name)
+
+    assert (1, True) == (failed.returncode, f"There is no table '{name}'" in failed.stderr)
+
+
+@pytest.mark.parametrize("prefix", ["desktop", "", hash_token("x")[1:]])
 def test_revokes_nothing_when_none_is_meant(run: Run, prefix: str) -> None:
     put_token("x", entity=ENTITY)
 
     revoked = run("revoke", prefix)
 
     assert (1, "") == (revoked.returncode, revoked.stdout)
-    message = f"tokens.py: no token has the name or the hash prefix {prefix!r}\n"
+    message = f"tokens.py: There is no token with the name or the hash prefix {prefix!r}.\n"
     assert message == revoked.stderr
     assert hash_token("x")[:12] in run("list").stdout
 
@@ -199,21 +385,83 @@ def test_explains_itself(run: Run, command: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "message"),
+    ("variable", "value", "message"),
     [
-        ({"TOKENS_TABLE": ""}, "name the table with --table, --stack or TOKENS_TABLE"),
-        ({"TOKENS_TABLE": "absent"}, "ResourceNotFoundException"),
-        ({"AWS_ENDPOINT_URL_DYNAMODB": "http://127.0.0.1:1"}, "Could not connect"),
+        ("TOKENS_TABLE", "", "Name the table with --table, --stack or TOKENS_TABLE."),
+        (
+            "TOKENS_TABLE",
+            "absent",
+            (
+                "There is no table 'absent' in the region us-east-1. Name another with --table, "
+                "--stack or TOKENS_TABLE, or set AWS_DEFAULT_REGION or AWS_PROFILE."
+            ),
+        ),
+        (
+            "AWS_ENDPOINT_URL_DYNAMODB",
+            "http://127.0.0.1:1",
+            (
+                'Could not connect to the endpoint URL: "http://127.0.0.1:1/". Check the network, '
+                "AWS_DEFAULT_REGION, and AWS_ENDPOINT_URL if set."
+            ),
+        ),
+        (
+            "AWS_ENDPOINT_URL_DYNAMODB",
+            "nonsense",
+            "Invalid endpoint: nonsense. Check AWS_ENDPOINT_URL and AWS_DEFAULT_REGION.",
+        ),
     ],
-    ids=["no table", "an absent table", "no endpoint"],
+    ids=["no table", "an absent table", "no endpoint", "no URL"],
 )
-def test_says_in_a_line_what_went_wrong(
-    run: Run, environment: dict[str, str], message: str
-) -> None:
-    failed = run("list", **environment)
+def test_says_in_a_line_what_went_wrong(run: Run, variable: str, value: str, message: str) -> None:
+    assert Result(1, "", f"tokens.py: {message}\n") == run("list", **{variable: value})
 
-    assert (1, "", 1) == (failed.returncode, failed.stdout, len(failed.stderr.splitlines()))
-    assert message in failed.stderr
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("AccessDeniedException", "The AWS credentials lack a permission. on command"),
+        (
+            "ExpiredTokenException",
+            "The AWS credentials have expired. Log in again, or set AWS_PROFILE.",
+        ),
+        (
+            "UnrecognizedClientException",
+            "AWS does not accept the credentials. Log in again, or set AWS_PROFILE.",
+        ),
+    ],
+)
+def test_says_what_is_wrong_with_the_credentials(
+    run: Run, endpoint: Endpoint, code: str, message: str
+) -> None:
+    endpoint.keep_failing("Scan", reject(400, code))
+
+    assert Result(1, "", f"tokens.py: {message}\n") == run("list")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [(["list"], ""), (ISSUE, "The token could not be written. Revoke it by its hash.\n")],
+    ids=["list", "issue"],
+)
+def test_ends_without_a_traceback_if_nobody_reads_the_output(
+    endpoint: Endpoint, command: list[str], message: str
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        process = subprocess.run(  # noqa: S603 it is ours
+            [sys.executable, SCRIPT, *command],
+            env=os.environ | {"AWS_ENDPOINT_URL_DYNAMODB": endpoint.url},
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    assert (141, True) == (process.returncode, process.stderr.endswith(message))
+    assert "Traceback" not in process.stderr
+    assert "Exception" not in process.stderr
 
 
 def test_prints_no_token_that_was_not_kept(run: Run, endpoint: Endpoint) -> None:
