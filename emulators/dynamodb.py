@@ -6,6 +6,7 @@ For the demo and the tests. It is moto, set up so that nothing can reach a real 
 import copy
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -101,6 +102,29 @@ def stored_checkpoints() -> Table:
             model_id = item.attrs["model_id"].value
             table.setdefault(model_id, set()).add(int(item.attrs["step"].value))
     return dict(sorted(table.items()))
+
+
+def checkpoint_owners() -> dict[str, str]:
+    """Tell in words how many checkpoints of each model each entity has."""
+    owners: dict[str, Counter[str]] = {}
+    for items in _moto_tables()[os.environ["CHECKPOINTS_TABLE"]].items.values():
+        for item in items.values():
+            owner = item.attrs["entity"].value
+            owners.setdefault(item.attrs["model_id"].value, Counter())[owner] += 1
+    return {
+        model_id: ", ".join(f"{count} of {entity}" for entity, count in counts.most_common())
+        for model_id, counts in sorted(owners.items())
+    }
+
+
+def stored_tokens() -> dict[str, str]:
+    """Return the name, entity and scopes of each token in words, by its hash."""
+    records = _client().scan(TableName=os.environ["TOKENS_TABLE"])["Items"]
+    return {
+        record["token_hash"]["S"]: f"{record['name']['S']} of {record['entity']['S']}, "
+        f"for {', '.join(sorted(record['scopes']['SS']))}"
+        for record in records
+    }
 
 
 def clear_tables() -> None:

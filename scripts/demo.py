@@ -5,26 +5,29 @@ import contextlib
 import io
 import json
 import sys
+import textwrap
+from collections import Counter
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from emulators.dynamodb import (
-    Table,
-    embedded_dynamodb,
-    put_demo,
-    stored_checkpoints,
-)
-from emulators.invocation import lambda_context
+from scripts.terminal import emphasize, run
+
+if TYPE_CHECKING:
+    from emulators.dynamodb import Table
 
 EVENTS = Path(__file__).parents[1] / "events"
-WIDTH = 100
+FIRST_EVENT = "delete-checkpoints.json"
+WIDTH = 80
+
+type Event = dict[str, Any]
 
 
 def main() -> int:
     """Run the events named on the command line, or all there are."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="Each event finds the same tables: three models, and a token each of two teams.",
+        epilog="Each event finds the same tables: three models, and the tokens of two teams.",
     )
     parser.add_argument(
         "event",
@@ -33,57 +36,127 @@ def main() -> int:
         help="a file with a REST API proxy event, such as events/delete-checkpoints.json; "
         "by default every file in events/",
     )
-    paths = parser.parse_args().event or sorted(EVENTS.glob("*.json"))
+    paths = parser.parse_args().event or sorted(
+        EVENTS.glob("*.json"), key=lambda path: (path.name != FIRST_EVENT, path.name)
+    )
     try:
-        events = [(path, json.loads(path.read_bytes())) for path in paths]
-    except (OSError, ValueError) as error:
-        parser.error(f"cannot read an event: {error}")
+        events = [(path.name, read_event(path)) for path in paths]
+    except ValueError as error:
+        parser.exit(2, f"demo.py: {error}\n")
+    return send(events)
+
+
+def read_event(path: Path) -> Event:
+    """Return the event that a file has.
+
+    Raises:
+        ValueError: the file cannot be read, or has no event; the message says which.
+
+    """
+    try:
+        event = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"Cannot read {str(path)!r}: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{str(path)!r} is not UTF-8.") from None
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is not JSON: {error}.") from None
+    except RecursionError:
+        raise ValueError(f"{str(path)!r} is nested too deeply.") from None
+    if not isinstance(event, dict) or not all(
+        isinstance(event.get(key), str) for key in ("httpMethod", "path")
+    ):
+        raise ValueError(
+            f"{str(path)!r} is not the event of a REST API: it lacks 'httpMethod' or 'path'."
+        )
+    return event
+
+
+def send(events: list[tuple[str, Event]]) -> int:
+    """Send events, each to the same tables, and show them; return 1 if the function failed."""
+    # Slow imports come here, so that Ctrl-C ends them in a line, and wrong files are told at once.
+    from emulators.dynamodb import (  # noqa: PLC0415
+        checkpoint_owners,
+        embedded_dynamodb,
+        put_demo,
+        stored_checkpoints,
+        stored_tokens,
+    )
+    from emulators.invocation import lambda_context  # noqa: PLC0415
 
     log = io.StringIO()
-    failed = False
+    statuses: Counter[int] = Counter()
+    deleted = 0
     with embedded_dynamodb():
         with contextlib.redirect_stdout(log):  # the function's log goes where its prints go
             from checkpoints.app import lambda_handler  # noqa: PLC0415 needs the environment
-        print("Seeding three models and the tokens of two teams", file=sys.stderr)
-        for path, event in events:
+        put_demo()
+        before, tokens = stored_checkpoints(), stored_tokens()
+        print("Each request finds the same tables.")
+        show("models", *(f"{model}: {owners}" for model, owners in checkpoint_owners().items()))
+        show("tokens", *tokens.values())
+        for name, event in events:
             put_demo()
-            before = stored_checkpoints()
-            log.truncate(0)
+            log.seek(0)
+            log.truncate()
+            print(f"\n{emphasize(name)}", flush=True)
+            show("request", f"{event['httpMethod']} {event['path']}")
+            show("body", body_of(event))
+            show("caller", caller_of(event, tokens))
             with contextlib.redirect_stdout(log):
                 answer = lambda_handler(event, lambda_context())
-            show(path, event, before, answer, stored_checkpoints())
-            if answer["statusCode"] == 500:  # noqa: PLR2004
-                failed = True
-                print(log.getvalue())
-    return int(failed)
+            show("answer", f"{answer['statusCode']} {answer['body']}")
+            gone = difference(before, stored_checkpoints())
+            show("deleted", *[f"{model}: {steps}" for model, steps in gone.items()] or ["nothing"])
+            statuses[answer["statusCode"]] += 1
+            deleted += sum(map(len, gone.values()))
+            if answer["statusCode"] == HTTPStatus.INTERNAL_SERVER_ERROR:
+                print(log.getvalue(), end="")
+    answered = ", ".join(f"{count} answered {status}" for status, count in sorted(statuses.items()))
+    summary = (
+        f"{count_of(len(events), 'request')}: {answered}; "
+        f"{count_of(deleted, 'checkpoint')} deleted in all."
+    )
+    print("\n" + emphasize(textwrap.fill(summary, WIDTH)))
+    return int(HTTPStatus.INTERNAL_SERVER_ERROR in statuses)
 
 
-def show(
-    path: Path,
-    event: dict[str, Any],
-    before: Table,
-    answer: dict[str, Any],
-    after: Table,
-) -> None:
-    """Print one request, its answer, and what the table held before and holds after it."""
-    gone = {model_id: sorted(before[model_id] - after.get(model_id, set())) for model_id in before}
-    lines = {
-        "request": f"{event.get('httpMethod')} {event.get('path')} {event.get('body') or ''}",
-        "answer": f"{answer['statusCode']} {answer['body']}",
-        "before": summary(before),
-        "after": summary(after),
-        "deleted": ", ".join(f"{model_id}: {steps}" for model_id, steps in gone.items() if steps)
-        or "nothing",
-    }
-    print(f"\n{path.name}")
-    for name, line in lines.items():
-        print(f"  {name:8} {line if len(line) <= WIDTH else line[: WIDTH - 1] + '…'}")
+def show(name: str, *lines: str) -> None:
+    """Print lines under a name, cut to the width of a terminal and harmless to it."""
+    for line in lines:
+        text = line if line.isprintable() else repr(line)[1:-1]
+        room = WIDTH - len(f"  {name:7}  ")
+        print(f"  {name:7}  {text if len(text) <= room else text[: room - 1] + '…'}")
+        name = ""
 
 
-def summary(table: Table) -> str:
-    """Tell how many checkpoints each model has."""
-    return ", ".join(f"{model_id}: {len(steps)}" for model_id, steps in table.items())
+def body_of(event: Event) -> str:
+    """Return the body as the event has it."""
+    return f"{event.get('body') or 'none'}{' (base64)' if event.get('isBase64Encoded') else ''}"
+
+
+def caller_of(event: Event, tokens: dict[str, str]) -> str:
+    """Tell whose token the event has."""
+    from checkpoints.auth import NotAuthenticatedError, bearer_token, hash_token  # noqa: PLC0415
+
+    try:
+        return tokens.get(hash_token(bearer_token(event)), "unknown token")
+    except NotAuthenticatedError as error:
+        return error.reason.replace("_credentials", " token")
+    except (AttributeError, TypeError):
+        return "malformed headers"
+
+
+def difference(before: "Table", after: "Table") -> dict[str, list[int]]:
+    """Return the steps that are gone, of each model that lost any."""
+    gone = {model: sorted(steps - after.get(model, set())) for model, steps in before.items()}
+    return {model: steps for model, steps in gone.items() if steps}
+
+
+def count_of(number: int, noun: str) -> str:
+    """Return the number with its noun."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

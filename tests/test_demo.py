@@ -1,8 +1,10 @@
 """The demo shows what the function does, with every sample event."""
 
 import json
+import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -23,50 +25,128 @@ def demo(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_sends_every_sample_event() -> None:
+def test_sends_every_sample_event_and_sums_up() -> None:
     shown = demo()
 
-    assert 0 == shown.returncode
-    sections = dict(section.split("\n", 1) for section in shown.stdout.strip().split("\n\n"))
-    assert {f"{name}.json" for name in SAMPLE_STATUSES} == set(sections)
+    assert (0, "") == (shown.returncode, shown.stderr)
+    header, *sections, summary = shown.stdout.strip().split("\n\n")
+    assert (
+        "Each request finds the same tables.\n"
+        "  models   gpt-small: 400 of vision-team\n"
+        "           resnet-50: 10 of vision-team, 1 of speech-team\n"
+        "           été 2026/a+b: 2 of vision-team\n"
+        "  tokens   read-only-demo-token of vision-team, for checkpoints:read\n"
+        "           speech-team-demo-token of speech-team, for checkpoints:delete\n"
+        "           vision-team-demo-token of vision-team, for checkpoints:delete"
+    ) == header
+    assert (
+        "delete-checkpoints.json\n"
+        "  request  DELETE /v1/preview/models/resnet-50/checkpoints\n"
+        '  body     {"steps": [100, 200, 999]}\n'
+        "  caller   vision-team-demo-token of vision-team, for checkpoints:delete\n"
+        '  answer   200 {"deleted_count":2,"not_found_steps":[999]}\n'
+        "  deleted  resnet-50: [100, 200]"
+    ) == sections[0]
+    by_name = dict(section.split("\n", 1) for section in sections)
+    assert {f"{name}.json" for name in SAMPLE_STATUSES} == set(by_name)
     for name, status in SAMPLE_STATUSES.items():
-        assert f"answer   {status} " in sections[f"{name}.json"]
-    assert "deleted  resnet-50: [100, 200]" in sections["delete-checkpoints.json"]
-    assert 'answer   200 {"deleted_count":2,"not_found_steps":[999]}' in sections["dry-run.json"]
+        assert f"\n  answer   {status} " in by_name[f"{name}.json"]
+    assert "\n  caller   no token\n" in by_name["no-token.json"]
+    assert "\n  caller   unknown token\n" in by_name["unknown-token.json"]
     for name in ("dry-run", "no-token"):
-        assert "deleted  nothing" in sections[f"{name}.json"]
+        assert by_name[f"{name}.json"].endswith("\n  deleted  nothing")
+    answered = ", ".join(
+        f"{count} answered {status}"
+        for status, count in sorted(Counter(SAMPLE_STATUSES.values()).items())
+    )
+    assert (
+        f"{len(SAMPLE_STATUSES)} requests: {answered}; 207 checkpoints deleted in all."
+    ) == " ".join(summary.split())
+    assert 80 >= max(map(len, shown.stdout.splitlines()))
 
 
-@pytest.mark.parametrize("content", [None, "not JSON"], ids=["absent", "not JSON"])
-def test_says_what_is_wrong_with_an_event(
+def run(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> tuple[object, str, str]:
+    monkeypatch.setattr(sys, "argv", ["demo.py", str(path)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return stop.value.code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not JSON", "is not JSON: Expecting value: line 1 column 1 (char 0)."),
+        (b'"\xff"', "is not UTF-8."),
+        (b"[" * 100_000, "is nested too deeply."),
+        *(
+            (content, "is not the event of a REST API: it lacks 'httpMethod' or 'path'.")
+            for content in (b"[]", b"1", b"{}", b'{"httpMethod": "GET", "path": null}')
+        ),
+    ],
+    ids=["text", "not UTF-8", "deep", "a list", "a number", "no keys", "no path"],
+)
+def test_refuses_in_a_sentence_what_is_no_event(
     tmp_path: Path,
-    content: str | None,
+    content: bytes,
+    message: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = tmp_path / "event.json"
-    if content is not None:
-        path.write_text(content)
-    monkeypatch.setattr(sys, "argv", ["demo.py", str(path)])
+    path.write_bytes(content)
 
-    with pytest.raises(SystemExit) as stop:
-        main()
+    assert (2, "", f"demo.py: '{path}' {message}\n") == run(path, capsys, monkeypatch)
 
-    assert 2 == stop.value.code
-    shown = capsys.readouterr()
-    assert "" == shown.out
-    assert "cannot read an event" in shown.err
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("absent", "No such file or directory"), ("", "Is a directory")]
+)
+def test_names_the_file_that_it_cannot_read(
+    tmp_path: Path,
+    name: str,
+    reason: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / name
+
+    assert (2, "", f"demo.py: Cannot read '{path}': {reason}.\n") == run(path, capsys, monkeypatch)
 
 
 def test_sends_chosen_events_and_shows_the_log_if_the_function_fails(tmp_path: Path) -> None:
     path = tmp_path / "event.json"
-    path.write_text(json.dumps({"neither": "method nor path"}))
+    event = json.loads((ROOT / "events" / "delete-checkpoints.json").read_bytes())
+    path.write_text(json.dumps(event | {"multiValueHeaders": 5, "body": "two\nlines"}))
 
     shown = demo(ROOT / "events" / "no-token.json", path)
 
     assert 1 == shown.returncode
-    assert ["no-token.json", "event.json"] == [
-        line for line in shown.stdout.splitlines() if line.endswith(".json")
-    ]
-    assert "answer   500" in shown.stdout
-    assert "KeyError" in shown.stdout
+    _, no_token, failed, summary = shown.stdout.strip().split("\n\n")
+    assert "no-token.json" == no_token.splitlines()[0]
+    assert [
+        "event.json",
+        "  request  DELETE /v1/preview/models/resnet-50/checkpoints",
+        r"  body     two\nlines",
+        "  caller   malformed headers",
+        '  answer   500 {"detail":"Internal Server Error"}',
+        "  deleted  nothing",
+    ] == failed.splitlines()[:6]
+    assert "AttributeError" in json.loads(failed.splitlines()[6])["exception"]
+    assert "2 requests: 1 answered 401, 1 answered 500; 0 checkpoints deleted in all." == summary
+
+
+def test_ends_in_a_line_when_it_is_interrupted() -> None:
+    with subprocess.Popen(  # noqa: S603 it is ours
+        [sys.executable, "-u", ROOT / "scripts" / "demo.py"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()  # so that it is under way
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+
+    assert (130, "\nStopped.\n") == (process.returncode, said)

@@ -92,7 +92,7 @@ class Authenticator:
             UnavailableError: DynamoDB did not answer.
 
         """
-        token = _bearer_token(event)
+        token = bearer_token(event)
         answer = calls.make(
             self._client.get_item,
             TableName=self._table,
@@ -112,7 +112,7 @@ class Authenticator:
         return principal
 
 
-def _bearer_token(event: Mapping[str, Any]) -> str:
+def bearer_token(event: Mapping[str, Any]) -> str:
     """Return the token of a REST proxy event, which has each header in two places.
 
     The plain dictionaries, because Powertools' own would hide a header that is sent twice.
