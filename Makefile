@@ -28,8 +28,9 @@ export UV_PYTHON_INSTALL_DIR := $(CURDIR)/.tools/python
 export SAM_CLI_TELEMETRY := 0
 export AWS_DEFAULT_REGION ?= us-east-1
 
+# In bold on a terminal, unless NO_COLOR is set.
 define say
-	@printf '\033[1m%s\033[0m\n' "$(1)"
+	@if [ -t 1 ] && [ -z "$$NO_COLOR" ]; then printf '\033[1m%s\033[0m\n' "$(1)"; else echo "$(1)"; fi
 endef
 
 .PHONY: help
@@ -99,8 +100,12 @@ clean: ## Remove everything that was installed or built
 
 .venv/ready: pyproject.toml uv.lock $(uv)
 	$(call say,Installing the libraries into .venv)
-	@$(uv) sync --locked --quiet || { echo "Could not set up .venv. It takes Python 3.13, found or \
-	downloaded, and a reachable package index; uv says above which of them is missing." >&2; exit 1; }
+	@$(uv) python find --system "$${UV_PYTHON:-3.13}" > /dev/null 2>&1 || echo "Python 3.13 was not \
+	found, so uv downloads it from GitHub, where the project python-build-standalone publishes it, \
+	into .tools/python. To use your own, put it on the PATH: PATH=/path/to/bin:\$$PATH make setup"
+	@$(uv) sync --locked --quiet || { echo "Could not set up .venv; uv says above why. If Python 3.13 \
+	could not be downloaded, install it, and put python3.13 on the PATH. If a library could not be \
+	downloaded, check that a package index is reachable." >&2; exit 1; }
 	@touch $@
 
 # What only the benchmarks need: the other implementations' libraries, the plots, and bytecode for a
