@@ -1,5 +1,6 @@
 """The demo shows what the function does, with every sample event."""
 
+import io
 import json
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from events import SAMPLE_STATUSES
 from scripts.demo import main
+from scripts.terminal import say
 
 ROOT = Path(__file__).parents[1]
 
@@ -150,3 +152,27 @@ def test_ends_in_a_line_when_it_is_interrupted() -> None:
         _, said = process.communicate()
 
     assert (130, "\nStopped.\n") == (process.returncode, said)
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "no_color", "printed"),
+    [
+        (True, None, "\033[1mtext\033[0m\n"),
+        (True, "", "\033[1mtext\033[0m\n"),
+        (True, "1", "text\n"),
+        (False, None, "text\n"),
+    ],
+)
+def test_prints_in_bold_only_on_a_terminal_and_without_no_color(
+    is_terminal: bool, no_color: str | None, printed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = io.StringIO()
+    monkeypatch.setattr(output, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_color is not None:
+        monkeypatch.setenv("NO_COLOR", no_color)
+
+    say("text")
+
+    assert printed == output.getvalue()
