@@ -455,12 +455,13 @@ def test_says_what_is_wrong_with_the_credentials(
 def test_ends_without_a_traceback_if_nobody_reads_the_output(
     endpoint: Endpoint, command: list[str], message: str
 ) -> None:
+    environment = os.environ | {"AWS_ENDPOINT_URL_DYNAMODB": endpoint.url, "PYTHONUNBUFFERED": ""}
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as closed:
         process = subprocess.run(  # noqa: S603 it is ours
             [sys.executable, SCRIPT, *command],
-            env=os.environ | {"AWS_ENDPOINT_URL_DYNAMODB": endpoint.url},
+            env=environment,
             stdout=closed,
             stderr=subprocess.PIPE,
             text=True,
