@@ -10,6 +10,7 @@ from collections import Counter
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from scripts.terminal import emphasize, run
 
@@ -100,7 +101,7 @@ def send(events: list[tuple[str, Event]]) -> int:
             log.seek(0)
             log.truncate()
             print(f"\n{emphasize(name)}", flush=True)
-            show("request", f"{event['httpMethod']} {event['path']}")
+            show("request", f"{event['httpMethod']} {event['path']}{query_of(event)}")
             show("body", body_of(event))
             show("caller", caller_of(event, tokens))
             with contextlib.redirect_stdout(log):
@@ -128,6 +129,14 @@ def show(name: str, *lines: str) -> None:
         room = WIDTH - len(f"  {name:7}  ")
         print(f"  {name:7}  {text if len(text) <= room else text[: room - 1] + '…'}")
         name = ""
+
+
+def query_of(event: Event) -> str:
+    """Return the query, with its question mark, if the event has one."""
+    query = event.get("multiValueQueryStringParameters") or event.get("queryStringParameters")
+    if not query or not isinstance(query, dict):
+        return ""
+    return f"?{urlencode(query, doseq=True, errors='replace')}"
 
 
 def body_of(event: Event) -> str:

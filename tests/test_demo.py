@@ -120,7 +120,8 @@ def test_names_the_file_that_it_cannot_read(
 def test_sends_chosen_events_and_shows_the_log_if_the_function_fails(tmp_path: Path) -> None:
     path = tmp_path / "event.json"
     event = json.loads((ROOT / "events" / "delete-checkpoints.json").read_bytes())
-    path.write_text(json.dumps(event | {"multiValueHeaders": 5, "body": "two\nlines"}))
+    event |= {"queryStringParameters": {"a": "b"}, "multiValueHeaders": 5, "body": "two\nlines"}
+    path.write_text(json.dumps(event))
 
     shown = demo(ROOT / "events" / "no-token.json", path)
 
@@ -129,7 +130,7 @@ def test_sends_chosen_events_and_shows_the_log_if_the_function_fails(tmp_path: P
     assert "no-token.json" == no_token.splitlines()[0]
     assert [
         "event.json",
-        "  request  DELETE /v1/preview/models/resnet-50/checkpoints",
+        "  request  DELETE /v1/preview/models/resnet-50/checkpoints?a=b",
         r"  body     two\nlines",
         "  caller   malformed headers",
         '  answer   500 {"detail":"Internal Server Error"}',
