@@ -7,8 +7,11 @@ endif
 
 UV := uv==0.13.9
 PYTHON ?= python3
+ARGS ?=
+EVENT ?= events/delete-checkpoints.json
 EVENTS ?=
-PORT ?= 0
+PORT ?=
+VERBOSE ?=
 
 uv := $(CURDIR)/.tools/bin/uv
 python := .venv/bin/python
@@ -26,7 +29,9 @@ export UV_CACHE_DIR := $(CURDIR)/.tools/cache
 export UV_TOOL_DIR := $(CURDIR)/.tools/tools
 export UV_PYTHON_INSTALL_DIR := $(CURDIR)/.tools/python
 export SAM_CLI_TELEMETRY := 0
-export AWS_DEFAULT_REGION ?= us-east-1
+
+# samconfig.toml has an environment for each kind of processor; the default one is for arm64.
+config_env := $(if $(filter x86_64 amd64,$(shell uname -m)),--config-env x86_64)
 
 # In bold on a terminal, unless NO_COLOR is set.
 define say
@@ -54,7 +59,7 @@ check: .venv/ready ## Check format, lint, types, template, and that generated fi
 	$(python) -m ruff format --check
 	$(python) -m ruff check
 	$(python) -m mypy
-	$(SAM) validate --lint
+	AWS_DEFAULT_REGION=us-east-1 $(SAM) validate --lint
 	$(cfn_lint) --non-zero-exit-code informational template.yaml
 	$(checkov) --file template.yaml --framework cloudformation --skip-download --quiet --compact
 	$(python) scripts/openapi.py --check
@@ -64,9 +69,29 @@ check: .venv/ready ## Check format, lint, types, template, and that generated fi
 build: .venv/ready ## Package the function for Lambda into .aws-sam/build
 	@PYTHON="$(CURDIR)/$(python)" $(SAM) build
 
+.PHONY: deploy
+deploy: build ## Build, and deploy to the AWS account of the environment, with the options in ARGS
+	@$(SAM) deploy $(ARGS)
+
+.PHONY: local
+local: .venv/ready ## Run a DynamoDB with the demo's data for sam local, on PORT or on 8000
+	@$(python) scripts/local.py $(if $(PORT),--port $(PORT))
+
+.PHONY: reseed
+reseed: .venv/ready ## Restore the data of the DynamoDB that make local runs, on PORT or on 8000
+	@$(python) scripts/local.py --reseed $(if $(PORT),--port $(PORT))
+
+.PHONY: invoke
+invoke: build ## Send EVENT to the function in a container, beside make local
+	@$(SAM) local invoke ApiFunction --event $(EVENT) $(config_env) $(ARGS)
+
+.PHONY: start-api
+start-api: build ## Serve the API by the function in a container, beside make local
+	@$(SAM) local start-api $(config_env) $(ARGS)
+
 .PHONY: serve
 serve: .venv/ready ## Deploy to a local cloud and keep it running, on PORT or on a free one
-	@$(python) scripts/serve.py --port $(PORT)
+	@$(python) scripts/serve.py $(if $(PORT),--port $(PORT)) $(if $(VERBOSE),--verbose)
 
 .PHONY: e2e
 e2e: .venv/ready ## Run the end-to-end tests, against a local cloud

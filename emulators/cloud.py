@@ -25,6 +25,8 @@ BUILD = ROOT / ".aws-sam" / "local"
 
 # What Python calls the machine, and what Lambda does.
 ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
+LOOPBACK = "127.0.0.1"
+EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 a container reaches this machine by another address
 LAST_PORT = 65_535
 START_SECONDS = 60
 STOP_SECONDS = 10
@@ -36,14 +38,14 @@ class LocalCloudError(Exception):
 
 @dataclass(frozen=True)
 class LocalCloud:
-    """An emulated AWS (MiniStack), listening on this machine alone."""
+    """An emulated AWS (MiniStack) on this machine."""
 
     port: int
 
     @property
     def endpoint(self) -> str:
         """The URL where every AWS service answers."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{LOOPBACK}:{self.port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -66,6 +68,12 @@ class LocalCloud:
             aws_access_key_id=self.environment["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=self.environment["AWS_SECRET_ACCESS_KEY"],
         )
+
+    def is_listening(self) -> bool:
+        """Tell whether it accepts connections."""
+        with socket.socket() as connection:
+            connection.settimeout(1)
+            return connection.connect_ex((LOOPBACK, self.port)) == 0
 
     def deploy(self, stack: str = STACK, **parameters: str) -> dict[str, str]:
         """Create or update a stack from what `build` built; return its outputs.
@@ -92,6 +100,26 @@ class LocalCloud:
         return outputs
 
 
+def free_port(wanted: int, host: str = LOOPBACK) -> int:
+    """Return the wanted port, or a free one if that is 0.
+
+    Raises:
+        LocalCloudError: the port is already in use, or is none.
+
+    """
+    if not 0 <= wanted <= LAST_PORT:
+        raise LocalCloudError(f"{wanted} is not a port; use 0 to {LAST_PORT}")
+    port = wanted
+    try:
+        # On macOS, every address can be free while the loopback address is not.
+        for address in (LOOPBACK, host):
+            with socket.create_server((address, port)) as server:
+                port = server.getsockname()[1]
+    except OSError as error:
+        raise LocalCloudError(f"cannot listen on port {wanted}: {error}") from None
+    return port
+
+
 def architecture() -> str:
     """Return this machine's architecture in Lambda's words."""
     return ARCHITECTURES[platform.machine().lower()]
@@ -107,14 +135,19 @@ def build() -> None:
 
 
 @contextmanager
-def local_cloud(port: int = 0, *, enforce_iam: bool = False) -> Iterator[LocalCloud]:
+def local_cloud(
+    port: int = 0, *, host: str = LOOPBACK, services: str = "", enforce_iam: bool = False
+) -> Iterator[LocalCloud]:
     """Run the block with a local cloud, on a free port unless one is given.
+
+    `host` is the address to listen at, and `services` the ones to offer, such as "dynamodb"; all
+    if it is empty.
 
     Raises:
         LocalCloudError: it does not start, or the port is already in use.
 
     """
-    cloud = LocalCloud(_free_port(port))
+    cloud = LocalCloud(free_port(port, host))
     with tempfile.TemporaryDirectory(prefix="local-cloud-") as scratch:
         log = Path(scratch, "log")
         with log.open("wb") as stream:
@@ -123,7 +156,8 @@ def local_cloud(port: int = 0, *, enforce_iam: bool = False) -> Iterator[LocalCl
                 env=_without_aws(os.environ)
                 | {
                     "GATEWAY_PORT": str(cloud.port),
-                    "BIND_HOST": "127.0.0.1",
+                    "BIND_HOST": host,
+                    "SERVICES": services,
                     "AUTH": str(enforce_iam).lower(),
                     "TMPDIR": scratch,
                 },
@@ -141,18 +175,22 @@ def local_cloud(port: int = 0, *, enforce_iam: bool = False) -> Iterator[LocalCl
 
 def _run(*command: str, environment: dict[str, str]) -> None:
     """Run a command in silence; what it printed is told if it fails."""
-    process = subprocess.run(  # noqa: S603 the Makefile names it
+    process = subprocess.Popen(  # noqa: S603 the Makefile names it
         command,
         env=_without_aws(os.environ) | environment,
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        start_new_session=True,
         text=True,
-        check=False,
     )
+    try:
+        output, _ = process.communicate()
+    finally:
+        _stop(process)
     if process.returncode:
-        raise LocalCloudError(f"{shlex.join(command)} failed:\n{process.stdout}")
+        raise LocalCloudError(f"{shlex.join(command)} failed:\n{output}")
 
 
 def _tool(name: str) -> list[str]:
@@ -168,31 +206,17 @@ def _without_aws(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not name.startswith("AWS_")}
 
 
-def _free_port(wanted: int) -> int:
-    """Return the wanted port, or a free one if that is 0. Fail if it is already in use."""
-    if not 0 <= wanted <= LAST_PORT:
-        raise LocalCloudError(f"{wanted} is not a port; use 0 to {LAST_PORT}")
-    try:
-        with socket.create_server(("127.0.0.1", wanted)) as server:
-            port: int = server.getsockname()[1]
-            return port
-    except OSError as error:
-        raise LocalCloudError(f"cannot listen on port {wanted}: {error}") from None
-
-
 def _wait_until_ready(cloud: LocalCloud, process: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and process.poll() is None:
-        with socket.socket() as connection:
-            connection.settimeout(1)
-            if connection.connect_ex(("127.0.0.1", cloud.port)) == 0:
-                return
+        if cloud.is_listening():
+            return
         time.sleep(0.1)
     raise LocalCloudError(f"the local cloud did not start:\n{log.read_text(errors='replace')}")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Stop a process and all it started."""
+def _stop(process: subprocess.Popen[Any]) -> None:
+    """Stop a process and all it started, if it still runs."""
     for name in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, name)

@@ -1,13 +1,16 @@
 """Build the function and deploy the template to an AWS on this machine, and keep it running."""
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from emulators.cloud import LocalCloud, LocalCloudError, build, local_cloud
+from emulators import STACK
+from emulators.cloud import LocalCloud, LocalCloudError, build, free_port, local_cloud
 from emulators.records import put_checkpoints
 from scripts import tokens
 from scripts.terminal import say, stop_on_signals
@@ -21,14 +24,18 @@ def main() -> int:
     """Serve until interrupted; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="by default, one that is free")
-    port = parser.parse_args().port
+    parser.add_argument(
+        "--verbose", action="store_true", help="show all that the function logs, as it is"
+    )
+    options = parser.parse_args()
     stop_on_signals()
     try:
+        port = free_port(options.port)  # before the build, which takes a while
         say("Building the function")
         build()
         say("Starting the local cloud")
         with local_cloud(port) as cloud:
-            _serve(cloud)
+            _serve(cloud, verbose=options.verbose)
     except KeyboardInterrupt:
         say("Stopped; nothing is left running.")
     except (LocalCloudError, BotoCoreError, ClientError) as error:
@@ -37,7 +44,7 @@ def main() -> int:
     return 0
 
 
-def _serve(cloud: LocalCloud) -> None:
+def _serve(cloud: LocalCloud, *, verbose: bool) -> None:
     say("Deploying the template")
     outputs = cloud.deploy()
     say("Issuing a token, and saving checkpoints")
@@ -46,19 +53,84 @@ def _serve(cloud: LocalCloud) -> None:
     token = tokens.issue(
         dynamodb, outputs["TokensTableName"], entity=ENTITY, name="local", scopes=tokens.SCOPES
     )
-    print(
-        f"\n{MODEL} of {ENTITY} has checkpoints at {', '.join(map(str, STEPS))}. Delete some:\n\n"
-        f"curl -X DELETE {outputs['ApiUrl']}/v1/preview/models/{MODEL}/checkpoints "
-        f"-H 'Authorization: Bearer {token}' -d '{{\"steps\": [100, 200, 999]}}'\n\n"
-        "The function's log follows. Ctrl-C stops everything.\n",
-        flush=True,
+    print(instructions(cloud, outputs, token), flush=True)
+    for message in log_messages(cloud):
+        line = message if verbose else format_outcome(message)
+        if line is not None:
+            print(line, flush=True)
+
+
+def instructions(cloud: LocalCloud, outputs: dict[str, str], token: str) -> str:
+    """Return what there is, with a line to paste for each."""
+    api = outputs["ApiUrl"]
+    settings = " ".join(
+        f"{name}={value}"
+        for name, value in cloud.environment.items()
+        if "FILE" not in name  # those keep tests from a developer's own settings
     )
-    for line in log_lines(cloud):
-        print(line, flush=True)
+    return f"""
+The API answers at {api}
+{MODEL} of {ENTITY} has checkpoints at {", ".join(map(str, STEPS))}. Delete some:
+
+  curl -X DELETE {api}/v1/preview/models/{MODEL}/checkpoints \\
+      -H 'Authorization: Bearer {token}' -d '{{"steps": [100, 200, 999]}}'
+
+To use the commands of this project and other AWS tools on it, begin with the first line:
+
+  export {settings}
+  .venv/bin/python scripts/tokens.py list --stack {STACK}
+  aws dynamodb scan --table-name {outputs["CheckpointsTableName"]}
+  aws dynamodb scan --table-name {outputs["TokensTableName"]}
+  make smoke STACK={STACK} URL={api}
+  make deploy ARGS=--no-confirm-changeset
+
+Unlike AWS, it answers unknown routes with a 403, not a 404, and a model_id with a / is not found:
+write %252F here for the %2F of AWS. Headers keep their names, and nothing is throttled.
+
+One line for each request follows. Ctrl-C stops everything.
+"""
 
 
-def log_lines(cloud: LocalCloud) -> Iterator[str]:
-    """Yield what the function logs, line by line, as it comes and for ever."""
+def format_outcome(message: str) -> str | None:
+    """Return a line of the function's log as people read it, or None if it tells nothing more.
+
+    What is not known, such as how a crash was logged, is returned as it is.
+    """
+    if message.startswith(("INIT_START ", "START ", "END ", "REPORT ")):
+        return None
+    try:
+        record = json.loads(message)
+    except ValueError:
+        return message
+    if not isinstance(record, dict):
+        return message
+    if "_aws" in record or record.get("message") == "Deletion continued":
+        return None
+    if "status" not in record:
+        return message
+    return _format_record(record)
+
+
+def _format_record(record: dict[str, Any]) -> str:
+    counts = [
+        f"{name.removesuffix('_count').replace('_', ' ')} {value}"
+        for name, value in record.items()
+        if name.endswith("_count")
+    ]
+    # An exception ends with its type and message.
+    reason = record.get("reason") or record.get("exception", "").rpartition("\n")[2]
+    parts = [
+        record["timestamp"][11:19],
+        f"{record['status']} {record['message']}",
+        f"{record.get('entity', '-')} {record.get('model_id', '-')}",
+        ", ".join(filter(None, [*counts, reason])),
+        f"{record['duration_ms']} ms",
+    ]
+    return "  ".join(filter(None, parts))
+
+
+def log_messages(cloud: LocalCloud) -> Iterator[str]:
+    """Yield what the function logs, message by message, as it comes and for ever."""
     logs = cloud.client("logs")
     shown: dict[str, int] = {}
     while True:

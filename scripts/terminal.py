@@ -5,6 +5,8 @@ import signal
 import sys
 from collections.abc import Callable
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def emphasize(text: str) -> str:
     """Return the text in bold, if standard output is a terminal and NO_COLOR is not set.
@@ -37,10 +39,16 @@ def run(command: Callable[[], int]) -> int:
 
 
 def stop_on_signals() -> None:
-    """Raise KeyboardInterrupt on Ctrl-C, SIGTERM, and the SIGHUP of a terminal that is closed."""
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    """Raise KeyboardInterrupt on Ctrl-C, SIGTERM, and the SIGHUP of a terminal that is closed.
+
+    Only once: a terminal that is closed sends more than one signal, and the second must not break
+    off what the first made the command clean up.
+    """
+    for name in SIGNALS:
         signal.signal(name, _interrupt)
 
 
 def _interrupt(*_: object) -> None:
+    for name in SIGNALS:
+        signal.signal(name, signal.SIG_IGN)
     raise KeyboardInterrupt

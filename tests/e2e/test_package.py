@@ -147,7 +147,11 @@ def test_is_built_by_no_other_python(tmp_path: Path, python: str) -> None:
     process = build_into(tmp_path, python)
 
     assert process.returncode != 0
-    assert f"The function is built by Python 3.13, which {python} is not." in process.stderr
+    assert (
+        f"The function is built with Python 3.13, and '{python}' does not run it. "
+        "Use make build, which brings its own, or name another: "
+        "PYTHON=/path/to/python3.13 sam build\n"
+    ) in process.stderr
     assert [] == list(tmp_path.iterdir())
 
 
