@@ -5,9 +5,16 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError
+from botocore.exceptions import BotoCoreError, ClientError
 
-from emulators.cloud import EVERY_ADDRESS, LocalCloud, LocalCloudError, architecture, local_cloud
+from emulators.cloud import (
+    EVERY_ADDRESS,
+    LAST_PORT,
+    LocalCloud,
+    LocalCloudError,
+    architecture,
+    local_cloud,
+)
 from emulators.dynamodb import create_tables
 from emulators.records import put_demo
 from scripts.terminal import say, stop_on_signals
@@ -54,14 +61,13 @@ def _serve(port: int) -> None:
 
 
 def _reseed(port: int) -> None:
-    client = LocalCloud(port).client("dynamodb")
-    try:
-        for table in TABLES:
+    cloud = LocalCloud(port)
+    if not 0 < port <= LAST_PORT or not cloud.is_listening():
+        raise LocalCloudError(f"nothing listens on port {port}; start make local, or name its PORT")
+    client = cloud.client("dynamodb")
+    for table in client.list_tables()["TableNames"]:
+        if table in TABLES:
             client.delete_table(TableName=table)
-    except (EndpointConnectionError, client.exceptions.ResourceNotFoundException):
-        raise LocalCloudError(
-            f"no DynamoDB of make local listens on port {port}; start it, or name its PORT"
-        ) from None
     _seed(client)
     print(f"The DynamoDB on port {port} has the records and tokens of make demo again.")
 

@@ -4,7 +4,8 @@ import socket
 
 import pytest
 
-from emulators.cloud import LocalCloudError, local_cloud
+from emulators.cloud import EVERY_ADDRESS, LocalCloudError, local_cloud
+from processes import own_address
 
 
 def test_fails_if_the_port_is_in_use() -> None:
@@ -14,6 +15,17 @@ def test_fails_if_the_port_is_in_use() -> None:
         with (
             pytest.raises(LocalCloudError, match=f"port {port}: .*in use"),
             local_cloud(port),
+        ):
+            pass
+
+
+def test_fails_if_the_port_is_in_use_at_another_address_of_this_machine() -> None:
+    with socket.create_server((own_address(), 0)) as other:
+        port = other.getsockname()[1]
+
+        with (
+            pytest.raises(LocalCloudError, match=f"port {port}: .*in use"),
+            local_cloud(port, host=EVERY_ADDRESS),
         ):
             pass
 

@@ -6,25 +6,22 @@ This is all of `sam local invoke` but the container.
 import json
 import os
 import shlex
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
 from deployment import Deployment
 from emulators import STACK
-from emulators.cloud import BUILD, ROOT, architecture
+from emulators.cloud import BUILD, ROOT
 from emulators.dynamodb import read_template
-from events import MODEL, SAMPLE_STATUSES, Answer, make_event, read_answer
+from events import MODEL, SAMPLE_STATUSES, make_event
+from package import PACKAGE, InvokePackage, package_running
 
 EVENTS = ROOT / "events"
-PACKAGE = BUILD / "ApiFunction"
 MAKE = ["make", "-C", str(ROOT / "src"), "build-ApiFunction"]
 
 IMPORT = """
@@ -47,8 +44,6 @@ print(json.dumps({
     "handler": callable(checkpoints.app.lambda_handler),
 }))
 """
-
-type Invoke = Callable[[Any], Answer]
 
 
 @pytest.fixture(scope="module")
@@ -160,46 +155,16 @@ def test_leaves_the_x_ray_sdk_out() -> None:
 
 
 @pytest.fixture(scope="module")
-def invoke(deployment: Deployment) -> Iterator[Invoke]:
-    """Run the package by the runtime interface emulator that the SAM CLI has for its container."""
+def invoke(deployment: Deployment) -> Iterator[InvokePackage]:
+    """Run the package in the environment that the deployed function has."""
     template = read_template(BUILD / "template.yaml")
     function = template["Resources"]["ApiFunction"]["Properties"]
-    emulator = rapid_folder() / f"aws-lambda-rie-{architecture()}"
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as other:
-        ports = [server.getsockname()[1] for server in (one, other)]
-    process = subprocess.Popen(  # noqa: S603 it comes with the SAM CLI
-        [
-            *(emulator, "--runtime-interface-emulator-address", f"127.0.0.1:{ports[0]}"),
-            *("--runtime-api-address", f"127.0.0.1:{ports[1]}"),
-            *(sys.executable, "-m", "awslambdaric", function["Handler"]),
-        ],
-        cwd=PACKAGE,
-        env={
-            **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
-            **{
-                name: resolve(value, deployment)
-                for name, value in function["Environment"]["Variables"].items()
-            },
-            **deployment.cloud.environment,
-            "PYTHONPATH": str(PACKAGE),
-            "AWS_LAMBDA_FUNCTION_NAME": "ApiFunction",
-            "AWS_LAMBDA_FUNCTION_TIMEOUT": "29",
-            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
-        },
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{ports[0]}/2015-03-31/functions/function/invocations"
-
-    def invoke(event: Any) -> Answer:
-        return read_answer(requests.post(url, json=event, timeout=60).json())
-
-    try:
-        wait_until_listening(ports[0])
+    variables = {
+        name: resolve(value, deployment)
+        for name, value in function["Environment"]["Variables"].items()
+    }
+    with package_running(function["Handler"], variables | deployment.cloud.environment) as invoke:
         yield invoke
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def resolve(value: dict[str, Any], deployment: Deployment) -> str:
@@ -216,29 +181,9 @@ def resolve(value: dict[str, Any], deployment: Deployment) -> str:
     raise ValueError(value)
 
 
-def rapid_folder() -> Path:
-    """Return where the SAM CLI keeps what it puts into its containers."""
-    *tool, _ = shlex.split(os.environ["SAM"])
-    locate = "import pathlib, samcli; print(pathlib.Path(samcli.__file__).parent / 'local/rapid')"
-    found = subprocess.run(  # noqa: S603 the Makefile names it
-        [*tool, "python", "-c", locate], capture_output=True, text=True, check=True
-    )
-    return Path(found.stdout.strip())
-
-
-def wait_until_listening(port: int) -> None:
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        with socket.socket() as connection:
-            if connection.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise TimeoutError(port)
-
-
 @pytest.mark.parametrize(("name", "status"), SAMPLE_STATUSES.items())
 def test_answers_every_sample_event(
-    deployment: Deployment, invoke: Invoke, name: str, status: int
+    deployment: Deployment, invoke: InvokePackage, name: str, status: int
 ) -> None:
     for token, scope in (
         ("vision-team-demo-token", "checkpoints:delete"),
@@ -250,7 +195,7 @@ def test_answers_every_sample_event(
     assert status == invoke(json.loads((EVENTS / f"{name}.json").read_bytes())).status
 
 
-def test_deletes(deployment: Deployment, invoke: Invoke, token: str) -> None:
+def test_deletes(deployment: Deployment, invoke: InvokePackage, token: str) -> None:
     deployment.put_checkpoints(range(3))
 
     answer = invoke(make_event(steps=[0, 1, 9], token=token))
@@ -259,7 +204,9 @@ def test_deletes(deployment: Deployment, invoke: Invoke, token: str) -> None:
     assert {2} == deployment.stored_steps()
 
 
-def test_takes_a_slash_in_the_model_id(deployment: Deployment, invoke: Invoke, token: str) -> None:
+def test_takes_a_slash_in_the_model_id(
+    deployment: Deployment, invoke: InvokePackage, token: str
+) -> None:
     deployment.put_checkpoints(range(1), model_id="a/b")
 
     answer = invoke(make_event(steps=[0], token=token, model_id="a/b"))
@@ -268,7 +215,7 @@ def test_takes_a_slash_in_the_model_id(deployment: Deployment, invoke: Invoke, t
 
 
 def test_takes_an_event_that_the_sam_cli_generates(
-    deployment: Deployment, invoke: Invoke, token: str
+    deployment: Deployment, invoke: InvokePackage, token: str
 ) -> None:
     deployment.put_checkpoints(range(3))
     generated = subprocess.run(  # noqa: S603 the Makefile names it

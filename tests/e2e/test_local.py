@@ -1,0 +1,149 @@
+"""`make local`, and what `sam local` makes of `samconfig.toml`: everything but the container."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from deployment import Deployment
+from emulators.cloud import EVERY_ADDRESS, ROOT, free_port
+from events import SAMPLE_STATUSES
+from package import InvokePackage, package_running
+from processes import Command, descendants, is_running, own_address, running
+
+# Runs commands of the SAM CLI, and prints what it would start the container with.
+RESOLVE = """
+import json, sys
+from unittest import mock
+from samcli.local.docker import utils
+utils.get_validated_container_client = mock.Mock()
+from samcli.cli.main import cli
+from samcli.commands.local.lib.local_api_service import LocalApiService
+from samcli.local.lambdafn.runtime import LambdaRuntime
+
+def show(self, function, event, *arguments, **options):
+    print(json.dumps({
+        "architecture": function.architecture,
+        "environment": function.env_vars.resolve(),
+        "handler": function.handler,
+        "hosts": options["extra_hosts"],
+    }))
+
+LambdaRuntime.invoke = show
+LocalApiService.start = lambda self: self.lambda_runner.invoke("ApiFunction", "{}")
+for command in json.loads(sys.argv[1]):
+    cli(["local", *command, "--template", "template.yaml"], standalone_mode=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def containers() -> list[dict[str, Any]]:
+    """Return what the SAM CLI makes of each of its commands, on a machine set to another region."""
+    commands = [
+        [*command, *environment]
+        for command in (["invoke", "ApiFunction", "--no-event"], ["start-api"])
+        for environment in ([], ["--config-env", "x86_64"])
+    ]
+    *tool, _ = shlex.split(os.environ["SAM"])
+    found = subprocess.run(  # noqa: S603 the Makefile names it
+        [*tool, "python", "-c", RESOLVE, json.dumps(commands)],
+        cwd=ROOT,
+        env={key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+        | {"AWS_DEFAULT_REGION": "eu-west-1", "AWS_CONFIG_FILE": os.devnull},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    return [json.loads(line) for line in found.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[tuple[Command, int]]:
+    """Run `make local` on a free port."""
+    port = free_port(0, EVERY_ADDRESS)
+    with running("local.py", "--port", str(port)) as command:
+        command.read_until("Ctrl-C")
+        yield command, port
+
+
+@pytest.fixture(scope="module")
+def invoke(
+    deployment: Deployment,  # noqa: ARG001 it builds
+    containers: list[dict[str, Any]],
+    local: tuple[Command, int],
+) -> Iterator[InvokePackage]:
+    """Run the package in the container's environment, but that the host has another name."""
+    _, port = local
+    container = containers[0]
+    environment = container["environment"] | {
+        "AWS_ENDPOINT_URL_DYNAMODB": f"http://{own_address()}:{port}"
+    }
+    with package_running(container["handler"], environment) as invoke:
+        yield invoke
+
+
+def reseed(port: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603 it is ours
+        [sys.executable, ROOT / "scripts" / "local.py", "--reseed", "--port", str(port)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_sam_local_leads_the_function_to_make_local(containers: list[dict[str, Any]]) -> None:
+    expected = {
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL_DYNAMODB": "http://host.docker.internal:8000",
+        "AWS_REGION": "us-east-1",
+        "CHECKPOINTS_TABLE": "CheckpointsTable",
+        "TOKENS_TABLE": "TokensTable",
+    }
+
+    assert ["arm64", "x86_64"] * 2 == [container["architecture"] for container in containers]
+    for container in containers:
+        assert expected.items() <= container["environment"].items()
+        assert {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= container["environment"].keys()
+        assert {"host.docker.internal": "host-gateway"} == container["hosts"]
+
+
+@pytest.mark.parametrize(("name", "status"), SAMPLE_STATUSES.items())
+def test_answers_every_sample_event(invoke: InvokePackage, name: str, status: int) -> None:
+    assert status == invoke(read_event(name)).status
+
+
+def test_can_be_seeded_afresh(invoke: InvokePackage, local: tuple[Command, int]) -> None:
+    _, port = local
+    event = read_event("delete-checkpoints")
+
+    for _ in range(2):
+        reseeded = reseed(port)
+
+        assert (0, "") == (reseeded.returncode, reseeded.stderr)
+        assert {"deleted_count": 2, "not_found_steps": [999]} == invoke(event).body
+        assert {"deleted_count": 0, "not_found_steps": [100, 200, 999]} == invoke(event).body
+
+
+def read_event(name: str) -> Any:
+    return json.loads((ROOT / "events" / f"{name}.json").read_bytes())
+
+
+@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_leaves_nothing_running(name: signal.Signals) -> None:
+    port = free_port(0, EVERY_ADDRESS)
+    with running("local.py", "--port", str(port)) as command:
+        command.read_until("Ctrl-C")
+        started = descendants(command.process.pid)
+        assert started
+
+        assert (0, "Stopped; nothing is left running.") == command.stop(name)
+
+    assert [] == [pid for pid in started if is_running(pid)]
+    assert port == free_port(port, EVERY_ADDRESS)

@@ -1,0 +1,30 @@
+"""`make serve` shows what the function does, until it is stopped."""
+
+import re
+import shlex
+import signal
+import subprocess
+
+from processes import descendants, is_running, running
+
+
+def test_shows_a_line_for_each_request_and_leaves_nothing_running() -> None:
+    with running("serve.py") as command:
+        command.read_until("One line for each request")
+        started = descendants(command.process.pid)
+        printed = "\n".join(command.lines)
+        (curl,) = re.findall(r"^  (curl .*\\\n.*)$", printed, re.MULTILINE)
+        answer = subprocess.run(  # noqa: S603 it is ours
+            [*shlex.split(curl), "--silent"], capture_output=True, text=True, check=True
+        )
+        line = command.read_until("resnet-50")
+
+        assert (0, "Stopped; nothing is left running.") == command.stop(signal.SIGHUP)
+
+    assert '{"deleted_count":2,"not_found_steps":[999]}' == answer.stdout
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d  200 Deletion completed  vision-team resnet-50  "
+        r"deleted 2, not found 1  [\d.]+ ms\n",
+        line,
+    )
+    assert [] == [pid for pid in started if is_running(pid)]

@@ -1,0 +1,86 @@
+"""Commands that run until they are stopped, and what they leave behind."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from emulators.cloud import ROOT
+
+
+@dataclass
+class Command:
+    """A script that runs, and the lines that it printed."""
+
+    process: subprocess.Popen[str]
+    lines: list[str] = field(default_factory=list)
+
+    def read_until(self, text: str) -> str:
+        """Read on until a line has this text; return that line."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+            if text in line:
+                return line
+        raise AssertionError(f"ended without {text!r}: {self.lines}")
+
+    def stop(self, name: signal.Signals) -> tuple[int, str]:
+        """Send it a signal; return its exit code and the last line it printed."""
+        self.process.send_signal(name)
+        rest, _ = self.process.communicate(timeout=30)
+        return self.process.returncode, rest.splitlines()[-1]
+
+
+@contextmanager
+def running(script: str, *arguments: str) -> Iterator[Command]:
+    """Run one of the scripts in a process of its own."""
+    process = subprocess.Popen(  # noqa: S603 it is ours
+        [sys.executable, ROOT / "scripts" / script, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with process:
+        try:
+            yield Command(process)
+        finally:
+            process.terminate()
+
+
+def descendants(pid: int) -> set[int]:
+    """Return the processes that a process started, and those that they started."""
+    listed = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid="],  # noqa: S607 it has another place on each system
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = (line.split() for line in listed.stdout.splitlines())
+    parents = {int(child): int(parent) for child, parent in lines}
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether there is such a process."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def own_address() -> str:
+    """Return an address of this machine by which others reach it, as a container does."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as connection:
+        connection.connect(("192.0.2.1", 9))  # which is nowhere; nothing is sent
+        address: str = connection.getsockname()[0]
+    assert not address.startswith("127.")
+    return address
