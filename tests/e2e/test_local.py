@@ -61,7 +61,7 @@ def containers() -> list[dict[str, Any]]:
         check=False,
     )
     assert found.returncode == 0, found.stderr
-    return [json.loads(line) for line in found.stdout.splitlines()]
+    return [json.loads(line) for line in found.stdout.splitlines() if line.startswith("{")]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,10 @@ def test_shows_a_line_for_each_request_and_leaves_nothing_running() -> None:
         printed = "\n".join(command.lines)
         (curl,) = re.findall(r"^  (curl .*\\\n.*)$", printed, re.MULTILINE)
         answer = subprocess.run(  # noqa: S603 it is ours
-            [*shlex.split(curl), "--silent"], capture_output=True, text=True, check=True
+            [*shlex.split(curl.replace("\\\n", "")), "--silent"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         line = command.read_until("resnet-50")
 
