@@ -104,7 +104,7 @@ def format_outcome(message: str) -> str | None:
         return message
     if not isinstance(record, dict):
         return message
-    if "_aws" in record or record.get("message") == "Deletion continued":
+    if "_aws" in record or str(record.get("message")).endswith(" continued"):
         return None
     if "status" not in record:
         return message

@@ -25,6 +25,7 @@ def test_shows_one_line_for_each_request(
     put_checkpoints(MODEL, [100_000], entity=ENTITY)
 
     call(steps=[100_000, 1])
+    call(body='{"steps": [100000, 1], "dry_run": true}')
     call(steps=["x"])
     call(steps=[1], token=None)
     endpoint.keep_failing("GetItem", reject(400, "AccessDeniedException"))
@@ -38,6 +39,7 @@ def test_shows_one_line_for_each_request(
     lines = filter(None, map(serve.format_outcome, (log.getvalue() + metrics).splitlines()))
     assert [
         "TIME  200 Deletion completed  vision-team resnet-50  deleted 1, not found 1  N ms",
+        "TIME  200 Dry run completed  vision-team resnet-50  would delete 0, not found 2  N ms",
         "TIME  422 Request refused  vision-team -  invalid_request  N ms",
         "TIME  401 Request refused  - -  no_credentials  N ms",
         f"TIME  500 Request failed  - -  {cause}  N ms",
@@ -51,6 +53,7 @@ def test_shows_one_line_for_each_request(
         "END RequestId: 1",
         "REPORT RequestId: 1\tDuration: 4141 ms",
         json.dumps({"message": "Deletion continued", "deleted_steps": [[1, 2]]}),
+        json.dumps({"message": "Dry run continued", "would_delete_steps": [[1, 2]]}),
     ],
 )
 def test_leaves_out_what_tells_no_outcome(message: str) -> None:
