@@ -116,7 +116,8 @@ def free_port(wanted: int, host: str = LOOPBACK) -> int:
             with socket.create_server((address, port)) as server:
                 port = server.getsockname()[1]
     except OSError as error:
-        raise LocalCloudError(f"cannot listen on port {wanted}: {error}") from None
+        reason = os.strerror(error.errno or 0)  # without the address, which nobody chose
+        raise LocalCloudError(f"cannot listen on port {wanted}: {reason}") from None
     return port
 
 
