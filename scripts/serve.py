@@ -84,8 +84,8 @@ To use the commands of this project and other AWS tools on it, begin with the fi
   make smoke STACK={STACK} URL={api}
   make deploy ARGS=--no-confirm-changeset
 
-Unlike AWS, it answers unknown routes with a 403, not a 404, and a model_id with a / is not found:
-write %252F here for the %2F of AWS. Headers keep their names, and nothing is throttled.
+Unlike AWS, it answers unknown routes with 403 instead of 404, and throttles nothing.
+For a / in a model_id, write %252F in the path here instead of %2F.
 
 One line for each request follows. Ctrl-C stops everything.
 """
