@@ -26,7 +26,6 @@ export UV_CACHE_DIR := $(CURDIR)/.tools/cache
 export UV_TOOL_DIR := $(CURDIR)/.tools/tools
 export UV_PYTHON_INSTALL_DIR := $(CURDIR)/.tools/python
 export SAM_CLI_TELEMETRY := 0
-export AWS_DEFAULT_REGION ?= us-east-1
 
 # In bold on a terminal, unless NO_COLOR is set.
 define say
@@ -49,6 +48,7 @@ test: .venv/ready ## Run the tests
 	$(python) -m pytest --numprocesses 3 --dist worksteal
 
 .PHONY: check
+check: export AWS_DEFAULT_REGION ?= us-east-1
 check: .venv/ready ## Check format, lint, types, template, and that generated files are current
 	$(uv) lock --check
 	$(python) -m ruff format --check
