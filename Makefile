@@ -9,6 +9,8 @@ UV := uv==0.13.9
 PYTHON ?= python3
 EVENTS ?=
 PORT ?= 0
+STACK ?= checkpoints
+URL ?=
 
 uv := $(CURDIR)/.tools/bin/uv
 python := .venv/bin/python
@@ -67,6 +69,10 @@ build: .venv/ready ## Package the function for Lambda into .aws-sam/build
 .PHONY: serve
 serve: .venv/ready ## Deploy to a local cloud and keep it running, on PORT or on a free one
 	@$(python) scripts/serve.py --port $(PORT)
+
+.PHONY: smoke
+smoke: .venv/ready ## Check the deployed STACK (checkpoints), by requests to its ApiUrl or to URL
+	@$(python) scripts/smoke.py --stack "$(STACK)" $(if $(URL),--url "$(URL)")
 
 .PHONY: e2e
 e2e: .venv/ready ## Run the end-to-end tests, against a local cloud
