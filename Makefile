@@ -11,6 +11,8 @@ ARGS ?=
 EVENT ?= events/delete-checkpoints.json
 EVENTS ?=
 PORT ?=
+STACK ?= checkpoints
+URL ?=
 VERBOSE ?=
 
 uv := $(CURDIR)/.tools/bin/uv
@@ -92,6 +94,10 @@ start-api: build ## Serve the API by the function in a container, beside make lo
 .PHONY: serve
 serve: .venv/ready ## Deploy to a local cloud and keep it running, on PORT or on a free one
 	@$(python) scripts/serve.py $(if $(PORT),--port $(PORT)) $(if $(VERBOSE),--verbose)
+
+.PHONY: smoke
+smoke: .venv/ready ## Check the deployed STACK (checkpoints), by requests to its ApiUrl or to URL
+	@$(python) scripts/smoke.py --stack "$(STACK)" $(if $(URL),--url "$(URL)")
 
 .PHONY: e2e
 e2e: .venv/ready ## Run the end-to-end tests, against a local cloud

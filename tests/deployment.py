@@ -1,11 +1,14 @@
 """The stack as it is deployed."""
 
+import copy
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 from checkpoints.auth import DELETE_SCOPE
-from emulators import records
+from emulators import STACK, records
 from emulators.cloud import LocalCloud
 from events import ENTITY, MODEL, Answer
 from faulty_dynamodb import Endpoint
@@ -54,3 +57,37 @@ class Deployment:
     def url(self, model_id: str = MODEL) -> str:
         """Return where to delete checkpoints of a model."""
         return f"{self.outputs['ApiUrl']}/v1/preview/models/{quote(model_id, safe='')}/checkpoints"
+
+
+class Role:
+    """The role of the deployed function, and its one policy."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        stack = deployment.cloud.client("cloudformation")
+        resource = stack.describe_stack_resource(
+            StackName=STACK, LogicalResourceId="ApiFunctionRole"
+        )
+        self._iam = deployment.cloud.client("iam")
+        self._name = resource["StackResourceDetail"]["PhysicalResourceId"]
+        (self._policy,) = self._iam.list_role_policies(RoleName=self._name)["PolicyNames"]
+        document = self._iam.get_role_policy(RoleName=self._name, PolicyName=self._policy)
+        self.document: dict[str, Any] = document["PolicyDocument"]
+
+    def take_away(self, action: str) -> None:
+        """Allow all that the policy does but one action."""
+        lesser = copy.deepcopy(self.document)
+        for statement in lesser["Statement"]:
+            statement["Action"] = [other for other in statement["Action"] if other != action] or [
+                "dynamodb:ListTables"
+            ]
+        assert lesser != self.document
+        self._put(lesser)
+
+    def give_back(self) -> None:
+        """Allow all again that the policy does."""
+        self._put(self.document)
+
+    def _put(self, document: dict[str, Any]) -> None:
+        self._iam.put_role_policy(
+            RoleName=self._name, PolicyName=self._policy, PolicyDocument=json.dumps(document)
+        )

@@ -116,7 +116,9 @@ def stall_answer(seconds: float) -> Fault:
     return fault
 
 
-class _Server(ThreadingHTTPServer):
+class Server(ThreadingHTTPServer):
+    """An HTTP server whose callers may stop waiting."""
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Print what went wrong, unless the caller did not wait and closed the connection."""
         if not isinstance(sys.exception(), ConnectionError):
@@ -139,7 +141,7 @@ class Endpoint:
         self._lasting: dict[str, Fault] = {}
         self._completed: dict[str, tuple[Any, Reply]] = {}
         self._lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), self._handler())
+        self._server = Server(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def fail(self, operation: str, *faults: Fault) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from deployment import Deployment, Send
+from deployment import Deployment, Role, Send
 from emulators.cloud import build, local_cloud
 from events import MODEL, Answer
 from faulty_dynamodb import Endpoint
@@ -55,6 +55,14 @@ def send(deployment: Deployment, token: str) -> Send:
         return Answer(response.status_code, dict(response.headers), response.json())
 
     return send
+
+
+@pytest.fixture
+def role(deployment: Deployment) -> Iterator[Role]:
+    """Return the function's role, and give back what a test takes away from it."""
+    role = Role(deployment)
+    yield role
+    role.give_back()
 
 
 @pytest.fixture(autouse=True)

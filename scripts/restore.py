@@ -1,0 +1,223 @@
+"""Put back checkpoints that were deleted, from a table restored to a moment before."""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from datetime import datetime, timedelta
+from decimal import Decimal
+from itertools import batched
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from scripts.deletions import Deleted, find_in_log, format_steps, parse_steps
+from scripts.stacks import UsageError, describe, output_of
+from scripts.terminal import run, stop_on_signals
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+BATCH_SIZE = 25  # even the largest records, of 400 KB each, fit into one answer of 16 MB
+CONCURRENT_BATCHES = 8
+MAX_BACKOFF_SECONDS = 5.0
+RECOVERY_PERIOD = timedelta(days=35)  # how far back a table can be restored
+
+# DynamoDB throttles more than 1,000 writes a second to one model.
+CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 10})
+
+PUT_BACK = "Put back"
+THERE_ALREADY = "There already, and left as it is"
+MISSING = "Not in the restored table"
+FOREIGN = "Of another entity in the restored table, and not put back"
+NOT_DONE = "Not done yet"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return the exit code: 0 all are there, 1 not all, 2 not understood."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if (options.model is None) != (options.steps is None):
+        parser.error("--model and --steps go together")
+    stop_on_signals()
+    try:
+        return _run(options)
+    except UsageError as error:
+        print(f"restore.py: {error}", file=sys.stderr)
+    except (BotoCoreError, ClientError) as error:
+        print(f"restore.py: {describe(error)}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("It is safe to run this again.", file=sys.stderr)
+        raise
+    return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    client = boto3.client("dynamodb", config=CONFIG)
+    table = output_of(options.stack, "CheckpointsTableName")
+    moment = _check_tables(client, options.source, table)
+    if options.request:
+        log_group = output_of(options.stack, "ApiFunctionLogGroupName")
+        deleted = find_in_log(log_group, options.request, since=moment)
+    else:
+        deleted = Deleted(options.model, options.steps)
+    copy = Copy(client, options.source, table, deleted, dry_run=options.dry_run)
+    try:
+        copy.run()
+    finally:
+        copy.report()
+    if not deleted.complete:
+        print("The log has only a part of this request yet. Run it again.", file=sys.stderr)
+    return int(not (copy.succeeded and deleted.complete))
+
+
+def _check_tables(client: "DynamoDBClient", source: str, target: str) -> datetime:
+    """Return the moment that the source was restored to, or the earliest that it can be.
+
+    Raises:
+        UsageError: it is not a table to restore from.
+
+    """
+    try:
+        restored = client.describe_table(TableName=source)["Table"]
+    except client.exceptions.ResourceNotFoundException:
+        raise UsageError(
+            f"There is no table {source!r} in the region {client.meta.region_name}."
+        ) from None
+    own = client.describe_table(TableName=target)["Table"]
+    if restored["TableArn"] == own["TableArn"]:
+        raise UsageError(f"{source!r} is the stack's own table. Name the restored one.")
+    if restored["TableStatus"] != "ACTIVE":
+        raise UsageError(f"The table {source!r} is still {restored['TableStatus']}. Wait for it.")
+    if restored["KeySchema"] != own["KeySchema"]:
+        raise UsageError(f"The table {source!r} has other keys than the stack's table.")
+    if "RestoreSummary" in restored:
+        return restored["RestoreSummary"]["RestoreDateTime"]
+    return restored["CreationDateTime"] - RECOVERY_PERIOD
+
+
+class Copy:
+    """Copies what is not there, and keeps what became of each step."""
+
+    def __init__(
+        self, client: "DynamoDBClient", source: str, target: str, deleted: Deleted, *, dry_run: bool
+    ) -> None:
+        self._client = client
+        self._source = source
+        self._target = target
+        self._deleted = deleted
+        self._dry_run = dry_run
+        self._outcomes = dict.fromkeys(deleted.steps, NOT_DONE)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether every checkpoint is there, or would be if this were no dry run."""
+        return set(self._outcomes.values()) <= {PUT_BACK, THERE_ALREADY}
+
+    def run(self) -> None:
+        """Copy batch by batch, several at a time; after a failure, begin no other."""
+        with ThreadPoolExecutor(CONCURRENT_BATCHES) as pool:
+            try:
+                batches = batched(self._deleted.steps, BATCH_SIZE, strict=False)
+                futures = [pool.submit(self._copy, batch) for batch in batches]
+                for done, future in enumerate(as_completed(futures), 1):
+                    future.result()
+                    if sys.stderr.isatty():
+                        print(f"\r{done / len(futures):.0%}", end="", file=sys.stderr, flush=True)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+                if sys.stderr.isatty() and self._outcomes:
+                    print(file=sys.stderr)
+
+    def report(self) -> None:
+        """Print what became of the steps."""
+        if not self._outcomes:
+            print("It deleted nothing, so there is nothing to put back.")
+            return
+        print(f"Model {self._deleted.model_id!r}, from {self._source} to {self._target}:")
+        for outcome in (PUT_BACK, THERE_ALREADY, FOREIGN, MISSING, NOT_DONE):
+            steps = [step for step, its in self._outcomes.items() if its == outcome]
+            name = "Would be put back" if self._dry_run and outcome == PUT_BACK else outcome
+            if steps:
+                print(f"  {name}: {len(steps):,} ({format_steps(steps)})")
+
+    def _copy(self, steps: Sequence[int]) -> None:
+        there = self._read(self._target, steps)
+        absent = [step for step in steps if step not in there]
+        records = self._read(self._source, absent)
+        self._outcomes |= dict.fromkeys(there, THERE_ALREADY)
+        for step in absent:
+            record = records.get(step)
+            if record is None:
+                outcome = MISSING
+            elif self._deleted.entity not in (None, record.get("entity", {}).get("S")):
+                outcome = FOREIGN
+            else:
+                outcome = PUT_BACK if self._dry_run or self._put(record) else THERE_ALREADY
+            self._outcomes[step] = outcome
+
+    def _read(self, table: str, steps: Iterable[int]) -> dict[int, dict[str, Any]]:
+        """Return the records at these steps."""
+        model_id = {"S": self._deleted.model_id}
+        keys = [{"model_id": model_id, "step": {"N": str(step)}} for step in steps]
+        request: Any = {table: {"Keys": keys, "ConsistentRead": True}} if keys else {}
+        records: dict[int, dict[str, Any]] = {}
+        backoff = 0.1
+        while request:
+            answer: Any = self._client.batch_get_item(RequestItems=request)
+            for items in answer["Responses"].values():
+                records |= {int(Decimal(item["step"]["N"])): item for item in items}
+            request = answer["UnprocessedKeys"]
+            if request:  # DynamoDB is throttled
+                time.sleep(backoff)
+                backoff = min(2 * backoff, MAX_BACKOFF_SECONDS)
+        return records
+
+    def _put(self, record: dict[str, Any]) -> bool:
+        """Save a record unless there is one; tell whether it was saved."""
+        try:
+            self._client.put_item(
+                TableName=self._target,
+                Item=record,
+                ConditionExpression="attribute_not_exists(model_id)",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except self._client.exceptions.ConditionalCheckFailedException as error:
+            # Of a first attempt whose answer was lost, the record is there.
+            return error.response.get("Item") == record
+        return True
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="A record that is there is never overwritten, so it is safe to run this again. "
+        "Exit code: 0 if every checkpoint is there afterwards, 1 if not, 130 if interrupted.",
+    )
+    parser.add_argument("--stack", required=True, help="name of the deployed stack")
+    parser.add_argument(
+        "--from", required=True, dest="source", metavar="TABLE", help="the restored table"
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--request",
+        type=UUID,
+        metavar="ID",
+        help="what this request deleted: the function_request_id of its line in the log",
+    )
+    what.add_argument("--model", metavar="ID", help="checkpoints of this model, at --steps")
+    parser.add_argument(
+        "--steps",
+        type=parse_steps,
+        help="such as 100,200-203; before a negative step, write --steps=-5",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only tell what would be put back")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

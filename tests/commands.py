@@ -1,0 +1,52 @@
+"""Running a command as a person does, for a stack that has the embedded tables."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import pytest
+
+from faulty_dynamodb import Endpoint
+from scripts import stacks, terminal
+
+STACK = "deployed"
+LOG_GROUP = "ApiFunctionLogGroup"
+
+
+class Result(NamedTuple):
+    """What a person sees of a command."""
+
+    returncode: object
+    stdout: str
+    stderr: str
+
+
+type Run = Callable[..., Result]
+
+
+def run_command(
+    main: Callable[[Sequence[str]], int],
+    *arguments: str,
+    endpoint: Endpoint,
+    capsys: pytest.CaptureFixture[str],
+) -> Result:
+    """Run a command that finds DynamoDB at the endpoint, and the tables by the stack."""
+
+    def read_outputs(stack: str) -> dict[str, str]:
+        assert stack == STACK
+        return {
+            "ApiFunctionLogGroupName": LOG_GROUP,
+            "ApiUrl": "http://127.0.0.1:1",  # nothing answers there
+            "CheckpointsTableName": os.environ["CHECKPOINTS_TABLE"],
+            "TokensTableName": os.environ["TOKENS_TABLE"],
+        }
+
+    capsys.readouterr()  # what others printed before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL_DYNAMODB", endpoint.url)
+        patch.setattr(stacks, "read_outputs", read_outputs)  # an emulated stack takes seconds
+        try:
+            code: object = terminal.run(lambda: main(arguments))
+        except SystemExit as error:
+            code = error.code
+    return Result(code, *capsys.readouterr())

@@ -1,0 +1,111 @@
+"""The commands that operate a deployed stack."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+from deployment import Deployment, Role, Send
+from emulators import STACK
+from emulators.records import put_checkpoints
+from events import ENTITY
+from scripts import restore, smoke
+
+MODEL = "mistaken"
+RESTORED = "restored-checkpoints"
+
+
+def run_script(
+    deployment: Deployment, module: Any, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603 it is ours
+        [sys.executable, "-W", "error", module.__file__, "--stack", STACK, *arguments],
+        env=os.environ | deployment.cloud.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def all_records(deployment: Deployment, table: str) -> list[dict[str, Any]]:
+    client = deployment.cloud.client("dynamodb")
+    pages = client.get_paginator("scan").paginate(TableName=deployment.outputs[table])
+    return [record for page in pages for record in page["Items"]]
+
+
+def by_step(records: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    return {int(record["step"]["N"]): record for record in records}
+
+
+def request_id(deployment: Deployment) -> str:
+    """Return the id of the request that deleted checkpoints of the model, once it is logged."""
+    logs = deployment.cloud.client("logs")
+    for _ in range(100):
+        pages = logs.get_paginator("filter_log_events").paginate(
+            logGroupName=deployment.outputs["ApiFunctionLogGroupName"]
+        )
+        for page in pages:
+            for event in page["events"]:
+                if f'"model_id":"{MODEL}"' in event["message"]:
+                    line: dict[str, str] = json.loads(event["message"])
+                    return line["function_request_id"]
+        time.sleep(0.1)
+    raise AssertionError("the request is not in the log")
+
+
+def test_restores_five_thousand_checkpoints_by_the_id_of_the_request(
+    deployment: Deployment, send: Send
+) -> None:
+    client = deployment.cloud.client("dynamodb")
+    table = deployment.outputs["CheckpointsTableName"]
+    put_checkpoints(
+        client,
+        table,
+        MODEL,
+        range(5_000),
+        entity=ENTITY,
+        metrics={"M": {"loss": {"N": "0.25"}}},
+        notes={"S": "été"},
+    )
+    before = by_step(all_records(deployment, "CheckpointsTableName"))
+    client.restore_table_to_point_in_time(
+        SourceTableName=table, TargetTableName=RESTORED, UseLatestRestorableTime=True
+    )
+    try:
+        assert 5_000 == send(list(range(5_000)), model_id=MODEL).body["deleted_count"]
+        arguments = ["--from", RESTORED, "--request", request_id(deployment)]
+
+        process = run_script(deployment, restore, *arguments)
+
+        assert (0, "") == (process.returncode, process.stderr.partition("\n")[2])
+        assert process.stdout == (
+            f"Model '{MODEL}', from {RESTORED} to {table}:\n  Put back: 5,000 (0-4999)\n"
+        )
+        assert before == by_step(all_records(deployment, "CheckpointsTableName"))
+    finally:
+        client.delete_table(TableName=RESTORED)
+
+
+def test_a_good_stack_passes_the_smoke_test(deployment: Deployment) -> None:
+    process = run_script(deployment, smoke, "--url", deployment.outputs["ApiUrl"])
+
+    assert (0, "") == (process.returncode, process.stderr), process.stdout
+    assert process.stdout.endswith("\n10 checks passed, 0 failed.\n")
+    assert [] == all_records(deployment, "CheckpointsTableName")
+
+
+def test_a_broken_stack_fails_the_smoke_test_and_nothing_is_left(
+    deployment: Deployment, role: Role
+) -> None:
+    tokens = all_records(deployment, "TokensTableName")
+    role.take_away("dynamodb:DeleteItem")
+
+    process = run_script(deployment, smoke, "--url", deployment.outputs["ApiUrl"])
+
+    assert (1, "") == (process.returncode, process.stderr), process.stdout
+    assert "FAILED" in process.stdout
+    assert [] == all_records(deployment, "CheckpointsTableName")
+    assert tokens == all_records(deployment, "TokensTableName")

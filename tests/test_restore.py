@@ -1,0 +1,490 @@
+"""Putting deleted checkpoints back from a restored table, by the log or by a list of steps."""
+
+import io
+import json
+import os
+import re
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any
+from unittest import mock
+
+import boto3
+import pytest
+
+from checkpoints import audit
+from commands import LOG_GROUP, STACK, Result, Run, run_command
+from emulators import records
+from emulators.dynamodb import put_checkpoints, stored_checkpoints
+from emulators.records import Attribute
+from events import ENTITY, MODEL, Call
+from faulty_dynamodb import Apply, Endpoint, Fault, Reply, lose_answer, pass_on, reject
+from scripts import restore
+
+RESTORED = "restored-checkpoints"
+HEADLINE = f"Model '{MODEL}', from {RESTORED} to CheckpointsTable:\n"
+SEARCHING = f"Searching {LOG_GROUP} for the request\n"
+NOTHING = "It deleted nothing, so there is nothing to put back.\n"
+
+type Records = dict[tuple[str, str], dict[str, Any]]
+type Delete = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def _restored_table(endpoint: Endpoint) -> None:  # noqa: ARG001 within which the tables are
+    client = boto3.client("dynamodb")
+    own = client.describe_table(TableName=os.environ["CHECKPOINTS_TABLE"])["Table"]
+    client.create_table(
+        TableName=RESTORED,
+        KeySchema=own["KeySchema"],
+        AttributeDefinitions=own["AttributeDefinitions"],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    logs = boto3.client("logs")
+    logs.create_log_group(logGroupName=LOG_GROUP)
+    logs.create_log_stream(logGroupName=LOG_GROUP, logStreamName="stream")
+
+
+@pytest.fixture
+def run(_restored_table: None, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command, with the restored table unless another is named."""
+
+    def run(*arguments: str) -> Result:
+        options = ["--stack", STACK, "--from", RESTORED]
+        return run_command(restore.main, *options, *arguments, endpoint=endpoint, capsys=capsys)
+
+    return run
+
+
+@pytest.fixture
+def delete(call: Call, _restored_table: None, monkeypatch: pytest.MonkeyPatch) -> Delete:
+    """Have the function delete checkpoints, put its lines into the log, and return their id."""
+
+    def delete(steps: list[int] | None = None, **others: Any) -> str:
+        written = io.StringIO()
+        monkeypatch.setattr(audit.logger.registered_handler, "stream", written)
+        call(steps=steps, **others)
+        lines = written.getvalue().splitlines()
+        log(*lines)
+        request: str = json.loads(lines[-1])["function_request_id"]
+        return request
+
+    return delete
+
+
+def log(*lines: str) -> None:
+    """Put lines into the function's log."""
+    now = int(time.time() * 1000)
+    events: Any = [{"timestamp": now, "message": line} for line in lines]
+    client = boto3.client("logs")
+    client.put_log_events(logGroupName=LOG_GROUP, logStreamName="stream", logEvents=events)
+
+
+def logged(request: str) -> list[str]:
+    """Return the lines of a request."""
+    events = boto3.client("logs").filter_log_events(logGroupName=LOG_GROUP)["events"]
+    return [event["message"] for event in events if request in event["message"]]
+
+
+def put_restored(steps: Iterable[int], *, entity: str = ENTITY, **attributes: Attribute) -> None:
+    """Save checkpoints in the restored table alone."""
+    client = boto3.client("dynamodb")
+    records.put_checkpoints(client, RESTORED, MODEL, steps, entity=entity, **attributes)
+
+
+def all_records(table: str = "CheckpointsTable") -> Records:
+    """Return all that a table holds."""
+    pages = boto3.client("dynamodb").get_paginator("scan").paginate(TableName=table)
+    items = [item for page in pages for item in page["Items"]]
+    return {(item["model_id"]["S"], item["step"]["N"]): item for item in items}
+
+
+def process_half(request: dict[str, Any], apply: Apply) -> Reply:
+    """Leave every second key unprocessed, as DynamoDB does when it is throttled."""
+    ((table, asked),) = request["RequestItems"].items()
+    left = asked["Keys"][::2]
+    answer = json.loads(apply().body)
+    answer["Responses"][table] = [
+        item
+        for item in answer["Responses"][table]
+        if {"model_id": item["model_id"], "step": item["step"]} not in left
+    ]
+    answer["UnprocessedKeys"] = {table: asked | {"Keys": left}}
+    return Reply(200, json.dumps(answer).encode())
+
+
+def interrupt(_request: dict[str, Any], apply: Apply) -> Reply:
+    """Press Ctrl-C while a request is under way."""
+    os.kill(os.getpid(), signal.SIGINT)
+    return apply()
+
+
+def test_puts_back_whole_what_a_request_deleted(run: Run, delete: Delete) -> None:
+    everything: Any = {
+        "artifact_uri": {"S": "s3://models/été/模型"},
+        "loss": {"N": "0.12345678901234567890123456789012345678"},
+        "weights": {"B": b"\x00\xff"},
+        "tags": {"SS": ["a", "b"]},
+        "ranks": {"NS": ["1", "2"]},
+        "blobs": {"BS": [b"1", b"2"]},
+        "metrics": {"M": {"nested": {"L": [{"BOOL": True}, {"NULL": True}, {"S": ""}]}}},
+    }
+    put_checkpoints(MODEL, range(1, 60), entity=ENTITY, **everything)
+    put_restored(range(1, 60), **everything)
+    before = all_records()
+    request = delete([*range(1, 50), 999])
+    assert {MODEL: set(range(50, 60))} == stored_checkpoints()
+
+    assert Result(0, f"{HEADLINE}  Put back: 49 (1-49)\n", SEARCHING) == run("--request", request)
+    assert before == all_records()
+
+
+def test_puts_back_the_steps_of_a_list(run: Run) -> None:
+    most, big = 10**38 - 1, 10**40
+    put_restored([-7, -6, -5, 0, 1, most, big])
+
+    result = run("--model", MODEL, f"--steps=-7--5, 0,{most},{big}")
+
+    assert Result(0, f"{HEADLINE}  Put back: 6 (-7--5,0,{most},{big})\n", "") == result
+    assert {MODEL: {-7, -6, -5, 0, most, big}} == stored_checkpoints()
+
+
+def test_leaves_what_is_there_each_time_that_it_is_run(run: Run, delete: Delete) -> None:
+    put_checkpoints(MODEL, range(3), entity=ENTITY)
+    put_restored(range(3))
+    request = delete([0, 1, 2])
+    put_checkpoints(MODEL, [1], entity=ENTITY, notes={"S": "saved anew"})
+    there = "There already, and left as it is"
+
+    told = f"{HEADLINE}  Put back: 2 (0,2)\n  {there}: 1 (1)\n"
+    assert Result(0, told, SEARCHING) == run("--request", request)
+    after = all_records()
+    assert {"S": "saved anew"} == after[(MODEL, "1")]["notes"]
+
+    told = f"{HEADLINE}  {there}: 3 (0-2)\n"
+    assert Result(0, told, SEARCHING) == run("--request", request)
+    assert after == all_records()
+
+
+def test_leaves_what_is_saved_while_it_runs(run: Run, endpoint: Endpoint) -> None:
+    put_restored([1])
+
+    def save_first(_request: dict[str, Any], apply: Apply) -> Reply:
+        put_checkpoints(MODEL, [1], entity=ENTITY, notes={"S": "saved anew"})
+        return apply()
+
+    endpoint.fail("PutItem", save_first)
+
+    told = f"{HEADLINE}  There already, and left as it is: 1 (1)\n"
+    assert Result(0, told, "") == run("--model", MODEL, "--steps", "1")
+    assert {"S": "saved anew"} == all_records()[(MODEL, "1")]["notes"]
+
+
+def test_tells_what_the_restored_table_does_not_have(run: Run) -> None:
+    put_restored([1, 2])
+    put_checkpoints(MODEL, [3], entity=ENTITY)
+
+    told = (
+        f"{HEADLINE}  Put back: 2 (1-2)\n  There already, and left as it is: 1 (3)\n"
+        "  Not in the restored table: 3 (4-5,7)\n"
+    )
+    assert Result(1, told, "") == run("--model", MODEL, "--steps", "1-5,7")
+    assert {MODEL: {1, 2, 3}} == stored_checkpoints()
+
+
+def test_does_not_put_back_the_checkpoint_of_another_entity(run: Run, delete: Delete) -> None:
+    put_restored([1], entity="speech-team")
+    put_restored([2])
+    put_checkpoints(MODEL, [1, 2], entity=ENTITY)
+    request = delete([1, 2])
+
+    told = (
+        f"{HEADLINE}  Put back: 1 (2)\n"
+        "  Of another entity in the restored table, and not put back: 1 (1)\n"
+    )
+    assert Result(1, told, SEARCHING) == run("--request", request)
+    assert {MODEL: {2}} == stored_checkpoints()
+
+
+def test_puts_back_what_may_have_been_deleted(run: Run, delete: Delete, endpoint: Endpoint) -> None:
+    put_checkpoints(MODEL, range(110), entity=ENTITY)
+    put_restored(range(110))
+    before = all_records()
+    endpoint.fail("TransactWriteItems", pass_on)
+    endpoint.keep_failing("TransactWriteItems", lose_answer)
+    request = delete(list(range(110)))
+    endpoint.heal()
+    assert {} == stored_checkpoints()
+
+    told = f"{HEADLINE}  Put back: 110 (0-109)\n"
+    assert Result(0, told, SEARCHING) == run("--request", request)
+    assert before == all_records()
+
+
+def test_reads_all_lines_of_a_request_on_all_pages_of_the_log(run: Run, delete: Delete) -> None:
+    put_checkpoints(MODEL, range(0, 60, 2), entity=ENTITY)
+    put_restored(range(60))
+    before = all_records()
+    with mock.patch.object(audit, "MAX_RANGES_BYTES", 30):
+        request = delete(list(range(0, 60, 2)))
+    session = boto3.Session()
+    pages: list[object] = []
+
+    def turn(params: dict[str, Any], **_: object) -> None:
+        params["limit"] = 2
+        pages.append(params)
+
+    session.events.register("provide-client-params.cloudwatch-logs.FilterLogEvents", turn)
+    with mock.patch.object(boto3, "DEFAULT_SESSION", session):
+        assert 0 == run("--request", request).returncode
+
+    assert len(pages) > 2
+    assert before == all_records()
+
+
+def test_finds_no_steps_on_the_line_of_another_request(run: Run, delete: Delete) -> None:
+    """A caller can choose the correlation id of its own request."""
+    put_checkpoints(MODEL, [1, 2], entity=ENTITY)
+    put_restored([1, 2])
+    request = delete([1])
+    delete([2], requestContext={"requestId": request, "stage": "prod", "path": "/"})
+    assert 2 == len(logged(request))
+
+    told = f"{HEADLINE}  Put back: 1 (1)\n"
+    assert Result(0, told, SEARCHING) == run("--request", request)
+
+
+def test_a_dry_run_only_tells(run: Run, delete: Delete, endpoint: Endpoint) -> None:
+    put_checkpoints(MODEL, [1, 2, 3], entity=ENTITY)
+    put_restored([1, 2, 3])
+    request = delete([1, 2])
+    before = all_records()
+    endpoint.heal()
+
+    told = f"{HEADLINE}  Would be put back: 2 (1-2)\n"
+    assert Result(0, told, SEARCHING) == run("--request", request, "--dry-run")
+    told = (
+        f"{HEADLINE}  Would be put back: 1 (2)\n  There already, and left as it is: 1 (3)\n"
+        "  Not in the restored table: 1 (4)\n"
+    )
+    assert Result(1, told, "") == run("--model", MODEL, "--steps", "2-4", "--dry-run")
+    assert before == all_records()
+    assert {"DescribeTable", "BatchGetItem"} == set(endpoint.calls)
+
+
+@pytest.mark.parametrize("event", [{"token": None}, {"body": "{}"}, {}], ids=str)
+def test_there_is_nothing_to_do_for_a_request_that_deleted_nothing(
+    run: Run, delete: Delete, event: dict[str, Any]
+) -> None:
+    request = delete([1], **event)
+
+    assert Result(0, NOTHING, SEARCHING) == run("--request", request)
+
+
+def test_there_is_nothing_to_do_for_a_dry_run_of_the_api(run: Run, delete: Delete) -> None:
+    put_checkpoints(MODEL, [1, 2], entity=ENTITY)
+    put_restored([1, 2])
+    request = delete(body='{"steps": [1], "dry_run": true}')
+
+    told = f"The request {request} was a dry run.\n{NOTHING}"
+    assert Result(0, told, SEARCHING) == run("--request", request)
+    assert {MODEL: {1, 2}} == stored_checkpoints()
+
+
+def test_says_that_the_log_does_not_know_a_request(run: Run) -> None:
+    request = str(uuid.uuid4())
+    log(f"REPORT RequestId: {request} Duration: 1 ms", f'["{request}"]')
+
+    result = run("--request", request)
+
+    assert (1, "") == (result.returncode, result.stdout)
+    message = f"{LOG_GROUP} has no line with the function_request_id {request} since "
+    assert message in result.stderr
+
+
+def test_searches_the_log_from_the_moment_that_the_table_was_restored_to(
+    run: Run, delete: Delete, endpoint: Endpoint
+) -> None:
+    put_checkpoints(MODEL, [1], entity=ENTITY)
+    put_restored([1])
+    request = delete([1])
+    now = int(time.time())
+
+    def restored_to(moment: int) -> Fault:
+        summary = {"RestoreDateTime": moment, "RestoreInProgress": False}
+
+        def fault(_request: dict[str, Any], apply: Apply) -> Reply:
+            description = json.loads(apply().body)
+            description["Table"]["RestoreSummary"] = summary
+            return Reply(200, json.dumps(description).encode())
+
+        return fault
+
+    endpoint.fail("DescribeTable", restored_to(now + 60))
+    later = run("--request", request)
+    endpoint.heal()
+    endpoint.fail("DescribeTable", restored_to(now - 60))
+    earlier = run("--request", request)
+
+    assert (1, "") == (later.returncode, later.stdout)
+    moment = datetime.fromtimestamp(now + 60, UTC)
+    assert f" since {moment:%Y-%m-%d %H:%M} UTC. " in later.stderr
+    assert Result(0, f"{HEADLINE}  Put back: 1 (1)\n", SEARCHING) == earlier
+
+
+@pytest.mark.parametrize(("lost", "left"), [(0, 4), (1, 2)], ids=["outcome", "rest of the steps"])
+def test_puts_back_what_the_log_has_and_says_if_that_is_not_all(
+    run: Run, delete: Delete, lost: int, left: int
+) -> None:
+    put_checkpoints(MODEL, [2, 4], entity=ENTITY)
+    put_restored([2, 4])
+    with mock.patch.object(audit, "MAX_RANGES_BYTES", 10):
+        lines = logged(delete([2, 4]))
+    del lines[lost]
+    request = str(uuid.uuid4())
+    log(*(re.sub('(?<="function_request_id":")[^"]*', request, line) for line in lines))
+
+    result = run("--request", request)
+
+    assert (1, f"{HEADLINE}  Put back: 1 ({left})\n") == (result.returncode, result.stdout)
+    assert "The log has only a part of this request yet." in result.stderr
+    assert {MODEL: {left}} == stored_checkpoints()
+
+
+@pytest.mark.parametrize(
+    ("operation", "fault"),
+    [
+        ("PutItem", reject(400, "ThrottlingException")),
+        ("PutItem", reject(500, "InternalServerError")),
+        ("PutItem", lose_answer),
+        ("BatchGetItem", reject(400, "ProvisionedThroughputExceededException")),
+    ],
+    ids=["throttled", "error", "answer lost", "reads throttled"],
+)
+def test_tries_again_what_fails_for_a_moment(
+    run: Run, endpoint: Endpoint, operation: str, fault: Fault
+) -> None:
+    put_restored(range(30))
+    endpoint.fail(operation, fault, fault)
+
+    told = f"{HEADLINE}  Put back: 30 (0-29)\n"
+    assert Result(0, told, "") == run("--model", MODEL, "--steps", "0-29")
+    assert all_records(RESTORED) == all_records()
+
+
+def test_reads_again_what_was_left_unprocessed(run: Run, endpoint: Endpoint) -> None:
+    put_checkpoints(MODEL, [0, 1], entity=ENTITY)
+    put_restored(range(10))
+    endpoint.fail("BatchGetItem", process_half, process_half, pass_on, process_half, process_half)
+
+    told = f"{HEADLINE}  Put back: 8 (2-9)\n  There already, and left as it is: 2 (0-1)\n"
+    assert Result(0, told, "") == run("--model", MODEL, "--steps", "0-9")
+
+
+def test_says_how_far_it_got_when_it_fails(run: Run, endpoint: Endpoint) -> None:
+    put_restored(range(3))
+    endpoint.fail("PutItem", pass_on, reject(400, "AccessDeniedException"))
+
+    result = run("--model", MODEL, "--steps", "0-2")
+
+    told = f"{HEADLINE}  Put back: 1 (0)\n  Not done yet: 2 (1-2)\n"
+    assert (1, told) == (result.returncode, result.stdout)
+    assert "restore.py: The AWS credentials lack a permission." in result.stderr
+    assert {MODEL: {0}} == stored_checkpoints()
+
+
+def test_says_how_far_it_got_when_it_is_interrupted(run: Run, endpoint: Endpoint) -> None:
+    put_restored(range(220))
+    endpoint.fail("PutItem", pass_on, interrupt)
+
+    result = run("--model", MODEL, "--steps", "0-219")
+
+    assert (130, "It is safe to run this again.\n\nStopped.\n") == (
+        result.returncode,
+        result.stderr,
+    )
+    done = len(all_records())
+    assert 0 < done < 220
+    assert f"  Put back: {done} (" in result.stdout
+    assert f"  Not done yet: {220 - done} (" in result.stdout
+
+
+def test_shows_its_progress_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_restored(range(100))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+
+    result = run("--model", MODEL, "--steps", "0-99")
+
+    assert Result(0, f"{HEADLINE}  Put back: 100 (0-99)\n", "\r25%\r50%\r75%\r100%\n") == result
+
+
+def test_copies_the_largest_records(run: Run) -> None:
+    put_restored(range(12), notes={"S": "x" * 400_000})
+
+    told = f"{HEADLINE}  Put back: 12 (0-11)\n"
+    assert Result(0, told, "") == run("--model", MODEL, "--steps", "0-11")
+    assert all_records(RESTORED) == all_records()
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("CheckpointsTable", "'CheckpointsTable' is the stack's own table. Name the restored one."),
+        ("absent", "There is no table 'absent' in the region us-east-1."),
+        ("TokensTable", "The table 'TokensTable' has other keys than the stack's table."),
+    ],
+)
+def test_refuses_a_table_that_it_cannot_restore_from(run: Run, table: str, message: str) -> None:
+    result = run("--model", MODEL, "--steps", "1", "--from", table)
+
+    assert Result(1, "", f"restore.py: {message}\n") == result
+
+
+def test_refuses_a_table_that_is_still_being_restored(run: Run, endpoint: Endpoint) -> None:
+    def creating(_request: dict[str, Any], apply: Apply) -> Reply:
+        return Reply(200, apply().body.replace(b'"ACTIVE"', b'"CREATING"'))
+
+    endpoint.fail("DescribeTable", creating)
+
+    result = run("--model", MODEL, "--steps", "1")
+
+    message = f"restore.py: The table '{RESTORED}' is still CREATING. Wait for it.\n"
+    assert Result(1, "", message) == result
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--model", MODEL],
+        ["--steps", "1"],
+        ["--request", str(uuid.UUID(int=1)), "--steps", "1"],
+        ["--request", str(uuid.UUID(int=1)), "--model", MODEL],
+        *(["--request", text] for text in ["", "x", '" || "', "{ $.a = 1 }", "1" * 31]),
+        *(
+            ["--model", MODEL, f"--steps={text}"]
+            for text in [
+                *("", "a", "1,", "1-", "-", "1.5", "1e3", "٣", "200-100", "1--2-3", "0x10"),
+                *("0-1000000", "0-10000000000", f"1{'0' * 126}", f"1{'0' * 37}11", "9" * 5_000),
+            ]
+        ),
+    ],
+    ids=lambda arguments: " ".join(arguments)[:60],
+)
+def test_refuses_what_it_does_not_understand(run: Run, arguments: list[str]) -> None:
+    refused = run(*arguments)
+
+    assert (2, "") == (refused.returncode, refused.stdout)
+    assert "usage:" in refused.stderr
+    assert len(refused.stderr) < 1_000
+
+
+def test_explains_itself(run: Run) -> None:
+    explained = run("--help")
+
+    assert (0, "") == (explained.returncode, explained.stderr)
+    assert "usage:" in explained.stdout

@@ -1,0 +1,245 @@
+"""The smoke test of a deployed stack, here of the function behind a server of its own."""
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+from urllib.parse import unquote
+
+import boto3
+import pytest
+
+from commands import STACK, Result, Run, run_command
+from emulators.dynamodb import stored_checkpoints
+from events import TOKEN, Invoke, make_event
+from faulty_dynamodb import Apply, Endpoint, Reply, Server, pass_on, reject
+from scripts import smoke
+
+type Respond = Callable[[str, dict[str, str], str], tuple[int, str]]  # path, headers, body
+
+
+class Api:
+    """Answers as an API Gateway does in front of the function, or otherwise on command."""
+
+    def __init__(self, invoke: Invoke) -> None:
+        self._invoke = invoke
+        self.respond: Respond = self.invoke
+        self.requests = 0
+        api = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_DELETE(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                api.requests += 1
+                status, answer = api.respond(self.path, dict(self.headers), body)
+                self.send_response(status)
+                self.send_header("Location", "http://127.0.0.1:1/")
+                self.end_headers()
+                self.wfile.write(answer.encode())
+
+            def log_message(self, *_: object) -> None:
+                """Keep the output of the tests free of it."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/prod"
+
+    def invoke(self, path: str, headers: dict[str, str], body: str) -> tuple[int, str]:
+        """Answer as the function does."""
+        path = path.removeprefix("/prod")
+        model_id = unquote(path.split("/")[4])
+        answer = self._invoke(make_event(path=path, model_id=model_id, headers=headers, body=body))
+        return answer.status, json.dumps(answer.body)
+
+    @contextmanager
+    def running(self) -> Iterator["Api"]:
+        """Serve while the block runs."""
+        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._server.shutdown()
+            self._server.server_close()
+            thread.join()
+
+
+@pytest.fixture
+def api(invoke: Invoke) -> Iterator[Api]:
+    with Api(invoke).running() as api:
+        yield api
+
+
+@pytest.fixture
+def run(endpoint: Endpoint, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command."""
+
+    def run(*arguments: str) -> Result:
+        options = ["--stack", STACK]
+        return run_command(smoke.main, *options, *arguments, endpoint=endpoint, capsys=capsys)
+
+    return run
+
+
+def token_names() -> list[str]:
+    items = boto3.client("dynamodb").scan(TableName=os.environ["TOKENS_TABLE"])["Items"]
+    return [item["name"]["S"] for item in items]
+
+
+def outcomes(result: Result) -> list[str]:
+    """Return the first word of each check's line."""
+    return [line.split()[0] for line in result.stdout.splitlines() if " ms  " in line]
+
+
+def test_passes_a_stack_in_order_and_leaves_nothing(run: Run, api: Api, endpoint: Endpoint) -> None:
+    seen: list[str] = []
+
+    def watch(path: str, headers: dict[str, str], body: str) -> tuple[int, str]:
+        seen.extend([path, headers.get("Authorization", "")])
+        return api.invoke(path, headers, body)
+
+    api.respond = watch
+    result = run("--url", f"{api.url}/")
+
+    assert (0, "") == (result.returncode, result.stderr), result.stdout
+    assert ["ok"] * 10 == outcomes(result)
+    assert result.stdout.endswith("\n10 checks passed, 0 failed.\n")
+    assert {} == stored_checkpoints()
+    assert [TOKEN] == token_names()
+    (put,) = [
+        request["Item"] for request in endpoint.requests if "token_hash" in request.get("Item", {})
+    ]
+    assert 0 < int(put["expires_at"]["N"]) - int(put["created_at"]["N"]) <= 600
+    tokens = [text.removeprefix("Bearer ") for text in seen if len(text) > 30 and "Bearer" in text]
+    assert tokens
+    assert not any(token in result.stdout for token in tokens)
+
+
+def test_two_runs_use_other_names(run: Run, api: Api) -> None:
+    first, second = (run("--url", api.url).stdout.splitlines()[0] for _ in range(2))
+
+    assert first != second
+    assert first.startswith(f"Sending requests to {api.url}/v1/preview/models/smoke%20test%20")
+
+
+def test_finds_an_api_that_answers_well_and_deletes_nothing(run: Run, api: Api) -> None:
+    answers: list[tuple[int, str]] = []
+
+    def record(path: str, headers: dict[str, str], body: str) -> tuple[int, str]:
+        answers.append(api.invoke(path, headers, body))
+        return answers[-1]
+
+    api.respond = record
+    run("--url", api.url)
+    api.respond = lambda *_: answers.pop(0)
+
+    result = run("--url", api.url)
+
+    assert 1 == result.returncode
+    assert ["ok"] * 6 + ["FAILED", "ok", "ok", "FAILED"] == outcomes(result)
+    assert "  expected 3-110,1000\n                  got 1-110,1000\n" in result.stdout
+    assert result.stdout.endswith("\n8 checks passed, 2 failed.\n")
+    assert {} == stored_checkpoints()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(200, "{}"), (502, "<html>Bad Gateway</html>"), (307, "")],
+    ids=["another API", "no JSON", "redirected"],
+)
+def test_finds_an_address_that_is_not_the_api(run: Run, api: Api, status: int, body: str) -> None:
+    api.respond = lambda *_: (status, body)
+
+    result = run("--url", api.url)
+
+    assert (1, "") == (result.returncode, result.stderr)
+    assert 7 == api.requests  # none was sent elsewhere
+    assert 9 == outcomes(result).count("FAILED")  # that nothing was deleted yet is true
+    assert {} == stored_checkpoints()
+    assert [TOKEN] == token_names()
+
+
+def test_never_prints_the_token(run: Run, api: Api) -> None:
+    api.respond = lambda _path, headers, _body: (200, headers.get("Authorization", "none"))
+
+    result = run("--url", api.url)
+
+    assert "got (200, 'Bearer (the token)')" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("url", "cause"),
+    [
+        ([], "Connection refused"),
+        (["--url", "http://name.invalid"], "no answer: "),
+        (["--url", "no-scheme"], "no answer: Invalid URL 'no-scheme/v1/"),
+        (["--url", "ftp://127.0.0.1"], "no answer: No connection adapters were found for "),
+    ],
+    ids=str,
+)
+def test_stops_where_nothing_answers(run: Run, url: list[str], cause: str) -> None:
+    result = run(*url)
+
+    assert (1, "") == (result.returncode, result.stderr)
+    assert ["FAILED"] == outcomes(result)
+    assert cause in result.stdout
+    assert result.stdout.endswith("\n0 checks passed, 1 failed, 9 left out.\n")
+    assert {} == stored_checkpoints()
+    assert [TOKEN] == token_names()
+
+
+def test_cleans_up_when_it_is_interrupted(run: Run, api: Api) -> None:
+    def interrupt(path: str, headers: dict[str, str], body: str) -> tuple[int, str]:
+        if api.requests == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return api.invoke(path, headers, body)
+
+    api.respond = interrupt
+
+    result = run("--url", api.url)
+
+    assert (130, "\nStopped.\n") == (result.returncode, result.stderr)
+    assert {} == stored_checkpoints()
+    assert [TOKEN] == token_names()
+
+
+@pytest.mark.parametrize("operation", ["PutItem", "BatchWriteItem", "Query"])
+def test_says_what_it_may_not_do_and_leaves_nothing(
+    run: Run, api: Api, endpoint: Endpoint, operation: str
+) -> None:
+    endpoint.fail(operation, *[pass_on] * (operation == "BatchWriteItem"))
+    endpoint.fail(operation, reject(400, "AccessDeniedException"))
+
+    result = run("--url", api.url)
+
+    assert 1 == result.returncode
+    assert "smoke.py: The AWS credentials lack a permission." in result.stderr
+    assert {} == stored_checkpoints()
+    assert [TOKEN] == token_names()
+
+
+def test_says_what_it_could_not_remove(run: Run, api: Api, endpoint: Endpoint) -> None:
+    def refuse_deletes(request: dict[str, Any], apply: Apply) -> Reply:
+        refused = "DeleteRequest" in json.dumps(request)
+        return reject(400, "AccessDeniedException")(request, apply) if refused else apply()
+
+    endpoint.keep_failing("DeleteItem", reject(400, "AccessDeniedException"))
+    endpoint.keep_failing("BatchWriteItem", refuse_deletes)
+
+    result = run("--url", api.url)
+
+    assert 1 == result.returncode
+    (model_id,) = stored_checkpoints()
+    for left in (f"the token {model_id!r} from TokensTable", f"{model_id!r} from CheckpointsTable"):
+        assert f"{left}: The AWS credentials lack a permission." in result.stdout
+
+
+def test_takes_the_name_of_a_stack(run: Run) -> None:
+    refused = run("checkpoints")
+    explained = run("--help")
+
+    assert (2, "") == (refused.returncode, refused.stdout)
+    assert (0, "") == (explained.returncode, explained.stderr)
