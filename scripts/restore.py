@@ -34,7 +34,8 @@ PUT_BACK = "Put back"
 THERE_ALREADY = "There already, and left as it is"
 MISSING = "Not in the restored table"
 FOREIGN = "Of another entity in the restored table, and not put back"
-NOT_DONE = "Not done yet"
+# Ctrl-C can come while a thread starts, which the pool then does not wait for.
+UNCONFIRMED = "Not confirmed to be there"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,7 +112,7 @@ class Copy:
         self._target = target
         self._deleted = deleted
         self._dry_run = dry_run
-        self._outcomes = dict.fromkeys(deleted.steps, NOT_DONE)
+        self._outcomes = dict.fromkeys(deleted.steps, UNCONFIRMED)
 
     @property
     def succeeded(self) -> bool:
@@ -139,7 +140,7 @@ class Copy:
             print("It deleted nothing, so there is nothing to put back.")
             return
         print(f"Model {self._deleted.model_id!r}, from {self._source} to {self._target}:")
-        for outcome in (PUT_BACK, THERE_ALREADY, FOREIGN, MISSING, NOT_DONE):
+        for outcome in (PUT_BACK, THERE_ALREADY, FOREIGN, MISSING, UNCONFIRMED):
             steps = [step for step, its in self._outcomes.items() if its == outcome]
             name = "Would be put back" if self._dry_run and outcome == PUT_BACK else outcome
             if steps:

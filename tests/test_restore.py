@@ -24,6 +24,7 @@ from emulators.records import Attribute
 from events import ENTITY, MODEL, Call
 from faulty_dynamodb import Apply, Endpoint, Fault, Reply, lose_answer, pass_on, reject
 from scripts import restore
+from scripts.restore import UNCONFIRMED
 
 RESTORED = "restored-checkpoints"
 HEADLINE = f"Model '{MODEL}', from {RESTORED} to CheckpointsTable:\n"
@@ -391,26 +392,30 @@ def test_says_how_far_it_got_when_it_fails(run: Run, endpoint: Endpoint) -> None
 
     result = run("--model", MODEL, "--steps", "0-2")
 
-    told = f"{HEADLINE}  Put back: 1 (0)\n  Not done yet: 2 (1-2)\n"
+    told = f"{HEADLINE}  Put back: 1 (0)\n  Not confirmed to be there: 2 (1-2)\n"
     assert (1, told) == (result.returncode, result.stdout)
     assert "restore.py: The AWS credentials lack a permission." in result.stderr
     assert {MODEL: {0}} == stored_checkpoints()
 
 
 def test_says_how_far_it_got_when_it_is_interrupted(run: Run, endpoint: Endpoint) -> None:
-    put_restored(range(220))
+    put_restored(range(800))
     endpoint.fail("PutItem", pass_on, interrupt)
 
-    result = run("--model", MODEL, "--steps", "0-219")
+    result = run("--model", MODEL, "--steps", "0-799")
 
     assert (130, "It is safe to run this again.\n\nStopped.\n") == (
         result.returncode,
         result.stderr,
     )
-    done = len(all_records())
-    assert 0 < done < 220
-    assert f"  Put back: {done} (" in result.stdout
-    assert f"  Not done yet: {220 - done} (" in result.stdout
+    told = {
+        outcome: int(count)
+        for outcome, count in re.findall(r"^  (.+): (\d+) \(", result.stdout, re.MULTILINE)
+    }
+    unknown = len(all_records()) - told["Put back"]
+    assert 0 <= unknown <= 25  # at most the batch of a thread that was just started
+    assert told == {"Put back": told["Put back"], UNCONFIRMED: 800 - told["Put back"]}
+    assert 0 < told["Put back"] < 800
 
 
 def test_shows_its_progress_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
