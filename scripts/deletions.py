@@ -44,7 +44,9 @@ def find_in_log(log_group: str, request: UUID, *, since: datetime) -> Deleted:
         filterPattern=f'"{request}"',
         startTime=int(since.timestamp() * 1000),
     )
-    fields = (_read_line(event["message"]) for page in pages for event in page["events"])
+    # CloudWatch can have a line twice.
+    messages = dict.fromkeys(event["message"] for page in pages for event in page["events"])
+    fields = map(_read_line, messages)
     # Not all that were found: a caller can have the id of another request logged as its own.
     lines = [line for line in fields if line.get("function_request_id") == str(request)]
     if not lines:

@@ -15,6 +15,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from checkpoints.reads import MAX_MODEL_ID_BYTES
 from scripts.deletions import Deleted, find_in_log, format_steps, parse_steps
 from scripts.stacks import UsageError, describe, output_of
 from scripts.terminal import run, stop_on_signals
@@ -193,6 +194,12 @@ class Copy:
         return True
 
 
+def _model_id(text: str) -> str:
+    if not 0 < len(text.encode(errors="replace")) <= MAX_MODEL_ID_BYTES:
+        raise argparse.ArgumentTypeError(f"a model id has 1 to {MAX_MODEL_ID_BYTES:,} bytes")
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -210,7 +217,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ID",
         help="what this request deleted: the function_request_id of its line in the log",
     )
-    what.add_argument("--model", metavar="ID", help="checkpoints of this model, at --steps")
+    what.add_argument(
+        "--model", type=_model_id, metavar="ID", help="checkpoints of this model, at --steps"
+    )
     parser.add_argument(
         "--steps",
         type=parse_steps,

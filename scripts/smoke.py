@@ -42,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "DeleteItem on the tokens table; BatchWriteItem and Query on the checkpoints table.",
     )
     parser.add_argument("--stack", required=True, help="name of the deployed stack")
-    parser.add_argument("--url", help="where its API answers, if not at its output ApiUrl")
+    parser.add_argument(
+        "--url", type=_url, help="where its API answers, if not at its output ApiUrl"
+    )
     options = parser.parse_args(arguments)
     stop_on_signals()
     try:
@@ -56,6 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BotoCoreError, ClientError) as error:
         print(f"smoke.py: {describe(error)}", file=sys.stderr)
     return 1
+
+
+def _url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError("a URL must begin with http:// or https://")
+    return text
 
 
 class Smoke:

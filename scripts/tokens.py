@@ -170,7 +170,10 @@ def revoke(client: "DynamoDBClient", table: str, options: argparse.Namespace) ->
         key = {"token_hash": _find(_records(client, table), options.token)["token_hash"]}
     deleted = client.delete_item(TableName=table, Key=key, ReturnValues="ALL_OLD")
     if "Attributes" not in deleted:
-        raise UsageError("There is no such token. It may have been revoked already.")
+        raise UsageError(
+            f"There is no such token in {table} in the region {client.meta.region_name}. It may "
+            "have been revoked already. Check that it was pasted whole."
+        )
     print(f"Revoked {_identity(deleted['Attributes'])}. It is refused from now on.")
 
 
@@ -185,7 +188,10 @@ def _read_token() -> str:
         token = sys.stdin.buffer.read().decode(errors="replace")
     if not token.strip():
         raise UsageError("There is no token on standard input.")
-    return token.strip()
+    # As it stands in a header or in quotes.
+    return re.sub(
+        r"^(authorization: *)?bearer +", "", token.strip(" \t\r\n\"'"), flags=re.IGNORECASE
+    )
 
 
 def _find(records: list[dict[str, Any]], wanted: str) -> dict[str, Any]:

@@ -259,6 +259,16 @@ def test_finds_no_steps_on_the_line_of_another_request(run: Run, delete: Delete)
     assert Result(0, told, SEARCHING) == run("--request", request)
 
 
+def test_takes_a_line_that_the_log_has_twice_for_one(run: Run, delete: Delete) -> None:
+    put_checkpoints(MODEL, [1, 2], entity=ENTITY)
+    put_restored([1, 2])
+    request = delete([1, 2])
+    log(*logged(request))
+
+    told = f"{HEADLINE}  Put back: 2 (1-2)\n"
+    assert Result(0, told, SEARCHING) == run("--request", request)
+
+
 def test_a_dry_run_only_tells(run: Run, delete: Delete, endpoint: Endpoint) -> None:
     put_checkpoints(MODEL, [1, 2, 3], entity=ENTITY)
     put_restored([1, 2, 3])
@@ -467,6 +477,7 @@ def test_refuses_a_table_that_is_still_being_restored(run: Run, endpoint: Endpoi
         [],
         ["--model", MODEL],
         ["--steps", "1"],
+        *(["--model", model_id, "--steps", "1"] for model_id in ["", "é" * 1_025]),
         ["--request", str(uuid.UUID(int=1)), "--steps", "1"],
         ["--request", str(uuid.UUID(int=1)), "--model", MODEL],
         *(["--request", text] for text in ["", "x", '" || "', "{ $.a = 1 }", "1" * 31]),

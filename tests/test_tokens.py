@@ -224,11 +224,20 @@ def test_says_how_many_digits_of_a_hash_are_needed(run: Run) -> None:
     assert hash_token("x")[:12] in run("list").stdout
 
 
-@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
-def test_revokes_a_token_read_from_standard_input(run: Run, call: Call, end: str) -> None:
+NO_SUCH_TOKEN = (
+    "There is no such token in TokensTable in the region us-east-1. It may have been revoked "
+    "already. Check that it was pasted whole."
+)
+
+
+@pytest.mark.parametrize(
+    "pasted",
+    ["%s", "%s\n", "%s\r\n", "Bearer %s", "'%s'\n", '"Authorization: Bearer %s"', "bearer  %s "],
+)
+def test_revokes_a_token_read_from_standard_input(run: Run, call: Call, pasted: str) -> None:
     token = run(*ISSUE).stdout.strip()
 
-    revoked = run("revoke", "-", stdin=(token + end).encode())
+    revoked = run("revoke", "-", stdin=(pasted % token).encode())
 
     message = (
         f"Revoked 'laptop' of '{ENTITY}' (hash {hash_token(token)[:12]}). "
@@ -236,8 +245,9 @@ def test_revokes_a_token_read_from_standard_input(run: Run, call: Call, end: str
     )
     assert Result(0, message, "") == revoked
     assert 401 == call(token=token, steps=[1]).status
-    message = "tokens.py: There is no such token. It may have been revoked already.\n"
-    assert Result(1, "", message) == run("revoke", "-", stdin=token.encode())
+    assert Result(1, "", f"tokens.py: {NO_SUCH_TOKEN}\n") == run(
+        "revoke", "-", stdin=token.encode()
+    )
 
 
 @pytest.mark.parametrize(
@@ -245,7 +255,7 @@ def test_revokes_a_token_read_from_standard_input(run: Run, call: Call, end: str
     [
         (b"", "There is no token on standard input."),
         (b" \n", "There is no token on standard input."),
-        (b"\xff\xfe", "There is no such token. It may have been revoked already."),
+        (b"\xff\xfe", NO_SUCH_TOKEN),
     ],
     ids=["nothing", "blank", "not UTF-8"],
 )
