@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import batched
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.auth import DELETE_SCOPE, hash_token
+from checkpoints.auth import DELETE_SCOPE, READ_SCOPE, hash_token
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -76,9 +76,18 @@ def put_demo(client: "DynamoDBClient", checkpoints_table: str, tokens_table: str
         tokens_table,
         "read-only-demo-token",
         entity="vision-team",
-        scopes=["checkpoints:read"],
+        scopes=[READ_SCOPE],
     )
-    put("resnet-50", range(100, 1001, 100), "vision-team")
+    for step in range(100, 1001, 100):
+        loss = {"N": f"{100 / step:.2f}"}
+        put_checkpoints(
+            client,
+            checkpoints_table,
+            "resnet-50",
+            [step],
+            entity="vision-team",
+            metrics={"M": {"loss": loss}},
+        )
     put("resnet-50", [1100], "speech-team")
     put("gpt-small", range(1, 401), "vision-team")
     put("été 2026/a+b", [1, 2], "vision-team")

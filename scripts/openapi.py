@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from aws_lambda_powertools.event_handler.api_gateway import APIGatewayRestResolver
 from aws_lambda_powertools.event_handler.openapi.models import HTTPBearer
@@ -18,6 +18,7 @@ from aws_lambda_powertools.event_handler.openapi.types import (
 from pydantic import TypeAdapter
 
 from checkpoints.app import ROUTE
+from checkpoints.auth import DELETE_SCOPE, READ_SCOPE
 from checkpoints.schemas import (
     DRY_RUN_DESCRIPTION,
     DeleteCheckpointsRequest,
@@ -25,6 +26,7 @@ from checkpoints.schemas import (
     ErrorMessage,
     HTTPValidationError,
     IncompleteDeletion,
+    ListCheckpointsResponse,
 )
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "openapi.json"
@@ -48,13 +50,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def document() -> dict[str, Any]:
-    """Return the OpenAPI document of the one operation.
+    """Return the OpenAPI document of both operations.
 
-    The route is declared once more here, because the generator reads a request body off the
-    function's signature, and the handler takes none: it lets no one parse before it has
-    authenticated. What the declaration says, tests hold against the running handler.
+    The routes are declared once more here, because the generator reads a request off the function's
+    signature, and the handlers take none: they let no one parse before they have authenticated.
+    What the declarations say, tests hold against the running handlers.
     """
     resolver = APIGatewayRestResolver(enable_validation=True)
+
+    @resolver.get(
+        ROUTE,
+        summary="List checkpoints of a model",
+        description=(
+            "Lists the caller's checkpoints by training step, page by page. To get the next page, "
+            "pass the last_id as after: that works even if the checkpoint was deleted meanwhile. "
+            "A page with very many metrics can be shorter than limit although has_more is true."
+        ),
+        operation_id="list_model_checkpoints_v1_preview_models__model_id__checkpoints_get",
+        tags=["models"],
+        security=[{"HTTPBearer": []}],
+        responses={
+            200: _response("A page of the checkpoints", ListCheckpointsResponse),
+            **_refusals(READ_SCOPE),
+            503: _response("The database is not available", ErrorMessage, RETRY_AFTER),
+        },
+    )
+    def list_page(
+        model_id: Annotated[str, PathParameter(title="Model Id")],
+        after: Annotated[
+            str,
+            Query(
+                title="After",
+                description="The id of a checkpoint. The page begins with the next one.",
+                default_factory=str,  # so that the document gives no default
+            ),
+        ],
+        limit: Annotated[int, Query(title="Limit", ge=1, le=100)] = 20,
+        order: Annotated[Literal["asc", "desc"], Query(title="Order")] = "asc",
+    ) -> ListCheckpointsResponse:
+        raise NotImplementedError
 
     @resolver.delete(
         ROUTE,
@@ -71,22 +105,11 @@ def document() -> dict[str, Any]:
             200: _response(
                 "What was deleted, and what there was not to delete", DeleteCheckpointsResponse
             ),
-            401: _response(
-                "The bearer token is missing, malformed, unknown or expired",
-                ErrorMessage,
-                {"WWW-Authenticate": _header("string", "The challenge of RFC 6750")},
-            ),
-            403: _response(
-                "The token lacks the scope checkpoints:delete",
-                ErrorMessage,
-                {"WWW-Authenticate": _header("string", "The challenge, naming the scope")},
-            ),
-            404: _response("There is no such path or method", ErrorMessage),
-            422: _response("The request is not as described here", HTTPValidationError),
+            **_refusals(DELETE_SCOPE),
             503: _response(
                 "The database is not available, and the deletion may have been done in part",
                 IncompleteDeletion,
-                {"Retry-After": _header("integer", "Seconds to wait before repeating the request")},
+                RETRY_AFTER,
             ),
         },
     )
@@ -114,6 +137,24 @@ def document() -> dict[str, Any]:
     return schema
 
 
+def _refusals(scope: str) -> dict[int, OpenAPIResponse]:
+    """Return the answers to a request that is refused, by status."""
+    return {
+        401: _response(
+            "The bearer token is missing, malformed, unknown or expired",
+            ErrorMessage,
+            {"WWW-Authenticate": _header("string", "The challenge of RFC 6750")},
+        ),
+        403: _response(
+            f"The token lacks the scope {scope}",
+            ErrorMessage,
+            {"WWW-Authenticate": _header("string", "The challenge, naming the scope")},
+        ),
+        404: _response("There is no such path or method", ErrorMessage),
+        422: _response("The request is not as described here", HTTPValidationError),
+    }
+
+
 def _response(
     description: str, model: type, headers: dict[str, OpenAPIResponseHeader] | None = None
 ) -> OpenAPIResponse:
@@ -126,6 +167,9 @@ def _response(
 
 def _header(kind: str, description: str) -> OpenAPIResponseHeader:
     return {"description": description, "schema": {"type": kind}}
+
+
+RETRY_AFTER = {"Retry-After": _header("integer", "Seconds to wait before repeating the request")}
 
 
 if __name__ == "__main__":

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from checkpoints.auth import DELETE_SCOPE, hash_token
+from checkpoints.auth import DELETE_SCOPE, READ_SCOPE, hash_token
 from scripts.stacks import UsageError, describe, output_of
 from scripts.terminal import run
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-SCOPES = (DELETE_SCOPE, "checkpoints:read")
+SCOPES = (DELETE_SCOPE, READ_SCOPE)
 TOKEN_BYTES = 32
 SHOWN_HASH_DIGITS = 12
 FEWEST_HASH_DIGITS = 8  # or a short name, mistyped, could hit the hash of another token

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -25,11 +25,18 @@ class Deployment:
     endpoint: Endpoint
     outputs: dict[str, str]
 
-    def put_checkpoints(self, steps: range, *, model_id: str = MODEL) -> None:
+    def put_checkpoints(
+        self,
+        steps: range,
+        *,
+        model_id: str = MODEL,
+        entity: str = ENTITY,
+        **attributes: records.Attribute,
+    ) -> None:
         """Keep a checkpoint at each step."""
         client = self.cloud.client("dynamodb")
         table = self.outputs["CheckpointsTableName"]
-        records.put_checkpoints(client, table, model_id, steps, entity=ENTITY)
+        records.put_checkpoints(client, table, model_id, steps, entity=entity, **attributes)
 
     def stored_steps(self, model_id: str = MODEL) -> set[int]:
         """Return the steps at which a model has checkpoints."""
@@ -42,11 +49,13 @@ class Deployment:
         )
         return {int(record["step"]["N"]) for page in pages for record in page["Items"]}
 
-    def issue_token(self, name: str, *, entity: str = ENTITY, scope: str = DELETE_SCOPE) -> str:
+    def issue_token(
+        self, name: str, *, entity: str = ENTITY, scopes: Collection[str] = (DELETE_SCOPE,)
+    ) -> str:
         """Issue a token."""
         client = self.cloud.client("dynamodb")
         table = self.outputs["TokensTableName"]
-        return tokens.issue(client, table, entity=entity, name=name, scopes=[scope])
+        return tokens.issue(client, table, entity=entity, name=name, scopes=scopes)
 
     def put_token(self, token: str, *, scope: str) -> None:
         """Keep a token that is known beforehand."""
@@ -73,13 +82,13 @@ class Role:
         document = self._iam.get_role_policy(RoleName=self._name, PolicyName=self._policy)
         self.document: dict[str, Any] = document["PolicyDocument"]
 
-    def take_away(self, action: str) -> None:
-        """Allow all that the policy does but one action."""
+    def take_away(self, *actions: str) -> None:
+        """Allow all that the policy does but these actions."""
         lesser = copy.deepcopy(self.document)
         for statement in lesser["Statement"]:
-            statement["Action"] = [other for other in statement["Action"] if other != action] or [
-                "dynamodb:ListTables"
-            ]
+            statement["Action"] = [
+                other for other in statement["Action"] if other not in actions
+            ] or ["dynamodb:ListTables"]
         assert lesser != self.document
         self._put(lesser)
 

@@ -20,6 +20,8 @@ SAMPLE_STATUSES = {
     "dry-run": 200,
     "encoded-model-id": 200,
     "invalid-body": 422,
+    "list-checkpoints": 200,
+    "list-next-page": 200,
     "no-token": 401,
     "other-entity": 200,
     "repeated-and-impossible-steps": 200,

@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 
 from checkpoints import app, audit
-from checkpoints.auth import hash_token
+from checkpoints.auth import READ_SCOPE, hash_token
 from emulators.dynamodb import put_checkpoints, put_token
 from events import ENTITY, MODEL, TOKEN, Call, make_event
 from faulty_dynamodb import Endpoint, Fault, Reply, cancel, lose_answer, pass_on, reject, stall
@@ -545,3 +545,86 @@ def test_a_dry_run_that_fails_is_no_incomplete_deletion(
         }
     ] == log_lines(written)
     assert {"CheckpointsDeleted", "DeletionsIncomplete"}.isdisjoint(metrics(written))
+
+
+@pytest.fixture
+def _listable(endpoint: Endpoint) -> None:
+    put_token("reader", entity=ENTITY, scopes=[READ_SCOPE], name="laptop")
+    metrics = {"M": {"secret-name": {"N": "4711.25"}, "secret-text": {"S": "secret-word"}}}
+    put_checkpoints(MODEL, range(30), entity=ENTITY, metrics=metrics, note={"S": "secret-note"})
+    endpoint.heal()
+
+
+LISTING: dict[str, Any] = {"method": "GET", "token": "reader"}
+
+
+@pytest.mark.usefixtures("_listable")
+@pytest.mark.parametrize(
+    ("query", "count"), [({}, 20), ({"after": "19"}, 10), ({"after": "29"}, 0), ({"limit": "1"}, 1)]
+)
+def test_one_line_tells_who_listed_how_many(
+    call: Call, lines: Lines, query: dict[str, str], count: int
+) -> None:
+    call(**LISTING, queryStringParameters=query)
+
+    assert [
+        {
+            "level": "INFO",
+            "message": "Checkpoints listed",
+            "correlation_id": "gateway-request-1",
+            "entity": ENTITY,
+            "token_name": "laptop",
+            "model_id": MODEL,
+            "status": 200,
+            "listed_count": count,
+        }
+    ] == log_lines(written := lines())
+    assert {"CheckpointsListed": count} == metrics(written)
+    assert 2 == written[0]["dynamodb_calls"]
+
+
+@pytest.mark.usefixtures("_listable")
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [(reject(500, "InternalServerError"), 503), (reject(400, "AccessDeniedException"), 500)],
+)
+def test_a_list_that_fails_is_a_failed_request(
+    call: Call, endpoint: Endpoint, lines: Lines, fault: Fault, status: int
+) -> None:
+    endpoint.keep_failing("Query", fault)
+
+    assert status == call(**LISTING).status
+
+    assert [
+        {
+            "level": "ERROR",
+            "message": "Request failed",
+            "correlation_id": "gateway-request-1",
+            "entity": ENTITY,
+            "token_name": "laptop",
+            "model_id": MODEL,
+            "status": status,
+        }
+    ] == log_lines(written := lines())
+    assert {"RequestsUnavailable" if status == 503 else "RequestsFailed": 1} == metrics(written)
+
+
+@pytest.mark.usefixtures("_listable")
+def test_nothing_of_a_record_is_ever_logged(endpoint: Endpoint) -> None:
+    events = [make_event(**LISTING), make_event(**LISTING, queryStringParameters={"limit": "no"})]
+
+    outcome = run_in_a_process(
+        endpoint,
+        [*events, make_event(**LISTING)],
+        PYTHONWARNINGS="default",
+        POWERTOOLS_LOG_LEVEL="DEBUG",
+        POWERTOOLS_LOGGER_LOG_EVENT="true",
+        POWERTOOLS_DEBUG="true",
+        AWS_LAMBDA_LOG_LEVEL="DEBUG",
+    )
+
+    assert [200, 422, 200] == [answer.status for answer in outcome.answers]
+    assert 4711.25 == outcome.answers[0].body["data"][0]["metrics"]["secret-name"]
+    assert '"listed_count":20' in outcome.log or '"listed_count": 20' in outcome.log
+    for secret in ("secret-", "4711"):
+        assert secret not in outcome.log

@@ -55,7 +55,9 @@ def test_sends_every_sample_event_and_sums_up() -> None:
         assert f"\n  answer   {status} " in by_name[f"{name}.json"]
     assert "\n  caller   no token\n" in by_name["no-token.json"]
     assert "\n  caller   unknown token\n" in by_name["unknown-token.json"]
-    for name in ("dry-run", "no-token"):
+    page = '\n  answer   200 {"object":"list","data":[{"id":"800","step":800,"metrics":{"loss'
+    assert page in by_name["list-next-page.json"]
+    for name in ("dry-run", "list-checkpoints", "no-token"):
         assert by_name[f"{name}.json"].endswith("\n  deleted  nothing")
     answered = ", ".join(
         f"{count} answered {status}"

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from checkpoints.auth import READ_SCOPE
 from emulators import STACK
-from emulators.dynamodb import REGION, TEMPLATE
-from events import Call, make_event
+from emulators.dynamodb import REGION, TEMPLATE, put_token
+from events import ENTITY, Call, make_event
 from faulty_dynamodb import Endpoint, reject
 from function_process import run_in_a_process
 from template_resolver import Json, deployed, of_type, only, policy_of
@@ -81,6 +82,7 @@ def test_a_documented_outcome_sets_off_no_alarm_and_takes_back_no_version(
         ({"5XXError": 3, "RequestsUnavailable": 3}, ["DatabaseUnavailableAlarm"]),
         ({"5XXError": 3, "RequestsUnavailable": 3, "CheckpointsDeleted": 9_000}, []),
         ({"5XXError": 3, "RequestsUnavailable": 3, "StepsNotFound": 1}, []),
+        ({"5XXError": 3, "RequestsUnavailable": 3, "CheckpointsListed": 1}, []),
         ({"5XXError": 3, "RequestsFailed": 3}, []),  # RequestsFailedAlarm does
         ({"5XXError": 3, "Errors": 3}, []),  # FunctionErrorsAlarm does
         ({"5XXError": 3}, ["GatewayErrorsAlarm"]),
@@ -169,7 +171,8 @@ def emitted_metrics(
     good = make_event(steps=[1])
     endpoint.fail("GetItem", reject(400, "AccessDeniedException"))
     endpoint.fail("TransactWriteItems", reject(400, "AccessDeniedException"))
-    events = [good, good, good, make_event(token=None)]
+    put_token("reader", entity=ENTITY, scopes=[READ_SCOPE])
+    events = [good, good, good, make_event(token=None), make_event(method="GET", token="reader")]
     capsys.readouterr()
     call(steps=[1], milliseconds=1_000)  # answered with 503
     log = run_in_a_process(endpoint, events, POWERTOOLS_SERVICE_NAME=STACK).log

@@ -7,60 +7,102 @@ from typing import Any
 import jsonschema
 import pytest
 
-from emulators.dynamodb import put_token
-from events import ENTITY, Call
+from checkpoints.auth import READ_SCOPE
+from emulators.dynamodb import put_checkpoints, put_token
+from events import ENTITY, MODEL, TOKEN, Call
 from faulty_dynamodb import Endpoint, reject
 from scripts import openapi
 
-# The contract's facts: what a client of it may rely on.
+# The facts of the two contracts: what a client of them may rely on.
 PATH = "/v1/preview/models/{model_id}/checkpoints"
 INTEGERS = {"type": "array", "items": {"type": "integer"}}
+MODEL_ID = {
+    "in": "path",
+    "name": "model_id",
+    "required": True,
+    "schema": {"title": "Model Id", "type": "string"},
+}
+
+
+def in_query(name: str, **schema: object) -> dict[str, object]:
+    return {"in": "query", "name": name, "required": False, "schema": schema}
+
+
+def json_of(schema: str) -> dict[str, Any]:
+    reference = {"$ref": f"#/components/schemas/{schema}"}
+    return {"content": {"application/json": {"schema": reference}}}
+
+
 CONTRACT: dict[str, Any] = {
     "openapi": "3.1.0",
     "paths": {
         PATH: {
+            "get": {
+                "tags": ["models"],
+                "operationId": "list_model_checkpoints_v1_preview_models__model_id_"
+                "_checkpoints_get",
+                "parameters": [
+                    MODEL_ID,
+                    in_query("after", type="string", title="After"),
+                    in_query(
+                        "limit", type="integer", minimum=1, maximum=100, default=20, title="Limit"
+                    ),
+                    in_query(
+                        "order", type="string", enum=["asc", "desc"], default="asc", title="Order"
+                    ),
+                ],
+                "responses": {
+                    "200": json_of("PaginatedResponse_CheckpointResponse_"),
+                    "422": json_of("HTTPValidationError"),
+                },
+                "security": [{"HTTPBearer": []}],
+            },
             "delete": {
                 "tags": ["models"],
                 "operationId": "delete_model_checkpoints_v1_preview_models__model_id_"
                 "_checkpoints_delete",
-                "parameters": [
-                    {
-                        "in": "path",
-                        "name": "model_id",
-                        "required": True,
-                        "schema": {"title": "Model Id", "type": "string"},
-                    }
-                ],
-                "requestBody": {
-                    "required": True,
-                    "content": {
-                        "application/json": {
-                            "schema": {"$ref": "#/components/schemas/DeleteCheckpointsRequest"}
-                        }
-                    },
-                },
+                "parameters": [MODEL_ID],
+                "requestBody": {"required": True} | json_of("DeleteCheckpointsRequest"),
                 "responses": {
-                    "200": {
-                        "content": {
-                            "application/json": {
-                                "schema": {"$ref": "#/components/schemas/DeleteCheckpointsResponse"}
-                            }
-                        }
-                    },
-                    "422": {
-                        "content": {
-                            "application/json": {
-                                "schema": {"$ref": "#/components/schemas/HTTPValidationError"}
-                            }
-                        }
-                    },
+                    "200": json_of("DeleteCheckpointsResponse"),
+                    "422": json_of("HTTPValidationError"),
                 },
                 "security": [{"HTTPBearer": []}],
-            }
+            },
         }
     },
     "components": {
         "schemas": {
+            "CheckpointResponse": {
+                "title": "CheckpointResponse",
+                "type": "object",
+                "required": ["id", "step", "metrics"],
+                "properties": {
+                    "id": {"type": "string", "title": "Id"},
+                    "step": {"type": "integer", "title": "Step"},
+                    "metrics": {
+                        "type": "object",
+                        "additionalProperties": {"type": "number"},
+                        "title": "Metrics",
+                    },
+                },
+            },
+            "PaginatedResponse_CheckpointResponse_": {
+                "title": "PaginatedResponse[CheckpointResponse]",
+                "type": "object",
+                "required": ["data", "has_more"],
+                "properties": {
+                    "object": {"type": "string", "default": "list", "title": "Object"},
+                    "data": {
+                        "type": "array",
+                        "items": {"$ref": "#/components/schemas/CheckpointResponse"},
+                        "title": "Data",
+                    },
+                    "first_id": {"type": "string", "default": "", "title": "First Id"},
+                    "last_id": {"type": "string", "default": "", "title": "Last Id"},
+                    "has_more": {"type": "boolean", "title": "Has More"},
+                },
+            },
             "DeleteCheckpointsRequest": {
                 "title": "DeleteCheckpointsRequest",
                 "type": "object",
@@ -106,8 +148,10 @@ CONTRACT: dict[str, Any] = {
     },
 }
 
-# What is added to a request; no client needs to know of it.
-DRY_RUN = {"title": "Dry Run", "type": "boolean", "default": False}
+# What is added to a deletion; no client needs to know of it.
+DRY_RUN: dict[str, Any] = {"title": "Dry Run", "type": "boolean", "default": False}
+
+LISTING: dict[str, Any] = {"method": "GET", "token": "reader"}
 
 # In words of its own, and not part of the structure.
 WORDS = {"description", "summary"}
@@ -126,10 +170,11 @@ def without_words(document: Any) -> Any:
     return document
 
 
-def test_contains_the_contract_and_adds_the_dry_run(document: Any) -> None:
+def test_contains_the_contracts_and_adds_the_dry_run(document: Any) -> None:
     published = without_words(document)
-    (operation,) = published["paths"][PATH].values()
-    operation["responses"] = {status: operation["responses"][status] for status in ("200", "422")}
+    for operation in published["paths"][PATH].values():
+        responses = operation["responses"]
+        operation["responses"] = {status: responses[status] for status in ("200", "422")}
     for name in ("ErrorMessage", "IncompleteDeletion"):
         del published["components"]["schemas"][name]
     dry_run = published["components"]["schemas"]["DeleteCheckpointsRequest"]["properties"].pop(
@@ -137,34 +182,31 @@ def test_contains_the_contract_and_adds_the_dry_run(document: Any) -> None:
     )
 
     assert DRY_RUN == dry_run
-    assert {
-        "in": "query",
-        "name": "dry_run",
-        "required": False,
-        "schema": DRY_RUN,
-    } == operation["parameters"].pop()
+    deletion = published["paths"][PATH]["delete"]
+    assert in_query("dry_run", **DRY_RUN) == deletion["parameters"].pop()
     assert CONTRACT == {key: published[key] for key in CONTRACT}
 
 
-def test_adds_the_refusals_to_the_contract(document: Any) -> None:
+@pytest.mark.parametrize(
+    ("method", "unavailable"), [("get", "ErrorMessage"), ("delete", "IncompleteDeletion")]
+)
+def test_adds_the_refusals_to_the_contracts(document: Any, method: str, unavailable: str) -> None:
     published = without_words(document)
-    (operation,) = published["paths"][PATH].values()
 
     def response(body: str = "ErrorMessage", **headers: str) -> dict[str, Any]:
-        message = {"schema": {"$ref": f"#/components/schemas/{body}"}}
         named = {name.replace("_", "-"): {"schema": {"type": headers[name]}} for name in headers}
-        return {"content": {"application/json": message}} | ({"headers": named} if named else {})
+        return json_of(body) | ({"headers": named} if named else {})
 
     added = {
         status: response
-        for status, response in operation["responses"].items()
+        for status, response in published["paths"][PATH][method]["responses"].items()
         if status not in ("200", "422")
     }
     assert {
         "401": response(WWW_Authenticate="string"),
         "403": response(WWW_Authenticate="string"),
         "404": response(),
-        "503": response("IncompleteDeletion", Retry_After="integer"),
+        "503": response(unavailable, Retry_After="integer"),
     } == added
     assert {
         "title": "ErrorMessage",
@@ -181,21 +223,31 @@ def test_adds_the_refusals_to_the_contract(document: Any) -> None:
         ({"steps": "1"}, 422),
         ({"token": None}, 401),
         ({"token": "unknown"}, 401),
-        ({"token": "under-scoped"}, 403),
+        ({"token": "reader"}, 403),
         ({"path": "/"}, 404),
         ({"steps": list(range(101))}, 503),
+        (LISTING, 200),
+        (LISTING | {"queryStringParameters": {"limit": "0"}}, 422),
+        (LISTING | {"token": None}, 401),
+        (LISTING | {"token": "unknown"}, 401),
+        (LISTING | {"token": TOKEN}, 403),
+        (LISTING | {"path": "/"}, 404),
+        (LISTING, 503),
     ],
 )
 def test_the_function_answers_as_published(
     call: Call, endpoint: Endpoint, document: Any, event: dict[str, Any], status: int
 ) -> None:
-    put_token("under-scoped", entity=ENTITY, scopes=["checkpoints:read"])
-    endpoint.keep_failing("Query", reject(503, "ServiceUnavailable"))
+    put_token("reader", entity=ENTITY, scopes=[READ_SCOPE])
+    put_checkpoints(MODEL, range(30), entity=ENTITY, metrics={"M": {"loss": {"N": "0.5"}}})
+    if status == 503:
+        endpoint.keep_failing("Query", reject(503, "ServiceUnavailable"))
 
     answer = call(**event)
 
     assert status == answer.status
-    response = document["paths"][PATH]["delete"]["responses"][str(status)]
+    method = event.get("method", "DELETE").lower()
+    response = document["paths"][PATH][method]["responses"][str(status)]
     schema = response["content"][answer.headers["Content-Type"]]["schema"]
     jsonschema.validate(answer.body, schema | {"components": document["components"]})
     assert {"Content-Type", *response.get("headers", {})} == set(answer.headers)

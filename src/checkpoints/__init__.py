@@ -1,1 +1,1 @@
-"""Delete model checkpoints: a Lambda function behind an API Gateway REST API."""
+"""List and delete model checkpoints: a Lambda function behind an API Gateway REST API."""

@@ -1,4 +1,4 @@
-"""Handle one request: authenticate, parse, delete, answer."""
+"""Handle one request: authenticate, parse, list or delete, answer."""
 
 import gc
 
@@ -19,21 +19,24 @@ from pydantic import BaseModel
 
 from checkpoints import dynamodb
 from checkpoints.audit import Audit, logger
-from checkpoints.auth import DELETE_SCOPE, Authenticator, AuthError
+from checkpoints.auth import DELETE_SCOPE, READ_SCOPE, Authenticator, AuthError
 from checkpoints.schemas import (
+    CheckpointResponse,
     DeleteCheckpointsRequest,
     DeleteCheckpointsResponse,
     ErrorMessage,
     HTTPValidationError,
     IncompleteDeletion,
     InvalidRequestError,
+    ListCheckpointsRequest,
+    ListCheckpointsResponse,
     decode_model_id,
 )
 from checkpoints.store import CheckpointStore, IncompleteDeletionError
 
 MODELS = "/v1/preview/models/"
 ROUTE = f"{MODELS}<model_id>/checkpoints"
-RETRY_AFTER_SECONDS = 2
+RETRY_LATER = {"Retry-After": "2"}  # seconds
 INTERNAL_SERVER_ERROR = "Internal Server Error"
 
 # The resolver's own validation stays off: it would read the body before the token is checked, and
@@ -50,29 +53,43 @@ class MissingSettingError(Exception):
     """An environment variable that the function needs is unset or empty."""
 
 
+@app.get(ROUTE)
+def list_model_checkpoints(model_id: str) -> Response[str]:
+    """Answer with a page of the caller's checkpoints of a model."""
+    store, entity, calls = _authenticate(READ_SCOPE)
+    model_id = decode_model_id(model_id)
+    request = ListCheckpointsRequest.parse(app.current_event)
+    app.context["audit"].identify(model_id=model_id)
+
+    page = store.owned(model_id, entity=entity, calls=calls).page(
+        request.after, request.limit, descending=request.order == "desc"
+    )
+    app.context["audit"].listed(page)
+    data = [
+        CheckpointResponse(id=str(step), step=step, metrics=metrics)
+        for step, metrics in page.checkpoints
+    ]
+    answer = ListCheckpointsResponse(data=data, has_more=page.has_more)
+    if data:
+        answer.first_id, answer.last_id = data[0].id, data[-1].id
+    return _answer(200, answer)
+
+
 @app.delete(ROUTE)
 def delete_model_checkpoints(model_id: str) -> Response[str]:
     """Delete the caller's checkpoints of a model at the steps that the body names.
 
     If the request is a dry run, only tell what would be deleted.
     """
-    audit: Audit = app.context["audit"]
-    calls = dynamodb.Calls(remaining_ms=app.lambda_context.get_remaining_time_in_millis())
-    audit.watch(calls)
-    authenticator, store = connect()
-
-    principal = authenticator.authenticate(
-        app.current_event.raw_event, scope=DELETE_SCOPE, calls=calls
-    )
-    audit.identify(entity=principal.entity, token_name=principal.token_name)
-
+    store, entity, calls = _authenticate(DELETE_SCOPE)
     model_id = decode_model_id(model_id)
     request = DeleteCheckpointsRequest.parse(app.current_event)
+    audit: Audit = app.context["audit"]
     audit.identify(model_id=model_id)
 
     if request.dry_run:
         audit.identify(dry_run=True)
-        dry_run = store.dry_run(model_id, request.steps, entity=principal.entity, calls=calls)
+        dry_run = store.dry_run(model_id, request.steps, entity=entity, calls=calls)
         audit.dry_run_completed(dry_run)
         return _answer(
             200,
@@ -81,7 +98,7 @@ def delete_model_checkpoints(model_id: str) -> Response[str]:
             ),
         )
 
-    deletion = store.delete(model_id, request.steps, entity=principal.entity, calls=calls)
+    deletion = store.delete(model_id, request.steps, entity=entity, calls=calls)
     audit.completed(deletion)  # first, so that it is logged even if the answer cannot be made
     return _answer(
         200,
@@ -89,6 +106,22 @@ def delete_model_checkpoints(model_id: str) -> Response[str]:
             deleted_count=len(deletion.deleted), not_found_steps=deletion.not_found
         ),
     )
+
+
+def _authenticate(scope: str) -> tuple[CheckpointStore, str, dynamodb.Calls]:
+    """Begin a request: return the store, the caller's entity, and the calls of the request.
+
+    Raises:
+        AuthError: the caller may not do this.
+
+    """
+    audit: Audit = app.context["audit"]
+    calls = dynamodb.Calls(remaining_ms=app.lambda_context.get_remaining_time_in_millis())
+    audit.watch(calls)
+    authenticator, store = connect()
+    principal = authenticator.authenticate(app.current_event.raw_event, scope=scope, calls=calls)
+    audit.identify(entity=principal.entity, token_name=principal.token_name)
+    return store, principal.entity, calls
 
 
 @app.exception_handler(AuthError)
@@ -119,8 +152,11 @@ def handle_not_found(_: NotFoundError) -> Response[str]:
 
 @app.exception_handler(dynamodb.UnavailableError)
 def handle_unavailable(error: dynamodb.UnavailableError) -> Response[str]:
-    """Answer when the token could not be looked up, or a dry run could not be done."""
+    """Answer when the token could not be looked up, or a list or a dry run could not be made."""
     app.context["audit"].failed(503, error)
+    if app.current_event.http_method == "GET":
+        body = ErrorMessage(detail="The database is not available. Repeat the request.")
+        return _answer(503, body, RETRY_LATER)
     return _answer_unavailable(deleted=0, unconfirmed=0)
 
 
@@ -199,7 +235,7 @@ def _answer_unavailable(*, deleted: int, unconfirmed: int) -> Response[str]:
         deleted_count=deleted,
         unconfirmed_count=unconfirmed,
     )
-    return _answer(503, body, {"Retry-After": str(RETRY_AFTER_SECONDS)})
+    return _answer(503, body, RETRY_LATER)
 
 
 # Connect while Lambda initialises, with a full CPU. If that fails, the first request fails for the

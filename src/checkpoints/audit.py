@@ -18,6 +18,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from checkpoints.dynamodb import Calls
+from checkpoints.reads import Page
 from checkpoints.store import Deletion, DryRun
 
 # CloudWatch cuts a log event at 256 KiB. What can be long on a line is the step ranges, and the
@@ -60,6 +61,12 @@ class Audit:
     def identify(self, **fields: str | bool) -> None:
         """Put what the request is about on every line that follows."""
         logger.append_keys(**fields)
+
+    def listed(self, page: Page) -> None:
+        """Report a page of the list that was answered with 200."""
+        count = len(page.checkpoints)
+        self._log(logger.info, "Checkpoints listed", status=200, listed_count=count)
+        self._count(CheckpointsListed=count)
 
     def completed(self, deletion: Deletion) -> None:
         """Report a deletion that was answered with 200."""

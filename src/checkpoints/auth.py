@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 DELETE_SCOPE = "checkpoints:delete"
+READ_SCOPE = "checkpoints:read"
 
 # RFC 6750 section 2.1, the scheme in any case (RFC 9110 section 11.1).
 _CREDENTIALS = re.compile(r"(?i:bearer) +([A-Za-z0-9._~+/-]+=*)", re.ASCII)

@@ -1,16 +1,17 @@
-"""Reading which checkpoints exist."""
+"""Reading which checkpoints exist, and their metrics."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from checkpoints.dynamodb import Calls
-from checkpoints.steps import among, side_by_side, storable
+from checkpoints.steps import among, side_by_side, storable, to_integer
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import QueryOutputTypeDef
 
 # DynamoDB's limits: keys in a batch, bytes in a hash key.
 MAX_BATCH_KEYS = 100
@@ -22,6 +23,32 @@ MAX_MODEL_ID_BYTES = 2048
 MAX_SPARSE_PAGES = 3
 RECORDS_FOR_A_KEY = 20
 
+# If what a query read does not fill a page of the list, the next one reads so many times more, up
+# to about as many small records as it can. So it takes few calls to pass others' records.
+READ_GROWTH = 4
+MAX_READ_RECORDS = 20_000
+
+# A page of the list ends early at about this length, as Lambda's answers have at most 6 MB. A
+# number in JSON has up to 24 characters.
+MAX_METRICS_CHARACTERS = 2_000_000
+NUMBER_CHARACTERS = 24
+
+MAX_EXACT_INTEGER = 2**53  # a 64-bit float holds every integer up to it
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint as the list shows it."""
+
+    step: int
+    metrics: dict[str, float]
+
+
+class Page(NamedTuple):
+    """A part of the list, and whether at least one more checkpoint follows."""
+
+    checkpoints: list[Checkpoint]
+    has_more: bool
+
 
 class OwnedCheckpoints(NamedTuple):
     """The checkpoints of one model that one entity owns, and the calls that a request makes."""
@@ -32,11 +59,14 @@ class OwnedCheckpoints(NamedTuple):
     entity: str
     calls: Calls
 
+    @property
+    def has_possible_model(self) -> bool:
+        """Tell whether a key can hold the model's id."""
+        return len(self.model_id.encode()) <= MAX_MODEL_ID_BYTES
+
     def possible(self, steps: list[int]) -> list[int]:
         """Return the steps at which the table can have a checkpoint, in their order."""
-        if len(self.model_id.encode()) > MAX_MODEL_ID_BYTES:
-            return []
-        return storable(steps)
+        return storable(steps) if self.has_possible_model else []
 
     def existing(self, steps: list[int]) -> list[int]:
         """Return those of the possible steps that exist now. The steps must be ascending.
@@ -108,6 +138,67 @@ class OwnedCheckpoints(NamedTuple):
                 break
         return existing
 
+    def page(self, after: int | None, limit: int, *, descending: bool) -> Page:
+        """Return at most `limit` checkpoints in the order of their steps.
+
+        They begin after the step `after`, which need not exist. There can be fewer than `limit`
+        although there are more, if the metrics are very many.
+
+        Raises:
+            CallError: DynamoDB failed.
+
+        """
+        if not self.has_possible_model:
+            return Page([], has_more=False)
+        found: list[Checkpoint] = []
+        characters = 0
+        passed = None if after is None else str(after)
+        records = limit + 1  # one more, to know whether there are more
+        while True:
+            answer = self._query(passed, records, descending=descending)
+            for item in answer["Items"]:
+                step = to_integer(item["step"]["N"])
+                if step is not None:
+                    metrics = _numbers(item.get("metrics", {}).get("M", {}))
+                    found.append(Checkpoint(step, metrics))
+                    characters += sum(len(name) + NUMBER_CHARACTERS for name in metrics)
+            is_long = len(found) > 1 and characters > MAX_METRICS_CHARACTERS
+            if len(found) > limit or is_long:
+                return Page(found[: min(limit, len(found) - 1)], has_more=True)
+            if "LastEvaluatedKey" not in answer:
+                return Page(found, has_more=False)
+            passed = answer["LastEvaluatedKey"]["step"]["N"]
+            records = min(records * READ_GROWTH, MAX_READ_RECORDS)
+
+    def _query(self, passed: str | None, records: int, *, descending: bool) -> "QueryOutputTypeDef":
+        """Return what the entity owns among the next records after the step `passed`."""
+        condition = "model_id = :model_id"
+        values = {":model_id": {"S": self.model_id}, ":entity": {"S": self.entity}}
+        if passed is not None:
+            condition += f" AND #step {'<' if descending else '>'} :passed"
+            values[":passed"] = {"N": passed}
+        return self.calls.make(
+            self.client.query,
+            TableName=self.table,
+            KeyConditionExpression=condition,
+            FilterExpression="entity = :entity",
+            ProjectionExpression="#step, #metrics",
+            ExpressionAttributeNames={"#step": "step", "#metrics": "metrics"},
+            ExpressionAttributeValues=values,
+            ScanIndexForward=not descending,
+            Limit=records,
+            ConsistentRead=True,
+        )
+
     def key(self, step: int) -> dict[str, Any]:
         """Return the key of the record at a step."""
         return {"model_id": {"S": self.model_id}, "step": {"N": str(step)}}
+
+
+def _numbers(attributes: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a map, as precise as JSON's clients read them: as 64-bit floats."""
+    floats = {name: float(value["N"]) for name, value in attributes.items() if "N" in value}
+    return {
+        name: int(number) if number.is_integer() and abs(number) < MAX_EXACT_INTEGER else number
+        for name, number in floats.items()
+    }

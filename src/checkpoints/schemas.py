@@ -2,13 +2,24 @@
 
 import base64
 import json
-from typing import Annotated, Self
+from contextlib import suppress
+from typing import Annotated, Literal, Self
 from urllib.parse import unquote
 
 import pydantic
 from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEvent
-from pydantic import BaseModel, FailFast, Field, StrictBool, StrictInt
-from pydantic_core import from_json
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    FailFast,
+    Field,
+    StrictBool,
+    StrictInt,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError, PydanticKnownError, from_json
+
+from checkpoints.steps import storable
 
 # Arrays and objects in a body, or characters that look like one; a valid request needs two. Each
 # that is in the wrong place becomes a Python object before it is rejected, and a million of them
@@ -54,6 +65,28 @@ class DeleteCheckpointsResponse(BaseModel):
     not_found_steps: list[int]
 
 
+class CheckpointResponse(BaseModel):
+    """A checkpoint. Its id stands for its step, also after it was deleted."""
+
+    id: str
+    step: int
+    # An integer is written as one, not as `3.0`; both are numbers.
+    metrics: dict[str, Annotated[int | float, WithJsonSchema({"type": "number"})]]
+
+
+class PaginatedResponse[T](BaseModel):
+    """A page of a list. If `has_more`, the next one is that `after` the `last_id`."""
+
+    object: str = "list"
+    data: list[T]
+    first_id: str = ""
+    last_id: str = ""
+    has_more: bool
+
+
+ListCheckpointsResponse = PaginatedResponse[CheckpointResponse]
+
+
 class InvalidRequestError(Exception):
     """The request is not what the API describes."""
 
@@ -77,7 +110,7 @@ class DeleteCheckpointsRequest(BaseModel):
             InvalidRequestError: with everything that is wrong in the query and in the body.
 
         """
-        in_query = event.resolved_query_string_parameters.get("dry_run", [])
+        in_query = _query_values(event, "dry_run")
         errors = []
         if any(value not in ("true", "false") for value in in_query):
             loc = ["query", "dry_run"]
@@ -115,17 +148,49 @@ class DeleteCheckpointsRequest(BaseModel):
             # A backslash can be part of a key that is written in another way.
             keys = _keys(body) if body.count(b'"dry_run"') > 1 or b"\\" in body else []
         except pydantic.ValidationError as error:
-            raise InvalidRequestError(
-                [
-                    ValidationError(loc=["body", *each["loc"]], msg=each["msg"], type=each["type"])
-                    for each in error.errors(include_url=False, include_input=False)
-                ]
-            ) from None
+            raise _invalid("body", error) from None
         except ValueError as error:
             raise _not_json(str(error)) from None
         if keys.count("dry_run") > 1:
             raise _not_json("dry_run is repeated")
         return request
+
+
+def _parse_integer(text: str) -> int:
+    """Read an integer that is written as in JSON: not as "+7", "07", " 7" or "7.0"."""
+    with suppress(TypeError, ValueError):
+        if str(number := int(text)) == text:
+            return number
+    raise PydanticKnownError("int_parsing")
+
+
+def _parse_id(text: str) -> int:
+    step = _parse_integer(text)
+    if not storable([step]):
+        raise PydanticCustomError("no_checkpoint_id", "No checkpoint can have this id")
+    return step
+
+
+class ListCheckpointsRequest(BaseModel):
+    """Which page of the list: its length, its order, and the step whose checkpoint it follows."""
+
+    after: Annotated[int, BeforeValidator(_parse_id)] | None = None
+    limit: Annotated[int, BeforeValidator(_parse_integer), Field(ge=1, le=100)] = 20
+    order: Literal["asc", "desc"] = "asc"
+
+    @classmethod
+    def parse(cls, event: APIGatewayProxyEvent) -> Self:
+        """Read the query of an event. Of a repeated parameter the last one counts.
+
+        Raises:
+            InvalidRequestError: with everything that is wrong in the query.
+
+        """
+        values = {name: _query_values(event, name) for name in cls.model_fields}
+        try:
+            return cls.model_validate({name: each[-1] for name, each in values.items() if each})
+        except pydantic.ValidationError as error:
+            raise _invalid("query", error) from None
 
 
 def decode_model_id(encoded: str) -> str:
@@ -139,12 +204,18 @@ def decode_model_id(encoded: str) -> str:
     try:
         return unquote(encoded, errors="strict")
     except UnicodeError:
-        error = ValidationError(
-            loc=["path", "model_id"],
-            msg="Input should be percent-encoded UTF-8",
-            type="string_unicode",
-        )
+        msg = "Input should be percent-encoded UTF-8"
+        error = ValidationError(loc=["path", "model_id"], msg=msg, type="string_unicode")
         raise InvalidRequestError([error]) from None
+
+
+def _query_values(event: APIGatewayProxyEvent, name: str) -> list[str]:
+    """Return the values of a query parameter, which a REST event has in two places."""
+    single = event.query_string_parameters
+    multiple = event.multi_value_query_string_parameters
+    if name not in single and name not in multiple:
+        return []
+    return multiple.get(name) or [single.get(name) or ""]
 
 
 def _read_body(event: APIGatewayProxyEvent) -> bytes:
@@ -160,6 +231,15 @@ def _read_body(event: APIGatewayProxyEvent) -> bytes:
 def _keys(body: bytes) -> list[str]:
     """Return the keys of a JSON object, with their repeats."""
     return [key for key, _ in json.loads(body, object_pairs_hook=list)]
+
+
+def _invalid(place: str, error: pydantic.ValidationError) -> InvalidRequestError:
+    return InvalidRequestError(
+        [
+            ValidationError(loc=[place, *each["loc"]], msg=each["msg"], type=each["type"])
+            for each in error.errors(include_url=False, include_input=False)
+        ]
+    )
 
 
 def _not_json(reason: str) -> InvalidRequestError:

@@ -91,6 +91,13 @@ def among(steps: Sequence[int], numbers: Iterable[str]) -> list[int]:
     return found
 
 
+def to_integer(number: str) -> int | None:
+    """Return the step that one of DynamoDB's numbers stands for, if it is an integer."""
+    value = _parse(number)
+    step = int(value)
+    return step if step == value else None
+
+
 def _parse(number: str) -> int | Decimal:
     """Return an `int` if the number is written as one: it is compared much faster."""
     try:

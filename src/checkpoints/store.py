@@ -64,6 +64,13 @@ class CheckpointStore:
         self._client = client
         self._table = table
 
+    def owned(self, model_id: str, *, entity: str, calls: Calls) -> OwnedCheckpoints:
+        """Return the entity's checkpoints of a model, to read them by the calls of a request.
+
+        The model's id can be of any length; one that no key can hold has no checkpoints.
+        """
+        return OwnedCheckpoints(self._client, self._table, model_id, entity, calls)
+
     def delete(self, model_id: str, steps: Sequence[int], *, entity: str, calls: Calls) -> Deletion:
         """Delete the entity's checkpoints of a model at these steps.
 
@@ -81,7 +88,7 @@ class CheckpointStore:
 
         """
         deletion = Deletion(distinct(steps))
-        checkpoints = OwnedCheckpoints(self._client, self._table, model_id, entity, calls)
+        checkpoints = self.owned(model_id, entity=entity, calls=calls)
         try:
             side_by_side(
                 lambda batch: _send(checkpoints, batch, deletion),
@@ -100,7 +107,7 @@ class CheckpointStore:
 
         """
         asked = distinct(steps)
-        checkpoints = OwnedCheckpoints(self._client, self._table, model_id, entity, calls)
+        checkpoints = self.owned(model_id, entity=entity, calls=calls)
         existing = checkpoints.existing(sorted(checkpoints.possible(asked)))
         return DryRun(asked, set(existing))
 

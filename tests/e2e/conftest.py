@@ -10,6 +10,7 @@ from deployment import Deployment, Role, Send
 from emulators.cloud import build, local_cloud
 from events import MODEL, Answer
 from faulty_dynamodb import Endpoint
+from scripts import tokens
 
 
 @pytest.fixture(scope="session")
@@ -25,8 +26,8 @@ def deployment() -> Iterator[Deployment]:
 
 @pytest.fixture(scope="session")
 def token(deployment: Deployment) -> str:
-    """Return a token that may delete."""
-    return deployment.issue_token("good")
+    """Return a token that may list and delete."""
+    return deployment.issue_token("good", scopes=tokens.SCOPES)
 
 
 @pytest.fixture

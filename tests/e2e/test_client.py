@@ -1,7 +1,11 @@
 """A client that is not ours: the one that the API's public clients are built on."""
 
+import asyncio
+from typing import Any
+
 import openai
 import pytest
+from openai.pagination import AsyncCursorPage
 
 from deployment import Deployment
 from events import MODEL
@@ -13,6 +17,14 @@ class Deletion(openai.BaseModel):
 
     deleted_count: int
     not_found_steps: list[int]
+
+
+class Checkpoint(openai.BaseModel):
+    """An element of the list, as a client would declare it."""
+
+    id: str
+    step: int
+    metrics: dict[str, float]
 
 
 def delete(
@@ -62,3 +74,41 @@ def test_the_sdk_knows_the_refusals_for_what_they_are(deployment: Deployment) ->
         delete(deployment, "unknown", [1])
 
     assert {"detail": "Invalid or expired token"} == refusal.value.body
+
+
+@pytest.mark.parametrize(
+    ("query", "requests"), [({}, 13), ({"limit": 100, "order": "desc"}, 3), ({"limit": 7}, 36)]
+)
+def test_lists_everything_and_deletes_all_but_two(
+    deployment: Deployment, token: str, query: dict[str, Any], requests: int
+) -> None:
+    """The whole clean-up that clients do."""
+    steps = range(-500, 2_000, 10)
+    metrics = {"M": {"loss": {"N": "0.125"}, "epoch": {"N": "3"}}}
+    deployment.put_checkpoints(steps, metrics=metrics)
+    deployment.put_checkpoints(range(-495, 2_000, 100), entity="speech-team")
+    listed = asyncio.run(list_all(deployment, token, query))
+
+    expected = reversed(steps) if query.get("order") == "desc" else steps
+    assert [
+        Checkpoint(id=str(step), step=step, metrics={"loss": 0.125, "epoch": 3})
+        for step in expected
+    ] == listed
+    assert requests == deployment.endpoint.calls.count("GetItem")
+
+    kept = {-500, 1_990}
+    gone = [checkpoint.step for checkpoint in listed if checkpoint.step not in kept]
+    assert Deletion(deleted_count=248, not_found_steps=[]) == delete(deployment, token, gone)
+    assert kept | set(range(-495, 2_000, 100)) == deployment.stored_steps()
+
+
+async def list_all(deployment: Deployment, token: str, query: dict[str, Any]) -> list[Checkpoint]:
+    api = f"{deployment.outputs['ApiUrl']}/v1"
+    async with openai.AsyncOpenAI(base_url=api, api_key=token) as client:
+        pages = client.get_api_list(
+            f"/preview/models/{MODEL}/checkpoints",
+            page=AsyncCursorPage[Checkpoint],
+            model=Checkpoint,
+            options={"params": query},
+        )
+        return [checkpoint async for checkpoint in pages]

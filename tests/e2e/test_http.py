@@ -8,6 +8,7 @@ import sys
 import pytest
 import requests
 
+from checkpoints.auth import READ_SCOPE
 from deployment import Deployment, Send
 from emulators import STACK
 from events import Answer
@@ -37,6 +38,34 @@ def test_deletes_what_exists_and_reports_what_does_not(deployment: Deployment, s
     assert (200, {"deleted_count": 2, "not_found_steps": [99]}) == status_and_body(answer)
     assert "application/json" == answer.headers["Content-Type"]
     assert {0, 2, 4} == deployment.stored_steps()
+
+
+def test_lists_page_by_page(deployment: Deployment, send: Send) -> None:
+    deployment.put_checkpoints(range(5), metrics={"M": {"loss": {"N": "0.5"}}})
+
+    answer = send(method="GET", url=f"{deployment.url()}?order=desc&limit=9&limit=2&after=4")
+
+    page = {
+        "object": "list",
+        "data": [
+            {"id": "3", "step": 3, "metrics": {"loss": 0.5}},
+            {"id": "2", "step": 2, "metrics": {"loss": 0.5}},
+        ],
+        "first_id": "3",
+        "last_id": "2",
+        "has_more": True,
+    }
+    assert (200, page) == status_and_body(answer)
+    assert "application/json" == answer.headers["Content-Type"]
+
+
+@pytest.mark.parametrize("query", ["?limit", "?limit=", "?limit=5&limit=101", "?limit=%2B5"])
+def test_refuses_a_query_that_is_not_understood(
+    deployment: Deployment, send: Send, query: str
+) -> None:
+    answer = send(method="GET", url=deployment.url() + query)
+
+    assert (422, ["query", "limit"]) == (answer.status, answer.body["detail"][0]["loc"])
 
 
 @pytest.mark.parametrize(
@@ -107,7 +136,7 @@ def test_refuses_a_caller_it_does_not_know(
 
 
 def test_refuses_a_token_without_the_scope(deployment: Deployment, send: Send) -> None:
-    token = deployment.issue_token("reader", scope="checkpoints:read")
+    token = deployment.issue_token("reader", scopes=[READ_SCOPE])
 
     answer = send([1], token=token)
 
@@ -167,7 +196,7 @@ def test_knows_no_other_method_and_no_other_path(deployment: Deployment, send: S
     """What is said of it is the gateway's business, and the local one has words of its own."""
     api = deployment.outputs["ApiUrl"]
 
-    for method, url in (("GET", deployment.url()), ("DELETE", f"{api}/v1/preview/models/m")):
+    for method, url in (("POST", deployment.url()), ("DELETE", f"{api}/v1/preview/models/m")):
         assert send([1], method=method, url=url).status in (403, 404)
     assert [] == deployment.endpoint.calls
 

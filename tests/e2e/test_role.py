@@ -36,6 +36,22 @@ def test_a_request_needs_each_action(
     assert (200, {"deleted_count": 101, "not_found_steps": []}) == (answer.status, answer.body)
 
 
+def test_a_list_needs_the_right_to_query_and_no_other(
+    deployment: Deployment, send: Send, role: Role
+) -> None:
+    deployment.put_checkpoints(range(2))
+
+    role.take_away("dynamodb:Query")
+    answer = send(method="GET")
+
+    assert (500, {"detail": "Internal Server Error"}) == (answer.status, answer.body)
+
+    role.take_away("dynamodb:BatchGetItem", "dynamodb:DeleteItem")
+    answer = send(method="GET")
+
+    assert (200, ["0", "1"]) == (answer.status, [each["id"] for each in answer.body["data"]])
+
+
 @pytest.mark.parametrize("count", [2, 101])
 def test_a_dry_run_needs_no_right_to_delete(
     deployment: Deployment, send: Send, role: Role, count: int
