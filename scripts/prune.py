@@ -1,0 +1,452 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["httpx2>=2.16,<3", "pydantic>=2.14,<3", "rich>=15,<16"]
+# ///
+"""Delete the checkpoints of a model, except those that the rules keep."""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from time import sleep
+from typing import Annotated, Any, NamedTuple, TypeVar
+from urllib.parse import quote
+
+import httpx2
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+PAGE_SIZE = 100  # the most that the API lists at once
+# Small enough to be answered within a second or two. The API has 29 seconds for a request, and
+# DynamoDB can slow it down to 500 deletions a second.
+BATCH_SIZE = 1_000
+MAX_TRIES = 6  # of one request, without any progress
+MAX_WAIT_SECONDS = 60.0
+TIMEOUT = httpx2.Timeout(40, connect=10)  # longer than the API works on any request
+MAX_DETAIL = 300
+MAX_METRICS = 3  # that fit beside each other in 80 columns
+LOCAL_HOST = r"(.*\.)?localhost|127(\.\d+){3}|::1"
+HINTS = {
+    401: "Set CHECKPOINTS_TOKEN to a token that is not revoked or expired.",
+    403: "The token needs the scopes checkpoints:read and checkpoints:delete.",
+}
+URL_HINT = "Set CHECKPOINTS_API_URL to the address of the API, such as https://api.example.com."
+EPILOG = """\
+The rules add up: a checkpoint stays if any of them keeps it. Each has to keep
+at least one. Checkpoints that are saved while the command runs always stay.
+
+Set CHECKPOINTS_API_URL to the address of the API, and CHECKPOINTS_TOKEN to a
+token with the scopes checkpoints:read and checkpoints:delete.
+
+examples:
+  prune.py resnet-50 --keep-last 5 --dry-run
+  prune.py resnet-50 --keep-best val/reward --keep-best val/loss:min=3
+  prune.py resnet-50 --keep-every 1000 --keep 4200,5000-5100 --yes
+  prune.py resnet-50 --all
+
+exit codes: 0 nothing is left of what was to be deleted, 1 not done or not
+finished, 2 wrong usage, 130 interrupted
+"""
+
+Metrics = Mapping[str, int | float]
+Checkpoints = Mapping[int, Metrics]  # by step
+
+
+class Answer(BaseModel):
+    """What the API answers; other keys are ignored."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class Checkpoint(Answer):
+    """One of a page."""
+
+    step: int
+    metrics: dict[str, Annotated[int | float, Field(gt=-1e127, lt=1e127)]]  # as DynamoDB has them
+
+
+class Page(Answer):
+    """Some checkpoints of a model, and whether there are more."""
+
+    data: list[Checkpoint]
+    has_more: bool
+    last_id: str = ""
+
+
+class Deletion(Answer):
+    """How many checkpoints a request deleted."""
+
+    deleted_count: NonNegativeInt
+
+
+class Problem(Answer):
+    """Why a request failed. Without counts, it is unknown what it deleted."""
+
+    detail: str | list[Any] = ""
+    deleted_count: NonNegativeInt = 0
+    unconfirmed_count: NonNegativeInt | None = None
+
+
+AnswerT = TypeVar("AnswerT", bound=Answer)
+
+
+class Failure(NamedTuple):
+    """One try of a request that did not succeed."""
+
+    reason: str
+    is_final: bool = False
+    deleted: int = 0
+    in_doubt: bool = True  # whether it may have deleted more
+    wait: float | None = None  # seconds, as the API asked for
+
+
+class PruneError(Exception):
+    """The command cannot go on; the message says why."""
+
+
+class Rule(NamedTuple):
+    """What to keep, as one option says."""
+
+    option: str
+    reason: str
+    keep: Callable[[Checkpoints], Sequence[int]]
+    note: Callable[[Checkpoints], str] = lambda _: ""
+    metric: str | None = None
+
+
+class Api:
+    """The checkpoints of one model, over HTTP."""
+
+    def __init__(self, client: httpx2.Client, url: str, token: str) -> None:
+        self._client, self._url, self._token = client, url, token
+        self.planned = 0
+        self.deleted = 0
+        self.in_doubt = False  # whether a request whose answer is unknown may have deleted more
+
+    def list_checkpoints(self) -> dict[int, Metrics]:
+        """Return all checkpoints of the model that the token can see."""
+        found: dict[int, Metrics] = {}
+        parameters: dict[str, str | int] = {"limit": PAGE_SIZE}
+        with console(stderr=True).status("Listing checkpoints") as status:
+            while True:
+                page = self._send(Page, "GET", params=parameters)
+                known = len(found)
+                found |= {each.step: each.metrics for each in page.data}
+                if not page.has_more:
+                    return found
+                if len(found) == known:
+                    raise PruneError("The API's list of checkpoints does not end.")
+                parameters["after"] = page.last_id
+                status.update(f"Listing checkpoints: {len(found):,}")
+
+    def delete(self, steps: Sequence[int]) -> None:
+        """Delete the checkpoints at these steps, as far as they exist."""
+        answer = self._send(Deletion, "DELETE", json={"steps": steps})
+        self._count(answer.deleted_count)
+
+    def _count(self, deleted: int) -> None:
+        self.deleted += deleted
+        # Without this, a server that keeps reporting progress would be asked forever.
+        if self.deleted > self.planned:
+            raise PruneError("The API counts more deletions than it was asked for.")
+
+    def _send(self, kind: type[AnswerT], method: str, **content: Any) -> AnswerT:  # noqa: ANN401
+        """Send a request until it succeeds. Repeating a deletion is safe, and finishes it."""
+        tries = 0
+        while True:
+            answer = self._try(kind, method, **content)
+            if not isinstance(answer, Failure):
+                return answer
+            self._count(answer.deleted)
+            self.in_doubt |= answer.in_doubt and method == "DELETE"
+            # A gateway may repeat the token in its answer.
+            reason = printable(answer.reason.replace(self._token, "[token]"))
+            tries = 1 if answer.deleted else tries + 1
+            if answer.is_final:
+                raise PruneError(reason)
+            if tries == MAX_TRIES:
+                raise PruneError(f"Gave up after {MAX_TRIES} tries. {reason}")
+            wait = 2.0**tries if answer.wait is None else min(answer.wait, MAX_WAIT_SECONDS)
+            warn(f"{reason} Trying again in {wait:g} s.")
+            sleep(wait)
+
+    def _try(self, kind: type[AnswerT], method: str, **content: Any) -> AnswerT | Failure:  # noqa: ANN401
+        try:
+            response = self._client.request(method, self._url, **content)
+        except httpx2.RequestError as error:
+            was_sent = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+            return Failure(f"No answer: {str(error) or type(error).__name__}.", in_doubt=was_sent)
+        status = response.status_code
+        try:
+            if status == httpx2.codes.OK:
+                return kind.model_validate_json(response.content)
+            problem = Problem.model_validate_json(response.content)
+        except ValidationError:
+            if status == httpx2.codes.OK:
+                return Failure(
+                    f"This is not an answer of the checkpoints API. {URL_HINT}", is_final=True
+                )
+            problem = Problem()
+        detail = str(problem.detail)[:MAX_DETAIL] or response.reason_phrase
+        reason = f"{status} {detail}".rstrip(" .") + "."
+        is_server_error = status >= httpx2.codes.INTERNAL_SERVER_ERROR
+        if not is_server_error and status != httpx2.codes.TOO_MANY_REQUESTS:
+            hint = HINTS.get(status, "" if status in {413, 422} else URL_HINT)
+            return Failure(f"{reason} {hint}".rstrip(), in_doubt=False, is_final=True)
+        retry_after = response.headers.get("Retry-After", "")
+        seconds = re.fullmatch(r"\d{1,9}(\.\d+)?", retry_after, re.ASCII)  # it may also be a date
+        return Failure(
+            reason,
+            deleted=problem.deleted_count,
+            in_doubt=is_server_error and problem.unconfirmed_count != 0,
+            wait=float(retry_after) if seconds else None,
+        )
+
+
+def main(
+    arguments: Sequence[str] | None = None, transport: httpx2.BaseTransport | None = None
+) -> int:
+    """Prune a model; return the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if bool(options.rules) == options.all:
+        parser.error("give rules for what to keep, or --all to delete everything, but not both")
+    try:
+        url = httpx2.URL(os.environ.get("CHECKPOINTS_API_URL", "").strip())
+        url.host.encode("idna")  # as the HTTP client does, but without a traceback
+    except (httpx2.InvalidURL, UnicodeError):
+        url = httpx2.URL("")
+    if url.scheme not in {"http", "https"} or not url.host or re.search("[@?#]", str(url)):
+        parser.error(URL_HINT)
+    token = os.environ.get("CHECKPOINTS_TOKEN", "").strip()
+    if not re.fullmatch("[!-~]+", token):  # the error of the HTTP client would print it
+        parser.error("Set CHECKPOINTS_TOKEN to a token, without blanks or special characters.")
+    if url.scheme == "http" and not re.fullmatch(LOCAL_HOST, url.host):
+        warn("Warning: CHECKPOINTS_API_URL is not https. Anyone on the network can read the token.")
+    # Dots too, because a path segment of one or two of them means something else.
+    model = quote(options.model, safe="").replace(".", "%2E")
+    path = f"{str(url).rstrip('/')}/v1/preview/models/{model}/checkpoints"
+    headers = {"Authorization": f"Bearer {token}"}
+    with httpx2.Client(headers=headers, timeout=TIMEOUT, transport=transport) as client:
+        api = Api(client, path, token)
+        try:
+            return prune(api, options)
+        except PruneError as error:
+            code, reason, more = 1, str(error), api.in_doubt
+        except KeyboardInterrupt:
+            code, reason, more = 130, "Interrupted.", api.deleted < api.planned
+    if api.planned:
+        doubt = ", and perhaps some more" if more else ""
+        reason += f" Deleted: {api.deleted:,} of {api.planned:,}{doubt}."
+    warn(f"prune.py: {reason}")
+    return code
+
+
+def prune(api: Api, options: argparse.Namespace) -> int:
+    """Show the plan, ask, delete, and check that nothing of the plan is left."""
+    found = api.list_checkpoints()
+    if not found:
+        print(f"{options.model} has no checkpoints that this token can see.")
+        return 0
+    kept = choose(found, options.rules)
+    to_delete = sorted(found.keys() - kept.keys())
+    show_plan(options, found, kept, to_delete)
+    if options.dry_run or not to_delete:
+        return 0
+    if not options.yes and not sys.stdin.isatty():
+        raise PruneError("Nothing was deleted, because there is no terminal to ask on. Add --yes.")
+    if not options.yes and not confirm("Delete them? [y/N] "):
+        raise PruneError("Nothing was deleted.")
+
+    api.planned = len(to_delete)
+    batches = [to_delete[i : i + BATCH_SIZE] for i in range(0, len(to_delete), BATCH_SIZE)]
+    terminal = console(stderr=True)
+    for batch in track(batches, "Deleting", console=terminal, disable=not terminal.is_terminal):
+        api.delete(batch)
+
+    now = api.list_checkpoints()
+    left = [step for step in to_delete if step in now]
+    print(f"Deleted: {api.deleted:,}. Kept: {len(now.keys() & kept.keys()):,}.")
+    if (gone := len(to_delete) - len(left) - api.deleted) > 0:
+        doubt = ", or deleted by a request whose answer was lost" if api.in_doubt else ""
+        print(f"Already gone{doubt}: {gone:,}.")
+    if new := now.keys() - found.keys():
+        print(f"Saved while this ran, and kept: {len(new):,}.")
+    if left:
+        warn(f"prune.py: Not deleted, or saved again: {len(left):,}, the first at step {left[0]}.")
+    return 1 if left else 0
+
+
+def choose(found: Checkpoints, rules: Sequence[Rule]) -> dict[int, list[str]]:
+    """Return the steps that stay, each with its reasons."""
+    kept: dict[int, list[str]] = {}
+    for rule in rules:
+        steps = rule.keep(found)
+        if not steps:
+            raise PruneError(f"{rule.option} keeps nothing. {rule.note(found)}".rstrip())
+        for step in steps:
+            kept.setdefault(step, []).append(rule.reason)
+    return kept
+
+
+def show_plan(
+    options: argparse.Namespace,
+    found: Checkpoints,
+    kept: Mapping[int, Sequence[str]],
+    to_delete: Sequence[int],
+) -> None:
+    """Print what stays and why, with the metrics of the rules before others, and what goes."""
+    print(f"Checkpoints of {options.model}: {len(found):,}. To keep: {len(kept):,}.")
+    wanted = [rule.metric for rule in options.rules if rule.metric]
+    others = sorted({name for step in kept for name in found[step]})
+    names = list(dict.fromkeys(wanted + others))[:MAX_METRICS]
+    table = Table("Step", "Kept by", *map(printable, names), box=box.SIMPLE)
+    for column in table.columns:
+        column.overflow = "fold"
+        column.justify = "left" if column.header == "Kept by" else "right"
+    for step in sorted(kept):
+        metrics = found[step]
+        cells = [f"{metrics[name]:.6g}" if name in metrics else "" for name in names]
+        table.add_row(str(step), ", ".join(kept[step]), *cells)
+    if kept:
+        console().print(table)
+    for rule in options.rules:
+        if note := rule.note(found):
+            warn(f"{rule.option}: {note}")
+    if to_delete:
+        print(f"To delete: {len(to_delete):,}, from step {to_delete[0]} to step {to_delete[-1]}.")
+    else:
+        print("There is nothing to delete.")
+
+
+def keep_last(text: str) -> Rule:
+    """Read the value of --keep-last."""
+    number = positive(text)
+    return Rule(f"--keep-last {text}", "last", lambda found: sorted(found)[-number:])
+
+
+def keep_best(text: str) -> Rule:
+    """Read the value of --keep-best from its end, as a name may have `:` and `=` in it."""
+    match = re.fullmatch(r"(.+?)(?::(min|max))?(?:=(\d+))?", text, re.ASCII | re.DOTALL)
+    if not match:
+        raise argparse.ArgumentTypeError("the metric has no name")
+    metric, number = match[1], positive(match[3] or "1")
+    sign = -1 if match[2] == "min" else 1
+
+    def keep(found: Checkpoints) -> list[int]:
+        having = [step for step in found if metric in found[step]]
+        ranked = sorted(having, key=lambda step: (sign * found[step][metric], step))
+        return ranked[-number:]
+
+    def note(found: Checkpoints) -> str:
+        lacking = sum(metric not in metrics for metrics in found.values())
+        if lacking == len(found):
+            names = sorted({name for metrics in found.values() for name in metrics})
+            return f"The metrics are: {printable(', '.join(names) or 'none')}."
+        return f"Checkpoints without it: {lacking:,} of {len(found):,}." if lacking else ""
+
+    return Rule(f"--keep-best {printable(text)}", f"best {printable(metric)}", keep, note, metric)
+
+
+def keep_every(text: str) -> Rule:
+    """Read the value of --keep-every."""
+    number = positive(text)
+    reason = f"every {number}"
+    return Rule(f"--keep-{reason}", reason, lambda found: [s for s in found if s % number == 0])
+
+
+def keep_steps(text: str) -> Rule:
+    """Read the value of --keep: steps, and ranges with both their ends."""
+    ranges = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"(-?\d+)(?:-(-?\d+))?", part, re.ASCII)
+        if not match or int(match[1]) > int(match[2] or match[1]):
+            raise argparse.ArgumentTypeError(f"{part!r} is no step, nor a range such as 5000-5100")
+        ranges[part] = (int(match[1]), int(match[2] or match[1]))
+
+    def keep(found: Checkpoints) -> list[int]:
+        return [step for step in found if any(a <= step <= z for a, z in ranges.values())]
+
+    def note(found: Checkpoints) -> str:
+        absent = [part for part, (a, z) in ranges.items() if not any(a <= s <= z for s in found)]
+        return f"There is no checkpoint at {', '.join(absent)}." if absent else ""
+
+    return Rule(f"--keep {text}", "listed", keep, note)
+
+
+def positive(text: str) -> int:
+    """Read a number of 1 or more."""
+    if not re.fullmatch(r"0*[1-9]\d{0,99}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
+    return int(text)
+
+
+def model_id(text: str) -> str:
+    """Check the name of a model, before it is sent and printed."""
+    if not text.isprintable() or not quote(text):
+        raise ValueError
+    return text
+
+
+def confirm(question: str) -> bool:
+    """Ask; only a clear yes counts."""
+    try:
+        return input(question).strip().lower() in {"y", "yes"}
+    except EOFError:  # Ctrl-D
+        print()
+        return False
+
+
+def printable(text: str) -> str:
+    """Return the words of others, made harmless to a terminal."""
+    return text if text.isprintable() else repr(text)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console that prints text as it is, with colors on a terminal only."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def warn(text: str) -> None:
+    """Print a line to standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="prune.py",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="MODEL", type=model_id, help="id of the model")
+    add_rule = partial(parser.add_argument, action="append", dest="rules", default=[])
+    add_rule("--keep-last", type=keep_last, metavar="N", help="keep the N largest steps")
+    add_rule(
+        "--keep-best",
+        type=keep_best,
+        metavar="METRIC[:min|max][=N]",
+        help="keep the N best by a metric, by default the one with the highest value; of equal "
+        "ones, those at larger steps",
+    )
+    add_rule("--keep-every", type=keep_every, metavar="N", help="keep the multiples of N")
+    add_rule(
+        "--keep",
+        type=keep_steps,
+        metavar="STEPS",
+        help="keep these, such as 4200,5000-5100; write --keep=-5 if the first is negative",
+    )
+    parser.add_argument("--all", action="store_true", help="keep nothing: delete everything")
+    parser.add_argument("--dry-run", action="store_true", help="show the plan, and delete nothing")
+    parser.add_argument("--yes", action="store_true", help="do not ask before deleting")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

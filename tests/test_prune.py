@@ -1,0 +1,541 @@
+"""The command that prunes a model, against an API in memory that fails on command."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import httpx2
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from events import MODEL, TOKEN
+from scripts import prune
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "scripts" / "prune.py"
+URL = "https://api.example.com/Prod"
+NUMBERS = dict.fromkeys(range(10))
+
+type Answer = Callable[["FakeApi", httpx2.Request], httpx2.Response]
+
+
+class FakeApi:
+    """One model. Each method answers with what is in `answers` first."""
+
+    def __init__(self, checkpoints: dict[int, Any]) -> None:
+        self.checkpoints = {step: metrics or {} for step, metrics in checkpoints.items()}
+        self.answers: dict[str, list[Answer]] = defaultdict(list)
+        self.paths: list[str] = []
+        self.sent: list[list[int]] = []
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        assert f"Bearer {TOKEN}" == request.headers["Authorization"]
+        self.paths.append(request.url.raw_path.decode())
+        if request.method == "DELETE":
+            self.sent.append(json.loads(request.content)["steps"])
+        answers = self.answers[request.method]
+        return (answers.pop(0) if answers else FakeApi.serve)(self, request)
+
+    def serve(self, request: httpx2.Request) -> httpx2.Response:
+        """Do what is asked."""
+        if request.method == "DELETE":
+            wanted = self.sent[-1]
+            found = [step for step in wanted if self.checkpoints.pop(step, None) is not None]
+            absent = sorted(set(wanted) - set(found))
+            body: Any = {"deleted_count": len(found), "not_found_steps": absent}
+        else:
+            after = request.url.params.get("after")
+            steps = [s for s in sorted(self.checkpoints) if not after or s > int(after[1:])]
+            page = steps[: int(request.url.params["limit"])]
+            data = [{"id": f"c{s}", "step": s, "metrics": self.checkpoints[s]} for s in page]
+            last = data[-1]["id"] if data else ""
+            body = {"data": data, "has_more": len(steps) > len(page), "last_id": last}
+        return httpx2.Response(200, json=body)
+
+    def lose(self, request: httpx2.Request) -> httpx2.Response:
+        """Do what is asked, and lose the answer."""
+        self.serve(request)
+        raise httpx2.ReadTimeout("timed out")
+
+    def overtake(self, request: httpx2.Request) -> httpx2.Response:
+        """Let another run delete two of the steps first, and the largest step."""
+        for step in (*self.sent[-1][:2], max(self.checkpoints)):
+            del self.checkpoints[step]
+        return self.serve(request)
+
+    def save_anew(self, request: httpx2.Request) -> httpx2.Response:
+        """Do what is asked, and save a checkpoint again."""
+        response = self.serve(request)
+        self.checkpoints[4] = {}
+        return response
+
+    def delete_some(self, request: httpx2.Request) -> httpx2.Response:
+        """Delete three, and then the database is not available."""
+        del request
+        for step in [step for step in self.sent[-1] if step in self.checkpoints][:3]:
+            del self.checkpoints[step]
+        body = {"detail": "Not available.", "deleted_count": 3, "unconfirmed_count": 0}
+        return httpx2.Response(503, json=body, headers={"Retry-After": "2"})
+
+
+def answer(status: int, body: Any = None, **headers: str) -> Answer:
+    content = body if isinstance(body, str) else json.dumps(body)
+    return lambda *_: httpx2.Response(status, content=content, headers=headers)
+
+
+class Result(NamedTuple):
+    """What a person sees of a command, and how long it waited."""
+
+    code: object
+    stdout: str
+    stderr: str
+    waits: list[float]
+
+
+class Terminal(io.StringIO):
+    """Someone at the keyboard."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def run(api: FakeApi, *arguments: str, typed: str | None = None, **environment: str) -> Result:
+    """Run the command, without a terminal unless something is typed."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    waits: list[float] = []
+    variables = {"CHECKPOINTS_API_URL": URL, "CHECKPOINTS_TOKEN": TOKEN, "COLUMNS": "80"}
+    with (
+        mock.patch.dict(os.environ, variables | environment),
+        mock.patch.object(sys, "stdin", io.StringIO() if typed is None else Terminal(typed)),
+        mock.patch.object(prune, "sleep", waits.append),
+        redirect_stdout(stdout),
+        redirect_stderr(stderr),
+    ):
+        try:
+            code: object = prune.main(arguments, httpx2.MockTransport(api))
+        except SystemExit as error:
+            code = error.code
+    output = stdout.getvalue() + stderr.getvalue()
+    assert TOKEN not in output
+    assert "\x1b" not in output
+    return Result(code, stdout.getvalue(), stderr.getvalue(), waits)
+
+
+def test_shows_the_plan_and_deletes_the_rest() -> None:
+    api = FakeApi({step: {"val/loss": 100 / step, "lr": 1e-3} for step in range(100, 1_001, 100)})
+    del api.checkpoints[300]["val/loss"]
+
+    result = run(api, MODEL, "--keep-last=2", "--keep-best=val/loss:min", "--keep=200,250", "--yes")
+
+    assert (0, []) == (result.code, result.waits)
+    assert {200, 900, 1_000} == api.checkpoints.keys()
+    assert [[100, 300, 400, 500, 600, 700, 800]] == api.sent
+    assert """\
+Checkpoints of resnet-50: 10. To keep: 3.
+
+  Step   Kept by               val/loss      lr
+ ───────────────────────────────────────────────
+   200   listed                     0.5   0.001
+   900   last                  0.111111   0.001
+  1000   last, best val/loss        0.1   0.001
+
+To delete: 7, from step 100 to step 800.
+Deleted: 7. Kept: 3.
+""" == re.sub(" +$", "", result.stdout, flags=re.MULTILINE)
+    assert (
+        "--keep-best val/loss:min: Checkpoints without it: 1 of 10.\n"
+        "--keep 200,250: There is no checkpoint at 250.\n"
+    ) == result.stderr
+
+
+def test_fits_into_80_columns() -> None:
+    metrics = {f"a-long-name-{i}/without-any-blank": 1 / 3 for i in range(9)}
+
+    result = run(FakeApi({-HUGE: metrics, HUGE: metrics}), MODEL, "--keep-last=2")
+
+    assert "0.333333" in result.stdout
+    assert "…" not in result.stdout
+    assert 80 >= max(map(len, result.stdout.splitlines()))
+
+
+HUGE = 10**38 - 1
+MEASURED: dict[int, Any] = {
+    -HUGE: {"loss": 0.5, "a=b": 1, "a=3": 1},
+    -2: {"loss": 0.1, "a:min": 1, "a:min:x": 1},
+    0: None,
+    3: {"loss": 0.1, "count": HUGE - 1},
+    HUGE: {"loss": -0.1, "count": HUGE},
+}
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept"),
+    [
+        ("--keep-last=9", MEASURED.keys()),
+        ("--keep-best=loss", {-HUGE}),
+        ("--keep-best=loss:max=2", {-HUGE, 3}),  # of equal ones the later
+        ("--keep-best=loss:min=2", {HUGE, 3}),
+        ("--keep-best=loss=9", MEASURED.keys() - {0}),
+        ("--keep-best=count", {HUGE}),  # where a float would see no difference
+        ("--keep-best=a=b", {-HUGE}),
+        ("--keep-best=a=3:max", {-HUGE}),
+        ("--keep-best=a=3=1", {-HUGE}),
+        ("--keep-best=a:min:max", {-2}),
+        ("--keep-best=a:min:x", {-2}),
+        ("--keep-every=3", {-HUGE, 0, 3, HUGE}),
+        ("--keep=-2-0,3,7", {-2, 0, 3}),
+        (f"--keep=-{HUGE}--1", {-HUGE, -2}),
+        ("--all", set()),
+    ],
+)
+def test_reads_each_rule(rule: str, kept: set[int]) -> None:
+    api = FakeApi(MEASURED)
+
+    assert 0 == run(api, MODEL, rule, "--yes").code
+    assert kept == api.checkpoints.keys()
+
+
+def best(found: dict[int, Any], metric: str, choose: Callable[..., Any]) -> set[int]:
+    values = {step: found[step][metric] for step in found if metric in found[step]}
+    return {max(s for s in values if values[s] == choose(values.values()))} if values else set()
+
+
+RULES: dict[str, Callable[[dict[int, Any]], set[int]]] = {
+    "--keep-last=2": lambda found: set(sorted(found, reverse=True)[:2]),
+    "--keep-best=a": lambda found: best(found, "a", max),
+    "--keep-best=b:min": lambda found: best(found, "b", min),
+    "--keep-every=3": lambda found: {step for step in found if step % 3 == 0},
+    "--keep=-1,5-9": lambda found: found.keys() & {-1, 5, 6, 7, 8, 9},
+}
+STEPS = st.integers(-10, 10) | st.integers(-HUGE, HUGE)
+METRICS = st.dictionaries(st.sampled_from("ab"), st.integers(-2, 2) | st.floats(-1, 1))
+
+
+@settings(deadline=None)
+@given(st.dictionaries(STEPS, METRICS, min_size=1), st.sets(st.sampled_from([*RULES]), min_size=1))
+def test_deletes_exactly_what_no_rule_keeps(found: dict[int, Any], rules: set[str]) -> None:
+    kept = [RULES[rule](found) for rule in rules]
+    api = FakeApi(found)
+
+    result = run(api, MODEL, *rules, "--yes")
+
+    stays = set().union(*kept) if all(kept) else found.keys()
+    assert (0 if all(kept) else 1) == result.code
+    assert stays == api.checkpoints.keys()
+    assert sorted(found.keys() - stays) == [step for steps in api.sent for step in steps]
+
+
+def test_lists_all_pages_and_deletes_in_batches() -> None:
+    api = FakeApi(dict.fromkeys(range(2_350)))
+
+    assert 0 == run(api, MODEL, "--keep-last=5", "--yes").code
+    assert [1_000, 1_000, 345] == [len(steps) for steps in api.sent]
+    path = f"/Prod/v1/preview/models/{MODEL}/checkpoints"
+    assert [f"{path}?limit=100", f"{path}?limit=100&after=c99"] == api.paths[:2]
+    assert 24 + 3 + 1 == len(api.paths)
+
+
+def test_never_sends_a_step_that_was_saved_while_it_runs() -> None:
+    class Training(FakeApi):
+        def __call__(self, request: httpx2.Request) -> httpx2.Response:
+            self.checkpoints[10_000 + len(self.paths)] = {}
+            return super().__call__(request)
+
+    api = Training(dict.fromkeys(range(1_500)))
+
+    result = run(api, MODEL, "--keep-every=100", "--yes")
+
+    assert 0 == result.code
+    sent = {step for steps in api.sent for step in steps}
+    assert all(step % 100 and step not in api.checkpoints for step in sent)
+    assert "Saved while this ran, and kept: " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (
+            "--keep-best=val/los",
+            "--keep-best val/los keeps nothing. The metrics are: lr, val/loss.",
+        ),
+        ("--keep=20-30,99", "--keep 20-30,99 keeps nothing. There is no checkpoint at 20-30, 99."),
+        ("--keep-every=50", "--keep-every 50 keeps nothing."),
+    ],
+)
+def test_refuses_a_rule_that_keeps_nothing(rule: str, message: str) -> None:
+    api = FakeApi({1: {"val/loss": 1}, 2: {"lr": 1}})
+
+    result = run(api, MODEL, "--keep-last=1", rule, "--yes")
+
+    assert (1, "", 1) == (result.code, result.stdout, len(api.paths))
+    assert f"prune.py: {message}\n" == result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        [""],
+        ["a\x1bb", "--all"],
+        ["\udcff", "--all"],
+        [MODEL],
+        [MODEL, "--yes"],
+        [MODEL, "--all", "--keep-last=1"],
+        [MODEL, "--keep-l=1"],
+        *([MODEL, f"--keep-last={text}"] for text in ["0", "-1", "x", "1.5", "", "9" * 5_000]),
+        *([MODEL, f"--keep-every={text}"] for text in ["0", "-1"]),
+        *([MODEL, f"--keep-best={text}"] for text in ["", "loss=0"]),
+        *([MODEL, f"--keep={text}"] for text in ["", "1,", "2-1", "1-2-3", "a", "٣", "9" * 5_000]),
+    ],
+    ids=lambda arguments: ascii(arguments)[:40],
+)
+def test_refuses_what_it_does_not_understand(arguments: list[str]) -> None:
+    api = FakeApi(NUMBERS)
+
+    result = run(api, *arguments)
+
+    assert (2, "", []) == (result.code, result.stdout, api.paths)
+    assert "usage: prune.py" in result.stderr
+
+
+TOKENS = ["", " ", "s3cret\ns3cret", "s3crét", "s3cret s"]
+URLS = ["", "api.example.com", "ftp://a", "https://", "http://[::1", "https://a..b"]
+URLS += ["https://a/?s3cret", "https://a/#s3cret", "https://user:s3cret@a"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        *(("CHECKPOINTS_TOKEN", token) for token in TOKENS),
+        *(("CHECKPOINTS_API_URL", url) for url in URLS),
+    ],
+)
+def test_says_which_setting_is_wrong_without_printing_it(variable: str, value: str) -> None:
+    api = FakeApi(NUMBERS)
+
+    result = run(api, MODEL, "--all", "--yes", **{variable: value})
+
+    assert (2, "", []) == (result.code, result.stdout, api.paths)
+    assert f"Set {variable} to" in result.stderr
+    assert "s3cr" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "is_warned"),
+    [
+        ("http://api.example.com", True),
+        ("http://localhost.example.com", True),
+        ("https://api.example.com", False),
+        *((f"http://{host}:8000/", False) for host in ["localhost", "127.0.0.1", "[::1]"]),
+    ],
+)
+def test_warns_where_others_can_read_the_token(url: str, is_warned: bool) -> None:
+    result = run(FakeApi(NUMBERS), MODEL, "--all", "--yes", CHECKPOINTS_API_URL=url)
+
+    assert (0, is_warned) == (result.code, "not https" in result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("model", "segment"),
+    [("a/b é", "a%2Fb%20%C3%A9"), (".", "%2E"), ("..", "%2E%2E"), ("%2e?#", "%252e%3F%23")],
+)
+def test_asks_for_the_model_that_was_named(model: str, segment: str) -> None:
+    api = FakeApi({})
+
+    result = run(api, model, "--all", CHECKPOINTS_API_URL=f" {URL}/ ")
+
+    assert 0 == result.code
+    assert f"{model} has no checkpoints that this token can see.\n" == result.stdout
+    assert [f"/Prod/v1/preview/models/{segment}/checkpoints?limit=100"] == api.paths
+
+
+def test_asks_nothing_when_all_stay() -> None:
+    result = run(FakeApi(NUMBERS), MODEL, "--keep=0-9")
+
+    assert (0, "") == (result.code, result.stderr)
+    assert result.stdout.endswith("There is nothing to delete.\n")
+
+
+@pytest.mark.parametrize(
+    ("typed", "options", "code", "left"),
+    [
+        ("y\n", [], 0, 1),
+        (" YES \n", [], 0, 1),
+        ("n\n", [], 1, 10),
+        ("\n", [], 1, 10),
+        ("", [], 1, 10),
+        (None, [], 1, 10),
+        (None, ["--yes"], 0, 1),
+        (None, ["--dry-run"], 0, 10),
+        ("y\n", ["--dry-run", "--yes"], 0, 10),
+    ],
+)
+def test_shows_the_plan_and_deletes_only_after_a_yes(
+    typed: str | None, options: list[str], code: int, left: int
+) -> None:
+    api = FakeApi(NUMBERS)
+
+    result = run(api, MODEL, "--keep-last=1", *options, typed=typed)
+
+    assert (code, left) == (result.code, len(api.checkpoints))
+    assert "To delete: 9, from step 0 to step 8.\n" in result.stdout
+    assert ("[y/N]" in result.stdout) == (typed is not None and not options)
+    assert ("othing was deleted" in result.stderr or "--yes" in result.stderr) == bool(code)
+
+
+NONSENSE = ["", "<html>", "[]", "{}", "[" * 100_000, '{"data": [], "deleted_count": -1}']
+NONSENSE += [
+    f'{{"data": [{{"step": {step}, "metrics": {{"a": {metric}}}}}], "has_more": false}}'
+    for step, metric in [("1.5", "1"), *(("1", each) for each in ["NaN", "1e999", 10**400, "true"])]
+]
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+@pytest.mark.parametrize(
+    ("refusal", "message"),
+    [
+        (answer(401, {"detail": "Invalid token"}), "401 Invalid token. Set CHECKPOINTS_TOKEN to"),
+        (answer(403, {"detail": "No."}), "403 No. The token needs the scopes checkpoints:read and"),
+        (answer(403, {"message": TOKEN}), "403 Forbidden. The token needs the scopes"),
+        (answer(404, "<html>"), "404 Not Found. Set CHECKPOINTS_API_URL to"),
+        (answer(422, {"detail": [{"msg": "a\x1b[2J"}]}), "422 [{'msg': 'a\\x1b[2J'}]."),
+        (answer(400, {"detail": f"\x1b {TOKEN}"}), r"400 \x1b [token]. Set CHECKPOINTS_API_URL"),
+        (answer(400, {"detail": "x" * 9_999}), "400 xxx"),
+        (answer(302, "", Location="https://elsewhere.example.com"), "302 Found. Set CHECKPOINTS_"),
+        *(
+            (answer(200, body), "This is not an answer of the checkpoints API. Set")
+            for body in NONSENSE
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_stops_at_a_refusal_and_says_what_to_do(method: str, refusal: Answer, message: str) -> None:
+    api = FakeApi(NUMBERS)
+    api.answers[method] = [refusal]
+
+    result = run(api, MODEL, "--keep-last=1", "--yes")
+
+    assert (1, 10, []) == (result.code, len(api.checkpoints), result.waits)
+    assert {"GET": 1, "DELETE": 2}[method] == len(api.paths)
+    assert message in result.stderr[:500] == result.stderr
+    assert ("Deleted: 0 of 9" in result.stderr) == (method == "DELETE")
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_stops_at_answers_that_never_end(method: str) -> None:
+    page = {"data": [{"step": 1, "metrics": {}}], "has_more": True, "last_id": "c1"}
+    one_more = {"detail": "", "deleted_count": 1, "unconfirmed_count": 0}
+    api = FakeApi(NUMBERS)
+    api.answers[method] = [answer(200, page) if method == "GET" else answer(503, one_more)] * 50
+
+    assert 1 == run(api, MODEL, "--keep-last=1", "--yes").code
+    assert {"GET": 2, "DELETE": 1 + 10}[method] == len(api.paths)
+
+
+def refuse_connection(*_: object) -> httpx2.Response:
+    raise httpx2.ConnectError("Connection refused")
+
+
+def interrupt(*_: object) -> httpx2.Response:
+    raise KeyboardInterrupt
+
+
+BUSY = answer(429, {"detail": "Busy"}, **{"Retry-After": "0.5"})
+DOWN = answer(503, {"detail": "Down", "deleted_count": 0, "unconfirmed_count": 0})
+LATE = [answer(504, "", **{"Retry-After": text}) for text in ["9999", "Fri, 1", "nan"]]
+LOST = "Already gone, or deleted by a request whose answer was lost"
+
+
+@pytest.mark.parametrize(
+    ("answers", "waits", "outcome"),
+    [
+        ([FakeApi.overtake], [], "Deleted: 6. Kept: 1.\nAlready gone: 2.\n"),
+        ([BUSY, DOWN, refuse_connection], [0.5, 4, 8], "Deleted: 8. Kept: 2.\n"),
+        (
+            [DOWN, BUSY, refuse_connection, FakeApi.overtake],
+            [2, 0.5, 8],
+            "Deleted: 6. Kept: 1.\nAlready gone: 2.\n",
+        ),
+        ([FakeApi.delete_some] * 2, [2, 2], "Deleted: 8. Kept: 2.\n"),
+        ([FakeApi.lose], [2], f"Deleted: 0. Kept: 2.\n{LOST}: 8.\n"),
+        ([FakeApi.delete_some, FakeApi.lose], [2, 4], f"Deleted: 3. Kept: 2.\n{LOST}: 5.\n"),
+        (LATE, [60, 4, 8], "Deleted: 8. Kept: 2.\n"),
+    ],
+)
+def test_waits_and_goes_on_and_counts_truthfully(
+    answers: list[Answer], waits: list[float], outcome: str
+) -> None:
+    api = FakeApi(NUMBERS)
+    api.answers["GET"] = [LATE[0]]
+    api.answers["DELETE"] = [*answers]
+
+    result = run(api, MODEL, "--keep-last=2", "--yes")
+
+    assert (0, [60, *waits]) == (result.code, result.waits)
+    assert result.stdout.endswith(f"step 7.\n{outcome}")
+    assert all(list(range(8)) == steps for steps in api.sent)
+
+
+def test_gives_up_only_after_many_tries_without_progress() -> None:
+    api = FakeApi(dict.fromkeys(range(100)))
+    api.answers["DELETE"] = [FakeApi.delete_some] * 9 + [answer(500, {"detail": "Oops"})] * 5
+
+    result = run(api, MODEL, "--keep-last=1", "--yes")
+
+    assert (1, 73, 14) == (result.code, len(api.checkpoints), len(api.sent))
+    assert result.stderr.endswith(
+        "prune.py: Gave up after 6 tries. 500 Oops. Deleted: 27 of 99, and perhaps some more.\n"
+    )
+
+
+def test_fails_if_something_of_the_plan_is_there_in_the_end() -> None:
+    api = FakeApi(NUMBERS)
+    api.answers["DELETE"] = [FakeApi.save_anew]
+
+    result = run(api, MODEL, "--keep-last=1", "--yes")
+
+    assert (1, {4, 9}) == (result.code, set(api.checkpoints))
+    assert "prune.py: Not deleted, or saved again: 1, the first at step 4.\n" == result.stderr
+
+
+@pytest.mark.parametrize(
+    ("method", "progress"),
+    [("GET", ""), ("DELETE", " Deleted: 1,000 of 1,499, and perhaps some more.")],
+)
+def test_says_how_far_it_got_when_interrupted(method: str, progress: str) -> None:
+    api = FakeApi(dict.fromkeys(range(1_500)))
+    api.answers[method] = [FakeApi.serve, interrupt]
+
+    result = run(api, MODEL, "--keep-last=1", "--yes")
+
+    assert (130, f"prune.py: Interrupted.{progress}\n") == (result.code, result.stderr)
+
+
+def test_is_one_file_that_names_the_libraries_it_needs(tmp_path: Path) -> None:
+    process = subprocess.run(  # noqa: S603 it is ours
+        [sys.executable, "-P", "-W", "error", SCRIPT, "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    header = re.search(r"^# /// script\n((?:# .*\n)+)# ///$", SCRIPT.read_text(), re.MULTILINE)
+    assert header
+    script = tomllib.loads(header[1].replace("# ", ""))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    tested = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
+
+    assert "examples:" in process.stdout
+    assert all(library in tested for library in script["dependencies"])
