@@ -138,7 +138,7 @@ def fill_table() -> None:
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-@pytest.mark.parametrize("limit", [1, 7, 20, 100])
+@pytest.mark.parametrize("limit", [7, 20, 100])  # pages of one take seconds: tests/e2e has them
 def test_the_pages_are_exactly_the_callers_checkpoints(call: Call, limit: int, order: str) -> None:
     fill_table()
 

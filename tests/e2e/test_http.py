@@ -234,6 +234,23 @@ def test_takes_a_body_near_lambdas_limit(deployment: Deployment, send: Send) -> 
     assert (200, {"deleted_count": 2, "not_found_steps": steps[2:]}) == status_and_body(answer)
 
 
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_lists_in_pages_of_one(deployment: Deployment, token: str, order: str) -> None:
+    deployment.put_checkpoints(range(250))
+    listed: list[int] = []
+    query = {"limit": "1", "order": order}
+    has_more = True
+    with requests.Session() as session:
+        session.headers["Authorization"] = f"Bearer {token}"
+        while has_more:
+            page = session.get(deployment.url(), params=query, timeout=30).json()
+            listed += [checkpoint["step"] for checkpoint in page["data"]]
+            query["after"], has_more = page["last_id"], page["has_more"]
+            assert len(listed) <= 250
+
+    assert sorted(range(250), reverse=order == "desc") == listed
+
+
 def test_keeps_a_connection_alive(deployment: Deployment, token: str) -> None:
     deployment.put_checkpoints(range(3))
     with requests.Session() as session:
