@@ -125,6 +125,19 @@ class Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+@contextmanager
+def serving(server: ThreadingHTTPServer) -> Iterator[None]:
+    """Serve while the block runs."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
 class Endpoint:
     """Passes requests on to a DynamoDB, by default to the one that moto is in this process.
 
@@ -162,14 +175,8 @@ class Endpoint:
     @contextmanager
     def running(self) -> Iterator["Endpoint"]:
         """Serve while the block runs."""
-        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
+        with serving(self._server):
             yield self
-        finally:
-            self._server.shutdown()
-            self._server.server_close()
-            thread.join()
 
     def reply(self, headers: dict[str, str], body: bytes) -> Reply:
         """Answer one request, or fail it."""

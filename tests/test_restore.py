@@ -24,7 +24,6 @@ from emulators.records import Attribute
 from events import ENTITY, MODEL, Call
 from faulty_dynamodb import Apply, Endpoint, Fault, Reply, lose_answer, pass_on, reject
 from scripts import restore
-from scripts.restore import UNCONFIRMED
 
 RESTORED = "restored-checkpoints"
 HEADLINE = f"Model '{MODEL}', from {RESTORED} to CheckpointsTable:\n"
@@ -424,7 +423,7 @@ def test_says_how_far_it_got_when_it_is_interrupted(run: Run, endpoint: Endpoint
     }
     unknown = len(all_records()) - told["Put back"]
     assert 0 <= unknown <= 25  # at most the batch of a thread that was just started
-    assert told == {"Put back": told["Put back"], UNCONFIRMED: 800 - told["Put back"]}
+    assert told == {"Put back": told["Put back"], restore.UNCONFIRMED: 800 - told["Put back"]}
     assert 0 < told["Put back"] < 800
 
 

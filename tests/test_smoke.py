@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -16,7 +15,7 @@ import pytest
 from commands import STACK, Result, Run, run_command
 from emulators.dynamodb import stored_checkpoints
 from events import TOKEN, Invoke, make_event
-from faulty_dynamodb import Apply, Endpoint, Reply, Server, pass_on, reject
+from faulty_dynamodb import Apply, Endpoint, Reply, Server, pass_on, reject, serving
 from scripts import smoke
 
 type Respond = Callable[[str, dict[str, str], str], tuple[int, str]]  # path, headers, body
@@ -57,14 +56,8 @@ class Api:
     @contextmanager
     def running(self) -> Iterator["Api"]:
         """Serve while the block runs."""
-        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
+        with serving(self._server):
             yield self
-        finally:
-            self._server.shutdown()
-            self._server.server_close()
-            thread.join()
 
 
 @pytest.fixture
