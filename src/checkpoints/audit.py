@@ -1,7 +1,8 @@
-"""What is logged and measured of a request, on Powertools' Logger and Metrics.
+"""What is logged and measured, on Powertools' Logger and Metrics.
 
-One line tells the outcome of each request. No line holds a token, a token's hash, or what a refused
-caller sent, except the correlation id and the trace id: a caller can choose those by headers.
+One line tells the outcome of each request, and of each record of the stream. No line holds a token,
+a token's hash, or what a refused caller sent, except the correlation id and the trace id: a caller
+can choose those by headers.
 """
 
 import json
@@ -12,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
@@ -20,6 +22,11 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from checkpoints.dynamodb import Calls
 from checkpoints.reads import Page
 from checkpoints.store import Deletion, DryRun
+
+if TYPE_CHECKING:
+    from checkpoints.artifacts import Cleanup
+
+type Fields = dict[str, object]
 
 # CloudWatch cuts a log event at 256 KiB. What can be long on a line is the step ranges, and the
 # messages of exceptions.
@@ -32,6 +39,14 @@ logger = Logger(
     use_rfc3339=True, utc=True, json_serializer=partial(json.dumps, separators=(",", ":"))
 )
 metrics = Metrics(namespace="Checkpoints")
+
+RECLAIM_OUTCOMES = {
+    "freed": (logger.info, "Storage freed"),
+    "kept": (logger.info, "Storage kept"),
+    "retry": (logger.warning, "Reclaim interrupted"),
+    "refused": (logger.error, "Reclaim refused"),
+    "failed": (logger.error, "Reclaim failed"),
+}
 
 # At INFO these libraries report where they found credentials; at DEBUG, each call with the hash of
 # the caller's token.
@@ -66,7 +81,7 @@ class Audit:
         """Report a page of the list that was answered with 200."""
         count = len(page.checkpoints)
         self._log(logger.info, "Checkpoints listed", status=200, listed_count=count)
-        self._count(CheckpointsListed=count)
+        _count(CheckpointsListed=count)
 
     def completed(self, deletion: Deletion) -> None:
         """Report a deletion that was answered with 200."""
@@ -81,7 +96,7 @@ class Audit:
             deleted_steps=first,
         )
         self._continue("Deletion continued", "deleted_steps", others)
-        self._count(CheckpointsDeleted=len(deletion.deleted), StepsNotFound=not_found_count)
+        _count(CheckpointsDeleted=len(deletion.deleted), StepsNotFound=not_found_count)
 
     def dry_run_completed(self, dry_run: DryRun) -> None:
         """Report a dry run that was answered with 200. Nothing was deleted, so nothing counts."""
@@ -112,20 +127,18 @@ class Audit:
         if deletion.unconfirmed:
             parts = _split_ranges(deletion.unconfirmed)
             self._continue("Deletion continued", "unconfirmed_steps", parts)
-        self._count(
-            CheckpointsDeleted=len(deletion.deleted), DeletionsIncomplete=1, **_failure(status)
-        )
+        _count(CheckpointsDeleted=len(deletion.deleted), DeletionsIncomplete=1, **_failure(status))
 
     def refused(self, status: int, reason: str) -> None:
         """Report a request that was answered with 4xx."""
         self._log(logger.warning, "Request refused", status=status, reason=reason)
         metrics.add_dimension("reason", reason)
-        self._count(RequestsRefused=1)
+        _count(RequestsRefused=1)
 
     def failed(self, status: int, error: Exception) -> None:
         """Report a request that was answered with 5xx and began no deletion."""
         self._log(logger.error, "Request failed", status=status, **_describe(error))
-        self._count(**_failure(status))
+        _count(**_failure(status))
 
     def _log(self, write: Callable[..., None], message: str, **fields: object) -> None:
         """Write the line that tells the outcome."""
@@ -136,22 +149,69 @@ class Audit:
             "dynamodb_retries": calls.retries if calls else 0,
             "dynamodb_ms": calls.milliseconds if calls else 0.0,
         }
-        # The line must appear at any level that an operator sets. It is not enough to do this once:
-        # Powertools, if it samples, sets the operator's level again for each request.
-        if logger.log_level != logging.INFO:
-            logging.getLogger(logger.name).setLevel(logging.INFO)
-        write(message, extra=fields)
+        _write(write, message, **fields)
 
     def _continue(self, message: str, key: str, parts: Iterable[list[list[int]]]) -> None:
         for part in parts:
             logger.info(message, extra={key: part})
 
+
+class ReclaimAudit:
+    """The report on one record that was removed from the checkpoints table.
+
+    Each method returns the fields of the line that it logs.
+    """
+
+    def __init__(self, *, dry_run: bool, **removal: object) -> None:
+        self._fields = removal
+        self._dry_run = dry_run
+
+    def finished(self, outcome: str, cleanup: "Cleanup", error: Exception | None = None) -> Fields:
+        """Report what became of the objects: `freed`, `kept`, `failed` or `retry`."""
+        counts = {
+            "objects_deleted": cleanup.deleted,
+            "bytes_freed": cleanup.freed_bytes,
+            "objects_kept": dict(+cleanup.kept),
+        }
+        fields = self._log(outcome, **counts, **_describe(error) if error else {})
+        failures = {"ReclaimsFailed": 1} if outcome == "failed" else {}
+        self._count(ObjectsDeleted=cleanup.deleted, BytesFreed=cleanup.freed_bytes, **failures)
+        return fields
+
+    def refused(self, reason: str) -> Fields:
+        """Report a URI that names nothing that may be deleted."""
+        fields = self._log("refused", reason=reason)
+        self._count(ReclaimsRefused=1)
+        return fields
+
+    def _log(self, outcome: str, **fields: object) -> Fields:
+        write, message = RECLAIM_OUTCOMES[outcome]
+        fields |= self._fields | {"outcome": outcome}
+        if self._dry_run:
+            message, fields["dry_run"] = "Reclaim dry run", True
+        _write(write, message, **fields)
+        return fields
+
     def _count(self, **counts: int) -> None:
-        for name, value in counts.items():
-            metrics.add_metric(name, MetricUnit.Count, value)
-        with suppress(OSError, ValueError):  # a log that fails must not change the answer
-            metrics.flush_metrics()
-        metrics.clear_metrics()  # a failed flush leaves them
+        if not self._dry_run:
+            _count(**counts)
+
+
+def _write(write: Callable[..., None], message: str, **fields: object) -> None:
+    # The line must appear at any level that an operator sets. It is not enough to do this once:
+    # Powertools, if it samples, sets the operator's level again for each request.
+    if logger.log_level != logging.INFO:
+        logging.getLogger(logger.name).setLevel(logging.INFO)
+    write(message, extra=fields)
+
+
+def _count(**counts: int) -> None:
+    for name, value in counts.items():
+        unit = MetricUnit.Bytes if name.startswith("Bytes") else MetricUnit.Count
+        metrics.add_metric(name, unit, value)
+    with suppress(OSError, ValueError):  # a log that fails must not change the answer
+        metrics.flush_metrics()
+    metrics.clear_metrics()  # a failed flush leaves them
 
 
 def _failure(status: int) -> dict[str, int]:

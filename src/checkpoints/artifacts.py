@@ -1,0 +1,213 @@
+"""The artifacts of a checkpoint: which objects in S3 they are, and deleting them."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ObjectTypeDef, PaginatorConfigTypeDef
+
+MAX_KEY_BYTES = 1024  # S3's limit
+SERVER_ERROR = 500
+
+# botocore repeats a call, so one takes at most 3 * (2 + 10) seconds, and 3 between its attempts.
+CONFIG = Config(
+    connect_timeout=2,
+    read_timeout=10,
+    retries={"mode": "standard", "total_max_attempts": 3},
+    user_agent="checkpoints",
+)
+MAX_CALL_SECONDS = 39
+
+# S3's errors that can be gone at the next attempt, besides those with status 5xx. An answer to
+# DeleteObjects names an error for each object, without its status.
+TRANSIENT_ERRORS = frozenset(
+    {
+        "ConditionalRequestConflict",
+        "ExpiredToken",
+        "InternalError",
+        "OperationAborted",
+        "RequestTimeout",
+        "ServiceUnavailable",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+    }
+)
+# The object was overwritten or deleted after it was listed.
+CHANGED_ERRORS = frozenset({"PreconditionFailed", "NoSuchKey"})
+
+# XML 1.0 cannot hold these characters, so DeleteObjects cannot name a key that has one.
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+
+
+class InvalidUriError(Exception):
+    """A URI does not name artifacts that may be deleted; the message says why."""
+
+
+class NotDeletedError(Exception):
+    """S3 did not delete some of the objects; `codes` counts them by S3's error code."""
+
+    def __init__(self, codes: Mapping[str, int]) -> None:
+        super().__init__(", ".join(f"{code}: {count}" for code, count in codes.items()))
+        self.codes = codes
+
+
+class Artifacts(NamedTuple):
+    """One object of a bucket or, if the key ends with a slash, all objects beneath it."""
+
+    bucket: str
+    key: str
+
+    @classmethod
+    def parse(cls, uri: object, *, bucket: str | None = None) -> Self:
+        """Read a URI such as `s3://bucket/key` or `s3://bucket/prefix/`. Nothing is decoded.
+
+        Raises:
+            InvalidUriError: it is not such a URI, has no key, or is in another bucket than the
+                given one.
+
+        """
+        match = re.fullmatch("s3://([^/]+)/(.*)", uri, re.DOTALL) if isinstance(uri, str) else None
+        if not match:
+            raise InvalidUriError("not_an_s3_uri")
+        key = match[2]
+        if bucket not in (None, match[1]):
+            raise InvalidUriError("another_bucket")
+        if not re.search(r"[^\s/]", key):
+            raise InvalidUriError("blank_key")
+        if len(key.encode(errors="surrogatepass")) > MAX_KEY_BYTES:
+            raise InvalidUriError("key_too_long")
+        return cls(match[1], key)
+
+    @property
+    def is_prefix(self) -> bool:
+        """Tell whether these are all objects beneath the key."""
+        return self.key.endswith("/")
+
+    def include(self, key: str) -> bool:
+        """Tell whether the object with this key is one of them."""
+        return key == self.key or (self.is_prefix and key.startswith(self.key))
+
+    def overlap(self, other: "Artifacts") -> bool:
+        """Tell whether an object can be part of both."""
+        return self.bucket == other.bucket and (self.include(other.key) or other.include(self.key))
+
+
+class Cleanup:
+    """Deletes artifacts that were last modified before a time, and counts what became of them.
+
+    `freed_bytes` is the size of the `deleted` objects in bytes. `kept` counts objects that stay, by
+    the reason.
+    """
+
+    def __init__(self, client: "S3Client", artifacts: Artifacts, *, before: datetime) -> None:
+        self._client = client
+        self._artifacts = artifacts
+        self._before = before
+        self.deleted = 0
+        self.freed_bytes = 0
+        self.kept: Counter[str] = Counter()
+        self._errors: Counter[str] = Counter()
+
+    def run(self, ensure_allowed: Callable[[], None], *, dry_run: bool) -> None:
+        """Delete page by page. Before each, `ensure_allowed` is called, which may raise.
+
+        A dry run deletes nothing, and counts what would be deleted.
+
+        Raises:
+            BotoCoreError, ClientError: a call to S3 failed; see `is_transient`.
+            NotDeletedError: the calls succeeded, but some objects were not deleted.
+
+        """
+        for objects in filter(None, self._pages()):
+            ensure_allowed()
+            old = {each["Key"]: each for each in objects if each["LastModified"] < self._before}
+            self.kept["saved_later"] += len(objects) - len(old)
+            if dry_run:
+                self._count_deleted(old.values())
+                continue
+            single = [key for key in old if _NOT_IN_XML.search(key)]
+            self._delete_together([old[key] for key in old.keys() - set(single)])
+            for key in single:
+                ensure_allowed()
+                self._delete_single(old[key])
+        if self._errors:
+            raise NotDeletedError(self._errors)
+
+    def _pages(self) -> Iterator[list["ObjectTypeDef"]]:
+        # Of all keys with a prefix, the first is the one that equals it.
+        limits: PaginatorConfigTypeDef = (
+            {} if self._artifacts.is_prefix else {"MaxItems": 1, "PageSize": 1}
+        )
+        for page in self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._artifacts.bucket, Prefix=self._artifacts.key, PaginationConfig=limits
+        ):
+            objects = page.get("Contents", [])
+            yield [each for each in objects if self._artifacts.include(each["Key"])]
+
+    # Each delete is on the condition that the ETag is the one that was listed, so that an object
+    # that is overwritten in between stays.
+
+    def _delete_together(self, objects: list["ObjectTypeDef"]) -> None:
+        if not objects:
+            return
+        answer = self._client.delete_objects(
+            Bucket=self._artifacts.bucket,
+            Delete={"Objects": [{"Key": each["Key"], "ETag": _etag(each)} for each in objects]},
+        )
+        deleted = {each["Key"] for each in answer.get("Deleted", [])}
+        errors = {each["Key"]: each["Code"] for each in answer.get("Errors", [])}
+        self._count_deleted(each for each in objects if each["Key"] in deleted)
+        for each in objects:
+            if each["Key"] not in deleted:
+                # What the answer does not name may have been deleted or not.
+                self._count_error(errors.get(each["Key"], "InternalError"))
+
+    def _delete_single(self, each: "ObjectTypeDef") -> None:
+        try:
+            self._client.delete_object(
+                Bucket=self._artifacts.bucket, Key=each["Key"], IfMatch=_etag(each)
+            )
+        except ClientError as error:
+            self._count_error(error.response["Error"]["Code"])
+        else:
+            self._count_deleted([each])
+
+    def _count_deleted(self, objects: Iterable["ObjectTypeDef"]) -> None:
+        for each in objects:
+            self.deleted += 1
+            self.freed_bytes += each["Size"]
+
+    def _count_error(self, code: str) -> None:
+        if code in CHANGED_ERRORS:
+            self.kept["changed"] += 1
+        else:
+            self._errors[code] += 1
+
+
+def _etag(each: "ObjectTypeDef") -> str:
+    return each["ETag"].strip('"')
+
+
+def connect() -> "S3Client":
+    """Return a client for S3."""
+    return boto3.client("s3", config=CONFIG)
+
+
+def is_transient(error: Exception) -> bool:
+    """Tell whether an error that `Cleanup.run` raised can be gone at the next attempt."""
+    match error:
+        case ClientError(response={"ResponseMetadata": {"HTTPStatusCode": status}}):
+            is_server_error: bool = status >= SERVER_ERROR
+            return is_server_error or error.response["Error"]["Code"] in TRANSIENT_ERRORS
+        case NotDeletedError():
+            return not TRANSIENT_ERRORS.isdisjoint(error.codes)
+    return isinstance(error, BotoCoreError)  # no answer, or no credentials for now
