@@ -40,8 +40,7 @@ def outputs_of(**parameters: str) -> dict[str, str]:
 
 def _parts(template: Json | None, parameters: dict[str, str], section: str) -> Json:
     template = copy.deepcopy(template or read_template())
-    function = template["Resources"]["ApiFunction"]["Properties"]
-    function["CodeUri"] = "s3://packages/package"
+    template["Globals"]["Function"]["CodeUri"] = "s3://packages/package"
     defaults = {name: kind["Default"] for name, kind in template["Parameters"].items()}
     assert set(parameters) <= set(defaults)
     values = {name: str(value) for name, value in (defaults | parameters).items()}
@@ -73,14 +72,15 @@ def only(resources: Json, kind: str) -> Json:
     return properties
 
 
-def function_of(resources: Json) -> Json:
-    """Return the properties of the API's function."""
-    return only(resources, "AWS::Lambda::Function")
+def function_of(resources: Json, name: str = "ApiFunction") -> Json:
+    """Return the properties of a function, by default of the API's."""
+    properties: Json = resources[name]["Properties"]
+    return properties
 
 
-def policy_of(resources: Json) -> list[Json]:
-    """Return the statements of all that the function may do."""
-    role = resources[function_of(resources)["Role"].removesuffix(".Arn")]["Properties"]
+def policy_of(resources: Json, name: str = "ApiFunction") -> list[Json]:
+    """Return the statements of all that a function may do."""
+    role = resources[function_of(resources, name)["Role"].removesuffix(".Arn")]["Properties"]
     assert "ManagedPolicyArns" not in role
     (policy,) = role["Policies"]
     statements: list[Json] = policy["PolicyDocument"]["Statement"]

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from checkpoints import dynamodb
+from checkpoints import dynamodb, reclaim
 from emulators.dynamodb import REGION, read_template
 from events import Answer, Call
 from template_resolver import Json, deployed, function_of, of_type, only, outputs_of, policy_of
 
+BUCKET = "artifacts"
 TOPIC = "arn:aws:sns:us-east-1:123456789012:alarms"
 
 STREAM = (
@@ -33,6 +34,7 @@ OTHERS = {
     "WebAclArn": "arn:aws:wafv2:us-east-1:123456789012:regional/webacl/checkpoints/1",
     "AccessLog": "true",
     "ExistingCheckpointsTable": "platform-checkpoints",
+    "ArtifactsBucket": "platform-artifacts",
 }
 
 
@@ -42,15 +44,22 @@ def stack() -> Json:
     return deployed()
 
 
+@pytest.fixture(scope="module")
+def freeing_stack() -> Json:
+    """Deploy with a bucket whose artifacts are deleted, and the defaults for the rest."""
+    return deployed(ArtifactsBucket=BUCKET)
+
+
 @cache
-def deployed_with(parameter: str) -> Json:
+def deployed_with(parameter: str, **parameters: str) -> Json:
     """Deploy with another value of one parameter."""
-    return deployed(**{parameter: OTHERS[parameter]})
+    return deployed(**parameters | {parameter: OTHERS[parameter]})
 
 
-def version_of(stack: Json) -> Json:
+def version_of(stack: Json, function: str = "ApiFunction") -> Json:
     """Return the one version; CloudFormation publishes another if any of this changes."""
-    return of_type(stack, "AWS::Lambda::Version")
+    versions = of_type(stack, "AWS::Lambda::Version")
+    return {name: each for name, each in versions.items() if each["FunctionName"] == function}
 
 
 def is_retained(resource: Json) -> bool:
@@ -126,18 +135,20 @@ def test_requests_go_to_the_version_that_was_published_last(canary: str) -> None
     assert [alias] * 2 == [permission["FunctionName"] for permission in permissions]
 
 
+@pytest.mark.parametrize("function", ["ApiFunction", "ReclaimFunction"])
 @pytest.mark.parametrize("parameter", OTHERS)
-def test_a_parameter_that_changes_the_function_publishes_a_version(
-    stack: Json, parameter: str
+def test_a_parameter_that_changes_a_function_publishes_a_version_of_it(
+    freeing_stack: Json, parameter: str, function: str
 ) -> None:
-    other = deployed_with(parameter)
+    stacks = [freeing_stack, deployed_with(parameter, ArtifactsBucket=BUCKET)]
     # Concurrency is a matter of the function, not of a version.
     versioned, versioned_other = (
-        {k: v for k, v in function_of(s).items() if k != "ReservedConcurrentExecutions"}
-        for s in (stack, other)
+        {k: v for k, v in function_of(s, function).items() if k != "ReservedConcurrentExecutions"}
+        for s in stacks
     )
+    version, other_version = (version_of(s, function) for s in stacks)
 
-    assert (versioned == versioned_other) == (version_of(stack) == version_of(other))
+    assert (versioned == versioned_other) == (version == other_version)
 
 
 def test_a_change_to_the_template_publishes_a_version(stack: Json) -> None:
@@ -159,14 +170,99 @@ def test_a_canary_is_taken_back_on_errors_and_made_only_if_asked_for(stack: Json
     }
 
 
+# Freeing storage
+
+
+def test_without_a_bucket_nothing_is_deployed_that_could_delete_artifacts(
+    stack: Json, freeing_stack: Json
+) -> None:
+    added = {name for name in freeing_stack if name not in stack}
+
+    assert added
+    assert all(name.startswith(("Reclaim", "FailedBatchesBucket")) for name in added)
+    changed = {name for name in stack if stack[name] != freeing_stack[name]}
+    assert {"Dashboard"} == changed  # the API's function and its role stay as they are
+
+
+def test_the_function_that_frees_storage_may_do_exactly_what_it_does(freeing_stack: Json) -> None:
+    table = f"arn:aws:dynamodb:{REGION}:123456789012:table/CheckpointsTable"
+
+    assert {
+        (f"{table}/stream/*", "dynamodb:DescribeStream"),
+        (f"{table}/stream/*", "dynamodb:GetRecords"),
+        (f"{table}/stream/*", "dynamodb:GetShardIterator"),
+        (f"{table}/stream/*", "dynamodb:ListStreams"),
+        ("CheckpointsTable.Arn", "dynamodb:GetItem"),
+        (f"arn:aws:s3:::{BUCKET}", "s3:ListBucket"),
+        (f"arn:aws:s3:::{BUCKET}/*", "s3:DeleteObject"),
+        (f"arn:aws:s3:::{BUCKET}/*", "s3:GetObject"),
+        ("FailedBatchesBucket.Arn", "s3:ListBucket"),
+        ("FailedBatchesBucket.Arn/*", "s3:PutObject"),
+        ("ReclaimFunctionLogGroup.Arn", "logs:CreateLogStream"),
+        ("ReclaimFunctionLogGroup.Arn", "logs:PutLogEvents"),
+        ("*", "xray:PutTraceSegments"),
+        ("*", "xray:PutTelemetryRecords"),
+    } == {
+        (statement["Resource"], action)
+        for statement in policy_of(freeing_stack, "ReclaimFunction")
+        for action in statement["Action"]
+    }
+
+
+def test_no_removed_record_is_lost(freeing_stack: Json) -> None:
+    mapping = only(freeing_stack, "AWS::Lambda::EventSourceMapping")
+
+    assert "CheckpointsTable.StreamArn" == mapping["EventSourceArn"]
+    assert "ReclaimFunctionAliaslive" == mapping["FunctionName"]
+    assert "TRIM_HORIZON" == mapping["StartingPosition"]
+    assert ["ReportBatchItemFailures"] == mapping["FunctionResponseTypes"]
+    assert "MaximumRetryAttempts" not in mapping  # only its age ends a record
+    assert mapping["MaximumRecordAgeInSeconds"] < 24 * 3600  # the stream's own limit
+    destination = mapping["DestinationConfig"]["OnFailure"]["Destination"]
+    assert "FailedBatchesBucket.Arn" == destination
+
+
+def test_the_function_that_frees_storage_has_time_to_do_so(freeing_stack: Json) -> None:
+    milliseconds = function_of(freeing_stack, "ReclaimFunction")["Timeout"] * 1000
+
+    assert milliseconds > 3 * reclaim.MIN_REMAINING_MS
+
+
+def test_failed_batches_are_private_encrypted_and_expire(freeing_stack: Json) -> None:
+    bucket = freeing_stack["FailedBatchesBucket"]
+    properties = bucket["Properties"]
+
+    assert is_retained(bucket)
+    assert [True] * 4 == list(properties["PublicAccessBlockConfiguration"].values())
+    (rule,) = properties["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert {"SSEAlgorithm": "AES256"} == rule["ServerSideEncryptionByDefault"]
+    (rule,) = properties["LifecycleConfiguration"]["Rules"]
+    assert ("Enabled", 90) == (rule["Status"], rule["ExpirationInDays"])
+
+
+def test_frees_the_storage_of_a_table_that_exists_already() -> None:
+    table, stream = OTHERS["ExistingCheckpointsTable"], "arn:aws:dynamodb:::table/x/stream/1"
+    resources = deployed(ArtifactsBucket=BUCKET, ExistingCheckpointsTable=table, **{STREAM: stream})
+
+    assert stream == only(resources, "AWS::Lambda::EventSourceMapping")["EventSourceArn"]
+    variables = function_of(resources, "ReclaimFunction")["Environment"]["Variables"]
+    assert {"ARTIFACTS_BUCKET": BUCKET, "CHECKPOINTS_TABLE": table}.items() <= variables.items()
+    arn = f"arn:aws:dynamodb:{REGION}:123456789012:table/{table}"
+    assert {arn, f"{arn}/stream/*"} == {
+        statement["Resource"]
+        for statement in policy_of(resources, "ReclaimFunction")
+        if "dynamodb" in statement["Action"][0]
+    }
+
+
 # What is kept
 
 
-def test_data_and_the_record_of_who_deleted_what_outlive_the_stack(stack: Json) -> None:
-    log_group = function_of(stack)["LoggingConfig"]["LogGroup"]
+def test_data_and_the_record_of_who_deleted_what_outlive_the_stack(freeing_stack: Json) -> None:
+    log_group = function_of(freeing_stack)["LoggingConfig"]["LogGroup"]
 
-    for name in ("CheckpointsTable", "TokensTable", log_group):
-        assert is_retained(stack[name]), name
+    for name in ("CheckpointsTable", "TokensTable", log_group, "ReclaimFunctionLogGroup"):
+        assert is_retained(freeing_stack[name]), name
 
 
 def test_checkpoints_are_hard_to_lose(stack: Json) -> None:
