@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +13,8 @@ from emulators.cloud import LocalCloud
 from events import ENTITY, MODEL, Answer
 from faulty_dynamodb import Endpoint
 from scripts import tokens
+
+ARTIFACTS_BUCKET = "artifacts"
 
 type Send = Callable[..., Answer]
 
@@ -27,7 +29,7 @@ class Deployment:
 
     def put_checkpoints(
         self,
-        steps: range,
+        steps: Iterable[int],
         *,
         model_id: str = MODEL,
         entity: str = ENTITY,
@@ -63,19 +65,43 @@ class Deployment:
         table = self.outputs["TokensTableName"]
         records.put_token(client, table, token, entity=ENTITY, scopes=[scope])
 
+    def put_objects(self, *keys: str, body: bytes = b"weights") -> None:
+        """Keep an object at each key of the bucket that has the artifacts."""
+        client = self.cloud.client("s3")
+        for key in keys:
+            client.put_object(Bucket=ARTIFACTS_BUCKET, Key=key, Body=body)
+
+    def stored_objects(self) -> set[str]:
+        """Return the keys of all objects in that bucket."""
+        pages = self.cloud.client("s3").get_paginator("list_objects_v2")
+        return {
+            each["Key"]
+            for page in pages.paginate(Bucket=ARTIFACTS_BUCKET)
+            for each in page.get("Contents", [])
+        }
+
+    def outcomes(self, model_id: str) -> dict[int, str]:
+        """Return the last outcome that the log has of freeing the storage of each step."""
+        pages = self.cloud.client("logs").get_paginator("filter_log_events")
+        lines = [
+            json.loads(event["message"])
+            for page in pages.paginate(logGroupName=self.outputs["ReclaimFunctionLogGroupName"])
+            for event in page["events"]
+            if '"outcome"' in event["message"]
+        ]
+        return {each["step"]: each["outcome"] for each in lines if each["model_id"] == model_id}
+
     def url(self, model_id: str = MODEL) -> str:
         """Return where to delete checkpoints of a model."""
         return f"{self.outputs['ApiUrl']}/v1/preview/models/{quote(model_id, safe='')}/checkpoints"
 
 
 class Role:
-    """The role of the deployed function, and its one policy."""
+    """The role of a deployed function, and its one policy."""
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: Deployment, name: str) -> None:
         stack = deployment.cloud.client("cloudformation")
-        resource = stack.describe_stack_resource(
-            StackName=STACK, LogicalResourceId="ApiFunctionRole"
-        )
+        resource = stack.describe_stack_resource(StackName=STACK, LogicalResourceId=name)
         self._iam = deployment.cloud.client("iam")
         self._name = resource["StackResourceDetail"]["PhysicalResourceId"]
         (self._policy,) = self._iam.list_role_policies(RoleName=self._name)["PolicyNames"]

@@ -56,6 +56,20 @@ def _parts(template: Json | None, parameters: dict[str, str], section: str) -> J
     }
 
 
+def refusals(**parameters: str) -> list[str]:
+    """Return why CloudFormation refuses to deploy with these parameters."""
+    template = read_template()
+    values = {name: kind["Default"] for name, kind in template["Parameters"].items()} | parameters
+    stack = _Stack(values, {})
+    return [
+        assertion["AssertDescription"]
+        for rule in template["Rules"].values()
+        if stack.resolve(rule["RuleCondition"])
+        for assertion in rule["Assertions"]
+        if not stack.resolve(assertion["Assert"])
+    ]
+
+
 def of_type(resources: Json, kind: str) -> Json:
     """Return the properties of each resource of a type."""
     return {
@@ -96,7 +110,7 @@ class _Stack:
         holds: bool = self.resolve(self._conditions[condition])
         return holds
 
-    def resolve(self, value: Any) -> Any:  # noqa: C901, PLR0911 there are so many functions
+    def resolve(self, value: Any) -> Any:  # noqa: C901, PLR0911, PLR0912 there are so many functions
         match value:
             case {"Ref": name}:
                 return self._values.get(name, name)
@@ -108,6 +122,8 @@ class _Stack:
                 return not self.resolve(condition)
             case {"Fn::Or": conditions}:
                 return any(map(self.resolve, conditions))
+            case {"Fn::And": conditions}:
+                return all(map(self.resolve, conditions))
             case {"Condition": name} if len(value) == 1:
                 return self.holds(name)
             case {"Fn::GetAtt": [name, attribute]}:

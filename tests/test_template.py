@@ -9,7 +9,16 @@ import pytest
 from checkpoints import dynamodb, reclaim
 from emulators.dynamodb import REGION, read_template
 from events import Answer, Call
-from template_resolver import Json, deployed, function_of, of_type, only, outputs_of, policy_of
+from template_resolver import (
+    Json,
+    deployed,
+    function_of,
+    of_type,
+    only,
+    outputs_of,
+    policy_of,
+    refusals,
+)
 
 BUCKET = "artifacts"
 TOPIC = "arn:aws:sns:us-east-1:123456789012:alarms"
@@ -253,6 +262,17 @@ def test_frees_the_storage_of_a_table_that_exists_already() -> None:
         for statement in policy_of(resources, "ReclaimFunction")
         if "dynamodb" in statement["Action"][0]
     }
+
+
+def test_freeing_storage_needs_the_stream_of_a_table_that_exists_already() -> None:
+    table = {"ExistingCheckpointsTable": OTHERS["ExistingCheckpointsTable"]}
+    stream = {STREAM: "arn:aws:dynamodb:::table/x/stream/1"}
+
+    assert [] == refusals(ArtifactsBucket=BUCKET)
+    assert [] == refusals(**table)
+    assert [] == refusals(ArtifactsBucket=BUCKET, **table, **stream)
+    (refusal,) = refusals(ArtifactsBucket=BUCKET, **table)
+    assert STREAM in refusal
 
 
 # What is kept

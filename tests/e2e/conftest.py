@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from deployment import Deployment, Role, Send
+from deployment import ARTIFACTS_BUCKET, Deployment, Role, Send
 from emulators.cloud import build, local_cloud
 from events import MODEL, Answer
 from faulty_dynamodb import Endpoint
@@ -21,7 +21,9 @@ def deployment() -> Iterator[Deployment]:
         local_cloud(enforce_iam=True) as cloud,
         Endpoint(cloud.endpoint).running() as endpoint,
     ):
-        yield Deployment(cloud, endpoint, cloud.deploy(DynamoDBEndpoint=endpoint.url))
+        cloud.client("s3").create_bucket(Bucket=ARTIFACTS_BUCKET)
+        outputs = cloud.deploy(DynamoDBEndpoint=endpoint.url, ArtifactsBucket=ARTIFACTS_BUCKET)
+        yield Deployment(cloud, endpoint, outputs)
 
 
 @pytest.fixture(scope="session")
@@ -60,8 +62,8 @@ def send(deployment: Deployment, token: str) -> Send:
 
 @pytest.fixture
 def role(deployment: Deployment) -> Iterator[Role]:
-    """Return the function's role, and give back what a test takes away from it."""
-    role = Role(deployment)
+    """Return the role of the API's function, and give back what a test takes away from it."""
+    role = Role(deployment, "ApiFunctionRole")
     yield role
     role.give_back()
 
