@@ -9,6 +9,14 @@ from checkpoints.auth import DELETE_SCOPE, READ_SCOPE, hash_token
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_s3 import S3Client
+
+# The run of the demo, and what each of its checkpoints has in S3.
+ENTITY = "vision-team"
+MODEL = "resnet-50"
+STEPS = range(100, 1_001, 100)
+ARTIFACTS_BUCKET = "training-artifacts"
+ARTIFACTS = ("config.json", "model.safetensors", "optimizer.pt")
 
 BATCH_SIZE = 25  # the most that BatchWriteItem takes
 
@@ -60,6 +68,24 @@ def put_token(  # noqa: PLR0913 the table, and what a token is made of
     client.put_item(TableName=table, Item=item | attributes)
 
 
+def put_run(client: "DynamoDBClient", table: str, s3: "S3Client | None" = None) -> None:
+    """Save a run's checkpoints, each with a metric and, if an S3 is given, its artifacts there."""
+    for step in STEPS:
+        prefix = f"{MODEL}/{step}/"
+        if s3:
+            for name in ARTIFACTS:
+                s3.put_object(Bucket=ARTIFACTS_BUCKET, Key=prefix + name, Body=bytes(1_000))
+        put_checkpoints(
+            client,
+            table,
+            MODEL,
+            [step],
+            entity=ENTITY,
+            metrics={"M": {"loss": {"N": f"{100 / step:.2f}"}}},
+            artifact_uri={"S": f"s3://{ARTIFACTS_BUCKET}/{prefix}"},
+        )
+
+
 def put_demo(client: "DynamoDBClient", checkpoints_table: str, tokens_table: str) -> None:
     """Save what the sample events speak of: three models, and the tokens of two teams.
 
@@ -69,25 +95,16 @@ def put_demo(client: "DynamoDBClient", checkpoints_table: str, tokens_table: str
     def put(model_id: str, steps: Iterable[int], entity: str) -> None:
         put_checkpoints(client, checkpoints_table, model_id, steps, entity=entity)
 
-    put_token(client, tokens_table, "vision-team-demo-token", entity="vision-team")
+    put_token(client, tokens_table, "vision-team-demo-token", entity=ENTITY)
     put_token(client, tokens_table, "speech-team-demo-token", entity="speech-team")
     put_token(
         client,
         tokens_table,
         "read-only-demo-token",
-        entity="vision-team",
+        entity=ENTITY,
         scopes=[READ_SCOPE],
     )
-    for step in range(100, 1001, 100):
-        loss = {"N": f"{100 / step:.2f}"}
-        put_checkpoints(
-            client,
-            checkpoints_table,
-            "resnet-50",
-            [step],
-            entity="vision-team",
-            metrics={"M": {"loss": loss}},
-        )
-    put("resnet-50", [1100], "speech-team")
-    put("gpt-small", range(1, 401), "vision-team")
-    put("été 2026/a+b", [1, 2], "vision-team")
+    put_run(client, checkpoints_table)
+    put(MODEL, [1100], "speech-team")
+    put("gpt-small", range(1, 401), ENTITY)
+    put("été 2026/a+b", [1, 2], ENTITY)

@@ -11,13 +11,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from emulators import STACK
 from emulators.cloud import LocalCloud, LocalCloudError, build, free_port, local_cloud
-from emulators.records import put_checkpoints
+from emulators.records import ARTIFACTS_BUCKET, ENTITY, MODEL, STEPS, put_run
 from scripts import tokens
 from scripts.terminal import say, stop_on_signals
-
-ENTITY = "vision-team"
-MODEL = "resnet-50"
-STEPS = range(100, 1_001, 100)
 
 
 def main() -> int:
@@ -46,10 +42,11 @@ def main() -> int:
 
 def _serve(cloud: LocalCloud, *, verbose: bool) -> None:
     say("Deploying the template")
-    outputs = cloud.deploy()
-    say("Issuing a token, and saving checkpoints")
-    dynamodb = cloud.client("dynamodb")
-    put_checkpoints(dynamodb, outputs["CheckpointsTableName"], MODEL, STEPS, entity=ENTITY)
+    dynamodb, s3 = cloud.client("dynamodb"), cloud.client("s3")
+    s3.create_bucket(Bucket=ARTIFACTS_BUCKET)
+    outputs = cloud.deploy(ArtifactsBucket=ARTIFACTS_BUCKET)
+    say("Issuing a token, and saving checkpoints with three objects each")
+    put_run(dynamodb, outputs["CheckpointsTableName"], s3)
     token = tokens.issue(
         dynamodb, outputs["TokensTableName"], entity=ENTITY, name="local", scopes=tokens.SCOPES
     )
@@ -81,13 +78,15 @@ To use the commands of this project and other AWS tools on it, begin with the fi
   .venv/bin/python scripts/tokens.py list --stack {STACK}
   aws dynamodb scan --table-name {outputs["CheckpointsTableName"]}
   aws dynamodb scan --table-name {outputs["TokensTableName"]}
+  aws s3 ls --recursive s3://{ARTIFACTS_BUCKET}
   make smoke STACK={STACK} URL={api}
   make deploy ARGS=--no-confirm-changeset
 
 Unlike AWS, it answers unknown routes with 403 instead of 404, and throttles nothing.
 For a / in a model_id, write %252F in the path here instead of %2F.
 
-One line for each request follows. Ctrl-C stops everything.
+One line for each request follows, and one for each deleted checkpoint whose storage was freed.
+Ctrl-C stops everything.
 """
 
 
@@ -106,27 +105,46 @@ def format_outcome(message: str) -> str | None:
         return message
     if "_aws" in record or str(record.get("message")).endswith(" continued"):
         return None
-    if "status" not in record:
-        return message
-    return _format_record(record)
+    if "status" in record:
+        return _format_request(record)
+    return _format_reclaim(record) if "outcome" in record else message
 
 
-def _format_record(record: dict[str, Any]) -> str:
+def _format_request(record: dict[str, Any]) -> str:
     counts = [
         f"{name.removesuffix('_count').replace('_', ' ')} {value}"
         for name, value in record.items()
         if name.endswith("_count")
     ]
-    # An exception ends with its type and message.
-    reason = record.get("reason") or record.get("exception", "").rpartition("\n")[2]
     parts = [
         record["timestamp"][11:19],
         f"{record['status']} {record['message']}",
         f"{record.get('entity', '-')} {record.get('model_id', '-')}",
-        ", ".join(filter(None, [*counts, reason])),
+        ", ".join(filter(None, [*counts, _reason(record)])),
         f"{record['duration_ms']} ms",
     ]
     return "  ".join(filter(None, parts))
+
+
+def _format_reclaim(record: dict[str, Any]) -> str:
+    counts = [
+        f"{name.replace('_', ' ')} {record[name]}"
+        for name in ("objects_deleted", "bytes_freed")
+        if name in record
+    ]
+    parts = [
+        record["timestamp"][11:19],
+        record["message"],
+        f"{record['entity']} {record['model_id']} {record['step']}",
+        ", ".join(filter(None, [*counts, _reason(record)])),
+    ]
+    return "  ".join(parts)
+
+
+def _reason(record: dict[str, Any]) -> str:
+    # An exception ends with its type and message.
+    reason: str = record.get("reason") or record.get("exception", "").rpartition("\n")[2]
+    return reason
 
 
 def log_messages(cloud: LocalCloud) -> Iterator[str]:

@@ -88,6 +88,7 @@ def test_prints_a_line_to_paste_for_each_thing_there_is() -> None:
         ".venv/bin/python scripts/tokens.py list --stack checkpoints",
         "aws dynamodb scan --table-name checkpoints-1",
         "aws dynamodb scan --table-name tokens-1",
+        "aws s3 ls --recursive s3://training-artifacts",
         "make smoke STACK=checkpoints URL=http://127.0.0.1:9000/api",
         "make deploy ARGS=--no-confirm-changeset",
     ] == [line.strip() for line in text.splitlines() if line[:2] == "  "]

@@ -21,6 +21,7 @@ def test_shows_a_line_for_each_request_and_leaves_nothing_running() -> None:
             check=True,
         )
         line = command.read_until("resnet-50")
+        freed = [command.read_until("Storage freed") for _ in range(2)]
 
         assert (0, "Stopped; nothing is left running.") == command.stop(signal.SIGHUP)
 
@@ -30,4 +31,8 @@ def test_shows_a_line_for_each_request_and_leaves_nothing_running() -> None:
         r"deleted 2, not found 1  [\d.]+ ms\n",
         line,
     )
+    assert {
+        f"Storage freed  vision-team resnet-50 {step}  objects deleted 3, bytes freed 3000\n"
+        for step in (100, 200)
+    } == {line[10:] for line in freed}
     assert [] == [pid for pid in started if is_running(pid)]
