@@ -97,7 +97,7 @@ def put_demo() -> None:
 def stored_checkpoints() -> Table:
     """Return the steps of each model that has any."""
     table: Table = {}
-    for items in _moto_tables()[os.environ["CHECKPOINTS_TABLE"]].items.values():
+    for items in moto_tables()[os.environ["CHECKPOINTS_TABLE"]].items.values():
         for item in items.values():
             model_id = item.attrs["model_id"].value
             table.setdefault(model_id, set()).add(int(item.attrs["step"].value))
@@ -107,7 +107,7 @@ def stored_checkpoints() -> Table:
 def checkpoint_owners() -> dict[str, str]:
     """Tell in words how many checkpoints of each model each entity has."""
     owners: dict[str, Counter[str]] = {}
-    for items in _moto_tables()[os.environ["CHECKPOINTS_TABLE"]].items.values():
+    for items in moto_tables()[os.environ["CHECKPOINTS_TABLE"]].items.values():
         for item in items.values():
             owner = item.attrs["entity"].value
             owners.setdefault(item.attrs["model_id"].value, Counter())[owner] += 1
@@ -129,11 +129,11 @@ def stored_tokens() -> dict[str, str]:
 
 def clear_tables() -> None:
     """Remove every token and every checkpoint."""
-    for table in _moto_tables().values():
+    for table in moto_tables().values():
         table.items.clear()
 
 
-def _moto_tables() -> dict[str, MotoTable]:
+def moto_tables() -> dict[str, MotoTable]:
     """Return the tables themselves; to scan them through the API takes seconds in all."""
     tables: dict[str, MotoTable] = dynamodb_backends[DEFAULT_ACCOUNT_ID][REGION].tables
     return tables
@@ -197,10 +197,13 @@ def _one_at_a_time[**P, R](function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _snapshot(table: MotoTable, _memo: object) -> MotoTable:
-    """Copy what a transaction of deletes can change: which items there are."""
+    """Copy what a transaction of deletes can change: which items there are, and the stream."""
     if table.name not in _snapshots:
         _snapshots[table.name] = clone = copy.copy(table)
         clone.items = copy.copy(table.items)
         for key, items in table.items.items():
             clone.items[key] = dict(items) if isinstance(items, dict) else items
+        if table.stream_shard:
+            clone.stream_shard = copy.copy(table.stream_shard)
+            clone.stream_shard.items = list(table.stream_shard.items)
     return _snapshots[table.name]

@@ -1,0 +1,103 @@
+"""S3 in this process, with one bucket for artifacts, and the checkpoints table's stream.
+
+For the demo and the tests, within `embedded_dynamodb`. It is moto too.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+from unittest import mock
+
+import xmltodict  # type: ignore[import-untyped]
+from moto.core.models import DEFAULT_ACCOUNT_ID
+from moto.core.responses import ActionResult
+from moto.s3.models import FakeBucket, S3Backend, s3_backends
+from moto.s3.responses import S3Response
+
+from emulators.dynamodb import REGION, moto_tables
+
+BUCKET = "artifacts"
+
+
+@contextmanager
+def embedded_bucket() -> Iterator[None]:
+    """Run the block with the bucket, named by ARTIFACTS_BUCKET, and with the table's stream on."""
+    table = os.environ["CHECKPOINTS_TABLE"]
+    moto_tables()[table].set_stream_specification({"StreamViewType": "OLD_IMAGE"})
+    _backend().create_bucket(BUCKET, REGION)
+    try:
+        with (
+            mock.patch.dict(os.environ, ARTIFACTS_BUCKET=BUCKET),
+            mock.patch.object(S3Response, "_bucket_response_delete_keys", _delete_objects),
+        ):
+            yield
+    finally:
+        clear_bucket()
+        _backend().delete_bucket(BUCKET)
+        moto_tables()[table].set_stream_specification(None)
+
+
+def put_objects(*keys: str, content: bytes = b"weights", saved_at: datetime | None = None) -> None:
+    """Save an object at each key, now or as if at another time."""
+    for key in keys:
+        stored = _backend().put_object(BUCKET, key, content)
+        if saved_at:
+            stored.last_modified = saved_at.astimezone(UTC).replace(tzinfo=None)
+
+
+def stored_objects() -> set[str]:
+    """Return the keys of all objects."""
+    return set(_bucket().keys)
+
+
+def clear_bucket() -> None:
+    """Remove every object."""
+    _bucket().keys.clear()
+
+
+def stream_event() -> dict[str, Any]:
+    """Return what changed in the checkpoints table since the last call, as Lambda passes it on.
+
+    It has every change; the filter of the event source mapping is not applied.
+    """
+    shard: Any = moto_tables()[os.environ["CHECKPOINTS_TABLE"]].stream_shard
+    records = [item.to_json() for item in shard.items]
+    shard.starting_sequence_number += len(records)  # of the next one
+    shard.items.clear()
+    source = f"{shard.table.table_arn}/stream/{shard.table.latest_stream_label}"
+    event = {"Records": [{**record, "eventSourceARN": source} for record in records]}
+    return json.loads(json.dumps(event, default=_to_seconds))  # type: ignore[no-any-return]
+
+
+def _to_seconds(moment: datetime) -> int:
+    return int(moment.replace(tzinfo=UTC).timestamp())
+
+
+def _backend() -> S3Backend:
+    return s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
+
+
+def _bucket() -> FakeBucket:
+    return _backend().buckets[BUCKET]
+
+
+# DeleteObjects of moto ignores the objects' ETags; its DeleteObject heeds If-Match.
+def _delete_objects(self: S3Response, bucket: str, **_: object) -> object:
+    """Delete objects as S3 does: if an ETag is given, only an object that has it."""
+    document = xmltodict.parse(self.body, strip_whitespace=False, force_list=("Object",))
+    deleted, errors = [], []
+    for each in document["Delete"]["Object"]:
+        key, etag = each["Key"], each.get("ETag")
+        stored = self.backend.get_object(bucket, key)
+        if etag and not stored:
+            errors.append({"Key": key, "Code": "NoSuchKey"})
+        elif etag and stored and etag.strip('"') != stored.etag.strip('"'):
+            errors.append({"Key": key, "Code": "PreconditionFailed"})
+        else:
+            self.backend.delete_object(bucket, key)
+            deleted.append({"Key": key})
+    self.data["Action"] = "DeleteObjects"
+    return self.serialized(ActionResult({"Deleted": deleted, "Errors": errors}))
