@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections import Counter
 from http import HTTPStatus
+from itertools import batched
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     from emulators.dynamodb import Table
 
 EVENTS = Path(__file__).parents[1] / "events"
-FIRST_EVENT = "delete-checkpoints.json"
+FIRST_EVENT = "delete-checkpoints.json"  # shown between two lists of its model
 WIDTH = 80
+STEPS_A_LINE = 4
 
 type Event = dict[str, Any]
 
@@ -85,12 +87,18 @@ def send(events: list[tuple[str, Event]]) -> int:
     )
     from emulators.invocation import lambda_context  # noqa: PLC0415
 
+    sample_listing = read_event(EVENTS / "list-checkpoints.json")
     log = io.StringIO()
     statuses: Counter[int] = Counter()
     deleted = 0
     with embedded_dynamodb():
         with contextlib.redirect_stdout(log):  # the function's log goes where its prints go
             from checkpoints.app import lambda_handler  # noqa: PLC0415 needs the environment
+
+        def answer_to(event: Event) -> Event:
+            with contextlib.redirect_stdout(log):
+                return lambda_handler(event, lambda_context())
+
         put_demo()
         before, tokens = stored_checkpoints(), stored_tokens()
         print("Each request finds the same tables.")
@@ -101,14 +109,18 @@ def send(events: list[tuple[str, Event]]) -> int:
             log.seek(0)
             log.truncate()
             print(f"\n{emphasize(name)}", flush=True)
+            listing = sample_listing | {"path": event["path"]}
+            if name == FIRST_EVENT:
+                show("before", *list_of(answer_to(listing)))
             show("request", f"{event['httpMethod']} {event['path']}{query_of(event)}")
             show("body", body_of(event))
             show("caller", caller_of(event, tokens))
-            with contextlib.redirect_stdout(log):
-                answer = lambda_handler(event, lambda_context())
+            answer = answer_to(event)
             show("answer", f"{answer['statusCode']} {answer['body']}")
             gone = difference(before, stored_checkpoints())
             show("deleted", *[f"{model}: {steps}" for model, steps in gone.items()] or ["nothing"])
+            if name == FIRST_EVENT:
+                show("after", *list_of(answer_to(listing)))
             statuses[answer["statusCode"]] += 1
             deleted += sum(map(len, gone.values()))
             if answer["statusCode"] == HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -129,6 +141,19 @@ def show(name: str, *lines: str) -> None:
         room = WIDTH - len(f"  {name:7}  ")
         print(f"  {name:7}  {text if len(text) <= room else text[: room - 1] + '…'}")
         name = ""
+
+
+def list_of(answer: Event) -> list[str]:
+    """Return the lines that show what a GET listed: each step with its metrics."""
+    if answer["statusCode"] != HTTPStatus.OK:
+        return [f"GET answers {answer['statusCode']} {answer['body']}"]
+    page = json.loads(answer["body"])
+    listed = [
+        " ".join([each["id"], *(f"{name}={value:g}" for name, value in each["metrics"].items())])
+        for each in page["data"]
+    ]
+    rows = map(", ".join, batched(listed, STEPS_A_LINE, strict=False))
+    return f"GET lists {',\n'.join(rows) or 'nothing'}".splitlines()
 
 
 def query_of(event: Event) -> str:

@@ -43,11 +43,16 @@ def test_sends_every_sample_event_and_sums_up() -> None:
     ) == header
     assert (
         "delete-checkpoints.json\n"
+        "  before   GET lists 100 loss=1, 200 loss=0.5, 300 loss=0.33, 400 loss=0.25,\n"
+        "           500 loss=0.2, 600 loss=0.17, 700 loss=0.14, 800 loss=0.12,\n"
+        "           900 loss=0.11, 1000 loss=0.1\n"
         "  request  DELETE /v1/preview/models/resnet-50/checkpoints\n"
         '  body     {"steps": [100, 200, 999]}\n'
         "  caller   vision-team-demo-token of vision-team, for checkpoints:delete\n"
         '  answer   200 {"deleted_count":2,"not_found_steps":[999]}\n'
-        "  deleted  resnet-50: [100, 200]"
+        "  deleted  resnet-50: [100, 200]\n"
+        "  after    GET lists 300 loss=0.33, 400 loss=0.25, 500 loss=0.2, 600 loss=0.17,\n"
+        "           700 loss=0.14, 800 loss=0.12, 900 loss=0.11, 1000 loss=0.1"
     ) == sections[0]
     by_name = dict(section.split("\n", 1) for section in sections)
     assert {f"{name}.json" for name in SAMPLE_STATUSES} == set(by_name)
@@ -140,6 +145,17 @@ def test_sends_chosen_events_and_shows_the_log_if_the_function_fails(tmp_path: P
     ] == failed.splitlines()[:6]
     assert "AttributeError" in json.loads(failed.splitlines()[6])["exception"]
     assert "2 requests: 1 answered 401, 1 answered 500; 0 checkpoints deleted in all." == summary
+
+
+def test_shows_how_the_list_was_answered_if_there_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "delete-checkpoints.json"
+    path.write_text('{"httpMethod": "DELETE", "path": "/nowhere"}')
+
+    shown = demo(path)
+
+    assert 0 == shown.returncode
+    for when in ("before", "after "):
+        assert f'\n  {when}   GET answers 404 {{"detail":"Not Found"}}\n' in shown.stdout
 
 
 def test_ends_in_a_line_when_it_is_interrupted() -> None:

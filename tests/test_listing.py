@@ -437,34 +437,38 @@ def test_passes_thousands_of_others_records_in_a_few_queries(
     assert all(query.get("Limit", 0) <= MAX_READ_RECORDS for query in endpoint.requests)
 
 
+@pytest.mark.parametrize(
+    ("names", "count", "steps_per_megabyte"),
+    [([f"{number:050}" for number in range(5_000)], 30, 3), (["\0" * 10_000], 250, 100)],
+    ids=["many names", "names that JSON escapes"],
+)
 def test_a_page_of_very_many_metrics_is_short_enough_to_be_answered(
-    call: Call, endpoint: Endpoint
+    call: Call, endpoint: Endpoint, names: list[str], count: int, steps_per_megabyte: int
 ) -> None:
-    """Lambda returns at most 6 MB. The list is complete all the same."""
-    metrics = {"M": {f"{number:050}": {"N": "0.25"} for number in range(5_000)}}
-    key = {"model_id": {"S": MODEL}}
+    """Lambda returns at most 6 MB, in which the body is a string. The list is complete anyway."""
+    metrics = {"M": {name: {"N": "0.25"} for name in names}}
 
-    def read_three(query: dict[str, Any], _apply: object) -> Reply:
-        """Return a megabyte, which is all that a query reads."""
+    def read_a_megabyte(query: dict[str, Any], _apply: object) -> Reply:
         passed = int(query["ExpressionAttributeValues"].get(":passed", {"N": "-1"})["N"])
-        steps = [{"step": {"N": str(step)}} for step in range(passed + 1, 30)[:3]]
-        answer: dict[str, Any] = {"Items": [step | {"metrics": metrics} for step in steps]}
-        if passed < 26:
-            answer["LastEvaluatedKey"] = key | steps[-1]
+        steps = range(passed + 1, count)[: min(query["Limit"], steps_per_megabyte)]
+        items = [{"step": {"N": str(step)}, "metrics": metrics} for step in steps]
+        answer: dict[str, Any] = {"Items": items}
+        if steps[-1] < count - 1:
+            answer["LastEvaluatedKey"] = {"model_id": {"S": MODEL}, "step": items[-1]["step"]}
         return Reply(200, json.dumps(answer).encode())
 
-    endpoint.keep_failing("Query", read_three)
+    endpoint.keep_failing("Query", read_a_megabyte)
     listed: list[int] = []
     has_more = True
     while has_more:
         query: dict[str, Any] = {"after": listed[-1]} if listed else {}
         answer = call(**request(limit=100, **query))
-        assert {5_000} == {len(each["metrics"]) for each in answer.body["data"]}
-        assert len(json.dumps(answer.body)) < 4_000_000
+        assert {len(names)} == {len(each["metrics"]) for each in answer.body["data"]}
+        assert len(json.dumps(json.dumps(answer.body))) < 6_000_000
         listed += [each["step"] for each in answer.body["data"]]
         has_more = answer.body["has_more"]
 
-    assert list(range(30)) == listed
+    assert list(range(count)) == listed
 
 
 def test_outlasts_a_short_fault(call: Call, endpoint: Endpoint) -> None:

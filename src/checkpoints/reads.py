@@ -1,5 +1,6 @@
 """Reading which checkpoints exist, and their metrics."""
 
+import json
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -28,10 +29,10 @@ RECORDS_FOR_A_KEY = 20
 READ_GROWTH = 4
 MAX_READ_RECORDS = 20_000
 
-# A page of the list ends early at about this length, as Lambda's answers have at most 6 MB. A
-# number in JSON has up to 24 characters.
-MAX_METRICS_CHARACTERS = 2_000_000
-NUMBER_CHARACTERS = 24
+# A page of the list ends early if its metrics exceed this size in JSON, because Lambda's answers
+# have at most 6 MB. The last record can add 2.8 MB: 400 KB of characters that become 7 bytes each.
+MAX_METRICS_BYTES = 2_000_000
+MAX_NUMBER_BYTES = 24  # in JSON
 
 MAX_EXACT_INTEGER = 2**53  # a 64-bit float holds every integer up to it
 
@@ -151,20 +152,20 @@ class OwnedCheckpoints(NamedTuple):
         if not self.has_possible_model:
             return Page([], has_more=False)
         found: list[Checkpoint] = []
-        characters = 0
+        size = 0
         passed = None if after is None else str(after)
         records = limit + 1  # one more, to know whether there are more
         while True:
             answer = self._query(passed, records, descending=descending)
             for item in answer["Items"]:
                 step = to_integer(item["step"]["N"])
-                if step is not None:
-                    metrics = _numbers(item.get("metrics", {}).get("M", {}))
-                    found.append(Checkpoint(step, metrics))
-                    characters += sum(len(name) + NUMBER_CHARACTERS for name in metrics)
-            is_long = len(found) > 1 and characters > MAX_METRICS_CHARACTERS
-            if len(found) > limit or is_long:
-                return Page(found[: min(limit, len(found) - 1)], has_more=True)
+                if step is None:
+                    continue
+                if len(found) == limit or size > MAX_METRICS_BYTES:
+                    return Page(found, has_more=True)
+                metrics = _numbers(item.get("metrics", {}).get("M", {}))
+                found.append(Checkpoint(step, metrics))
+                size += len(json.dumps([*metrics])) + len(metrics) * MAX_NUMBER_BYTES
             if "LastEvaluatedKey" not in answer:
                 return Page(found, has_more=False)
             passed = answer["LastEvaluatedKey"]["step"]["N"]
