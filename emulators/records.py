@@ -9,7 +9,6 @@ from checkpoints.auth import DELETE_SCOPE, READ_SCOPE, hash_token
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
-    from mypy_boto3_s3 import S3Client
 
 # The run of the demo, and what each of its checkpoints has in S3.
 ENTITY = "vision-team"
@@ -68,13 +67,14 @@ def put_token(  # noqa: PLR0913 the table, and what a token is made of
     client.put_item(TableName=table, Item=item | attributes)
 
 
-def put_run(client: "DynamoDBClient", table: str, s3: "S3Client | None" = None) -> None:
-    """Save a run's checkpoints, each with a metric and, if an S3 is given, its artifacts there."""
+def artifact_keys() -> list[str]:
+    """Return the keys of the objects that the checkpoints of `put_run` have in S3."""
+    return [f"{MODEL}/{step}/{name}" for step in STEPS for name in ARTIFACTS]
+
+
+def put_run(client: "DynamoDBClient", table: str) -> None:
+    """Save a run's checkpoints, each with a metric and the URI of its artifacts."""
     for step in STEPS:
-        prefix = f"{MODEL}/{step}/"
-        if s3:
-            for name in ARTIFACTS:
-                s3.put_object(Bucket=ARTIFACTS_BUCKET, Key=prefix + name, Body=bytes(1_000))
         put_checkpoints(
             client,
             table,
@@ -82,7 +82,7 @@ def put_run(client: "DynamoDBClient", table: str, s3: "S3Client | None" = None) 
             [step],
             entity=ENTITY,
             metrics={"M": {"loss": {"N": f"{100 / step:.2f}"}}},
-            artifact_uri={"S": f"s3://{ARTIFACTS_BUCKET}/{prefix}"},
+            artifact_uri={"S": f"s3://{ARTIFACTS_BUCKET}/{MODEL}/{step}/"},
         )
 
 

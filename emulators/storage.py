@@ -18,8 +18,7 @@ from moto.s3.models import FakeBucket, S3Backend, s3_backends
 from moto.s3.responses import S3Response
 
 from emulators.dynamodb import REGION, moto_tables
-
-BUCKET = "artifacts"
+from emulators.records import ARTIFACTS_BUCKET as BUCKET
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import json
 import sys
 import textwrap
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from itertools import batched
 from pathlib import Path
@@ -86,14 +87,23 @@ def send(events: list[tuple[str, Event]]) -> int:
         stored_tokens,
     )
     from emulators.invocation import lambda_context  # noqa: PLC0415
+    from emulators.records import artifact_keys  # noqa: PLC0415
+    from emulators.storage import (  # noqa: PLC0415
+        embedded_bucket,
+        put_objects,
+        stored_objects,
+        stream_event,
+    )
 
     sample_listing = read_event(EVENTS / "list-checkpoints.json")
     log = io.StringIO()
     statuses: Counter[int] = Counter()
-    deleted = 0
-    with embedded_dynamodb():
-        with contextlib.redirect_stdout(log):  # the function's log goes where its prints go
-            from checkpoints.app import lambda_handler  # noqa: PLC0415 needs the environment
+    deleted = freed = 0
+    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    with embedded_dynamodb(), embedded_bucket():
+        with contextlib.redirect_stdout(log):  # the functions' logs go where their prints go
+            from checkpoints import reclaim  # noqa: PLC0415 needs the environment
+            from checkpoints.app import lambda_handler  # noqa: PLC0415 the same
 
         def answer_to(event: Event) -> Event:
             with contextlib.redirect_stdout(log):
@@ -106,6 +116,8 @@ def send(events: list[tuple[str, Event]]) -> int:
         show("tokens", *tokens.values())
         for name, event in events:
             put_demo()
+            put_objects(*artifact_keys(), saved_at=an_hour_ago)
+            objects = stored_objects()
             log.seek(0)
             log.truncate()
             print(f"\n{emphasize(name)}", flush=True)
@@ -119,19 +131,28 @@ def send(events: list[tuple[str, Event]]) -> int:
             show("answer", f"{answer['statusCode']} {answer['body']}")
             gone = difference(before, stored_checkpoints())
             show("deleted", *[f"{model}: {steps}" for model, steps in gone.items()] or ["nothing"])
+            with contextlib.redirect_stdout(log):
+                reclaim.lambda_handler(stream_event(), lambda_context(reclaim.MIN_REMAINING_MS * 2))
+            left = stored_objects()
+            show("storage", *changes_of(objects, left))
             if name == FIRST_EVENT:
                 show("after", *list_of(answer_to(listing)))
             statuses[answer["statusCode"]] += 1
             deleted += sum(map(len, gone.values()))
+            freed += len(objects - left)
             if answer["statusCode"] == HTTPStatus.INTERNAL_SERVER_ERROR:
                 print(log.getvalue(), end="")
-    answered = ", ".join(f"{count} answered {status}" for status, count in sorted(statuses.items()))
-    summary = (
-        f"{count_of(len(events), 'request')}: {answered}; "
-        f"{count_of(deleted, 'checkpoint')} deleted in all."
-    )
-    print("\n" + emphasize(textwrap.fill(summary, WIDTH)))
+    print("\n" + emphasize(textwrap.fill(summary_of(statuses, deleted, freed), WIDTH)))
     return int(HTTPStatus.INTERNAL_SERVER_ERROR in statuses)
+
+
+def summary_of(statuses: Counter[int], deleted: int, freed: int) -> str:
+    """Return in a sentence what all requests did together."""
+    answered = ", ".join(f"{count} answered {status}" for status, count in sorted(statuses.items()))
+    return (
+        f"{count_of(statuses.total(), 'request')}: {answered}; "
+        f"{count_of(deleted, 'checkpoint')} and {count_of(freed, 'object')} deleted in all."
+    )
 
 
 def show(name: str, *lines: str) -> None:
@@ -185,6 +206,16 @@ def difference(before: "Table", after: "Table") -> dict[str, list[int]]:
     """Return the steps that are gone, of each model that lost any."""
     gone = {model: sorted(steps - after.get(model, set())) for model, steps in before.items()}
     return {model: steps for model, steps in gone.items() if steps}
+
+
+def changes_of(before: set[str], after: set[str]) -> list[str]:
+    """Return a line for each folder that lost objects."""
+    counts, left = (Counter(key.rpartition("/")[0] for key in keys) for keys in (before, after))
+    return [
+        f"{folder}/: {count_of(count, 'object')} before, {left[folder]} after"
+        for folder, count in sorted(counts.items())
+        if left[folder] < count
+    ]
 
 
 def count_of(number: int, noun: str) -> str:

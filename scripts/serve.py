@@ -11,7 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from emulators import STACK
 from emulators.cloud import LocalCloud, LocalCloudError, build, free_port, local_cloud
-from emulators.records import ARTIFACTS_BUCKET, ENTITY, MODEL, STEPS, put_run
+from emulators.records import ARTIFACTS_BUCKET, ENTITY, MODEL, STEPS, artifact_keys, put_run
 from scripts import tokens
 from scripts.terminal import say, stop_on_signals
 
@@ -46,7 +46,9 @@ def _serve(cloud: LocalCloud, *, verbose: bool) -> None:
     s3.create_bucket(Bucket=ARTIFACTS_BUCKET)
     outputs = cloud.deploy(ArtifactsBucket=ARTIFACTS_BUCKET)
     say("Issuing a token, and saving checkpoints with three objects each")
-    put_run(dynamodb, outputs["CheckpointsTableName"], s3)
+    for key in artifact_keys():
+        s3.put_object(Bucket=ARTIFACTS_BUCKET, Key=key, Body=bytes(1_000))
+    put_run(dynamodb, outputs["CheckpointsTableName"])
     token = tokens.issue(
         dynamodb, outputs["TokensTableName"], entity=ENTITY, name="local", scopes=tokens.SCOPES
     )

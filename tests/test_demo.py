@@ -51,6 +51,8 @@ def test_sends_every_sample_event_and_sums_up() -> None:
         "  caller   vision-team-demo-token of vision-team, for checkpoints:delete\n"
         '  answer   200 {"deleted_count":2,"not_found_steps":[999]}\n'
         "  deleted  resnet-50: [100, 200]\n"
+        "  storage  resnet-50/100/: 3 objects before, 0 after\n"
+        "           resnet-50/200/: 3 objects before, 0 after\n"
         "  after    GET lists 300 loss=0.33, 400 loss=0.25, 500 loss=0.2, 600 loss=0.17,\n"
         "           700 loss=0.14, 800 loss=0.12, 900 loss=0.11, 1000 loss=0.1"
     ) == sections[0]
@@ -69,7 +71,8 @@ def test_sends_every_sample_event_and_sums_up() -> None:
         for status, count in sorted(Counter(SAMPLE_STATUSES.values()).items())
     )
     assert (
-        f"{len(SAMPLE_STATUSES)} requests: {answered}; 207 checkpoints deleted in all."
+        f"{len(SAMPLE_STATUSES)} requests: {answered}; "
+        "207 checkpoints and 12 objects deleted in all."
     ) == " ".join(summary.split())
     assert 80 >= max(map(len, shown.stdout.splitlines()))
 
@@ -144,7 +147,9 @@ def test_sends_chosen_events_and_shows_the_log_if_the_function_fails(tmp_path: P
         "  deleted  nothing",
     ] == failed.splitlines()[:6]
     assert "AttributeError" in json.loads(failed.splitlines()[6])["exception"]
-    assert "2 requests: 1 answered 401, 1 answered 500; 0 checkpoints deleted in all." == summary
+    assert (
+        "2 requests: 1 answered 401, 1 answered 500; 0 checkpoints and 0 objects deleted in all."
+    ) == " ".join(summary.split())
 
 
 def test_shows_how_the_list_was_answered_if_there_is_none(tmp_path: Path) -> None:
