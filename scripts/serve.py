@@ -49,7 +49,10 @@ def _serve(cloud: LocalCloud, *, verbose: bool) -> None:
     outputs = cloud.deploy()
     say("Issuing a token, and saving checkpoints")
     dynamodb = cloud.client("dynamodb")
-    put_checkpoints(dynamodb, outputs["CheckpointsTableName"], MODEL, STEPS, entity=ENTITY)
+    table = outputs["CheckpointsTableName"]
+    for step in STEPS:
+        metrics = {"M": {"loss": {"N": f"{100 / step:.2f}"}}}
+        put_checkpoints(dynamodb, table, MODEL, [step], entity=ENTITY, metrics=metrics)
     token = tokens.issue(
         dynamodb, outputs["TokensTableName"], entity=ENTITY, name="local", scopes=tokens.SCOPES
     )
@@ -74,6 +77,11 @@ The API answers at {api}
 
   curl -X DELETE {api}/v1/preview/models/{MODEL}/checkpoints \\
       -H 'Authorization: Bearer {token}' -d '{{"steps": [100, 200, 999]}}'
+
+Or delete all but some:
+
+  export CHECKPOINTS_API_URL={api} CHECKPOINTS_TOKEN={token}
+  .venv/bin/python scripts/prune.py {MODEL} --keep-last 2 --keep-best loss:min=3
 
 To use the commands of this project and other AWS tools on it, begin with the first line:
 
