@@ -29,8 +29,7 @@ MAX_TRIES = 6  # of one request, without any progress
 MAX_WAIT_SECONDS = 60.0
 TIMEOUT = httpx2.Timeout(40, connect=10)  # longer than the API works on any request
 MAX_DETAIL = 300
-MAX_METRICS = 3  # that fit beside each other in 80 columns
-LOCAL_HOST = r"(.*\.)?localhost|127(\.\d+){3}|::1"
+MAX_METRICS = 3  # that fit beside each other in 80 columns; those of the rules always show
 HINTS = {
     401: "Set CHECKPOINTS_TOKEN to a token that is not revoked or expired.",
     403: "The token needs the scopes checkpoints:read and checkpoints:delete.",
@@ -52,6 +51,12 @@ examples:
 exit codes: 0 nothing is left of what was to be deleted, 1 not done or not
 finished, 2 wrong usage, 130 interrupted
 """
+
+# They print text as it is. If nobody reads it, as after `| head`, rich ends the command.
+OUTPUT = Console(highlight=False, markup=False, emoji=False)
+ERRORS = Console(highlight=False, markup=False, emoji=False, stderr=True)
+say = partial(OUTPUT.print, soft_wrap=True)
+warn = partial(ERRORS.print, soft_wrap=True)
 
 Metrics = Mapping[str, int | float]
 Checkpoints = Mapping[int, Metrics]  # by step
@@ -132,7 +137,7 @@ class Api:
         """Return all checkpoints of the model that the token can see."""
         found: dict[int, Metrics] = {}
         parameters: dict[str, str | int] = {"limit": PAGE_SIZE}
-        with console(stderr=True).status("Listing checkpoints") as status:
+        with ERRORS.status("Listing checkpoints") as status:
             while True:
                 page = self._send(Page, "GET", params=parameters)
                 known = len(found)
@@ -226,8 +231,6 @@ def main(
     token = os.environ.get("CHECKPOINTS_TOKEN", "").strip()
     if not re.fullmatch("[!-~]+", token):  # the error of the HTTP client would print it
         parser.error("Set CHECKPOINTS_TOKEN to a token, without blanks or special characters.")
-    if url.scheme == "http" and not re.fullmatch(LOCAL_HOST, url.host):
-        warn("Warning: CHECKPOINTS_API_URL is not https. Anyone on the network can read the token.")
     # Dots too, because a path segment of one or two of them means something else.
     model = quote(options.model, safe="").replace(".", "%2E")
     path = f"{str(url).rstrip('/')}/v1/preview/models/{model}/checkpoints"
@@ -251,7 +254,7 @@ def prune(api: Api, options: argparse.Namespace) -> int:
     """Show the plan, ask, delete, and check that nothing of the plan is left."""
     found = api.list_checkpoints()
     if not found:
-        print(f"{options.model} has no checkpoints that this token can see.")
+        say(f"{options.model} has no checkpoints that this token can see.")
         return 0
     kept = choose(found, options.rules)
     to_delete = sorted(found.keys() - kept.keys())
@@ -265,18 +268,17 @@ def prune(api: Api, options: argparse.Namespace) -> int:
 
     api.planned = len(to_delete)
     batches = [to_delete[i : i + BATCH_SIZE] for i in range(0, len(to_delete), BATCH_SIZE)]
-    terminal = console(stderr=True)
-    for batch in track(batches, "Deleting", console=terminal, disable=not terminal.is_terminal):
+    for batch in track(batches, "Deleting", console=ERRORS, disable=not ERRORS.is_terminal):
         api.delete(batch)
 
     now = api.list_checkpoints()
     left = [step for step in to_delete if step in now]
-    print(f"Deleted: {api.deleted:,}. Kept: {len(now.keys() & kept.keys()):,}.")
+    say(f"Deleted: {api.deleted:,}. Kept: {len(now.keys() & kept.keys()):,}.")
     if (gone := len(to_delete) - len(left) - api.deleted) > 0:
         doubt = ", or deleted by a request whose answer was lost" if api.in_doubt else ""
-        print(f"Already gone{doubt}: {gone:,}.")
+        say(f"Already gone{doubt}: {gone:,}.")
     if new := now.keys() - found.keys():
-        print(f"Saved while this ran, and kept: {len(new):,}.")
+        say(f"Saved while this ran, and kept: {len(new):,}.")
     if left:
         warn(f"prune.py: Not deleted, or saved again: {len(left):,}, the first at step {left[0]}.")
     return 1 if left else 0
@@ -301,10 +303,10 @@ def show_plan(
     to_delete: Sequence[int],
 ) -> None:
     """Print what stays and why, with the metrics of the rules before others, and what goes."""
-    print(f"Checkpoints of {options.model}: {len(found):,}. To keep: {len(kept):,}.")
-    wanted = [rule.metric for rule in options.rules if rule.metric]
+    say(f"Checkpoints of {options.model}: {len(found):,}. To keep: {len(kept):,}.")
+    wanted = dict.fromkeys(rule.metric for rule in options.rules if rule.metric)
     others = sorted({name for step in kept for name in found[step]})
-    names = list(dict.fromkeys(wanted + others))[:MAX_METRICS]
+    names = list(dict.fromkeys([*wanted, *others]))[: max(MAX_METRICS, len(wanted))]
     table = Table("Step", "Kept by", *map(printable, names), box=box.SIMPLE)
     for column in table.columns:
         column.overflow = "fold"
@@ -312,16 +314,16 @@ def show_plan(
     for step in sorted(kept):
         metrics = found[step]
         cells = [f"{metrics[name]:.6g}" if name in metrics else "" for name in names]
-        table.add_row(str(step), ", ".join(kept[step]), *cells)
+        table.add_row(str(step), ", ".join(dict.fromkeys(kept[step])), *cells)
     if kept:
-        console().print(table)
+        OUTPUT.print(table)
     for rule in options.rules:
         if note := rule.note(found):
             warn(f"{rule.option}: {note}")
     if to_delete:
-        print(f"To delete: {len(to_delete):,}, from step {to_delete[0]} to step {to_delete[-1]}.")
+        say(f"To delete: {len(to_delete):,}, from step {to_delete[0]} to step {to_delete[-1]}.")
     else:
-        print("There is nothing to delete.")
+        say("There is nothing to delete.")
 
 
 def keep_last(text: str) -> Rule:
@@ -405,16 +407,6 @@ def confirm(question: str) -> bool:
 def printable(text: str) -> str:
     """Return the words of others, made harmless to a terminal."""
     return text if text.isprintable() else repr(text)
-
-
-def console(*, stderr: bool = False) -> Console:
-    """Return a console that prints text as it is, with colors on a terminal only."""
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
-
-
-def warn(text: str) -> None:
-    """Print a line to standard error."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -74,6 +74,11 @@ The API answers at {api}
   curl -X DELETE {api}/v1/preview/models/{MODEL}/checkpoints \\
       -H 'Authorization: Bearer {token}' -d '{{"steps": [100, 200, 999]}}'
 
+Or delete all but some:
+
+  export CHECKPOINTS_API_URL={api} CHECKPOINTS_TOKEN={token}
+  .venv/bin/python scripts/prune.py {MODEL} --keep-last 2 --keep-best loss:min=3
+
 To use the commands of this project and other AWS tools on it, begin with the first line:
 
   export {settings}

@@ -84,6 +84,8 @@ def test_prints_a_line_to_paste_for_each_thing_there_is() -> None:
     assert [
         "curl -X DELETE http://127.0.0.1:9000/api/v1/preview/models/resnet-50/checkpoints \\",
         """-H 'Authorization: Bearer secret' -d '{"steps": [100, 200, 999]}'""",
+        "export CHECKPOINTS_API_URL=http://127.0.0.1:9000/api CHECKPOINTS_TOKEN=secret",
+        ".venv/bin/python scripts/prune.py resnet-50 --keep-last 2 --keep-best loss:min=3",
         f"export {settings}",
         ".venv/bin/python scripts/tokens.py list --stack checkpoints",
         "aws dynamodb scan --table-name checkpoints-1",
