@@ -347,14 +347,11 @@ def test_refuses_what_it_does_not_understand(arguments: list[str]) -> None:
 TOKENS = ["", " ", "s3cret\ns3cret", "s3crét", "s3cret s"]
 URLS = ["", "api.example.com", "ftp://a", "https://", "http://[::1", "https://a..b"]
 URLS += ["https://a/?s3cret", "https://a/#s3cret", "https://user:s3cret@a"]
+SETTINGS = {"CHECKPOINTS_TOKEN": TOKENS, "CHECKPOINTS_API_URL": URLS}
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"),
-    [
-        *(("CHECKPOINTS_TOKEN", token) for token in TOKENS),
-        *(("CHECKPOINTS_API_URL", url) for url in URLS),
-    ],
+    ("variable", "value"), [(name, value) for name in SETTINGS for value in SETTINGS[name]]
 )
 def test_says_which_setting_is_wrong_without_printing_it(variable: str, value: str) -> None:
     api = FakeApi(NUMBERS)
@@ -452,15 +449,13 @@ def test_stops_at_a_refusal_and_says_what_to_do(method: str, refusal: Answer, me
     assert ("Deleted: 0 of 9" in result.stderr) == (method == "DELETE")
 
 
-@pytest.mark.parametrize("method", ["GET", "DELETE"])
-def test_stops_at_answers_that_never_end(method: str) -> None:
+def test_stops_at_a_list_that_does_not_end() -> None:
     page = {"data": [{"step": 1, "metrics": {}}], "has_more": True, "last_id": "c1"}
-    one_more = {"detail": "", "deleted_count": 1, "unconfirmed_count": 0}
     api = FakeApi(NUMBERS)
-    api.answers[method] = [answer(200, page) if method == "GET" else answer(503, one_more)] * 50
+    api.answers["GET"] = [answer(200, page)] * 50
 
     assert 1 == run(api, MODEL, "--keep-last=1", "--yes").code
-    assert {"GET": 2, "DELETE": 1 + 10}[method] == len(api.paths)
+    assert 2 == len(api.paths)
 
 
 def refuse_connection(*_: object) -> httpx2.Response:
