@@ -151,7 +151,8 @@ class Api:
 
     def delete(self, steps: Sequence[int]) -> None:
         """Delete the checkpoints at these steps, as far as they exist."""
-        answer = self._send(Deletion, "DELETE", json={"steps": steps})  # which may count, too
+        # In two statements, because `_send` adds to the count, too, if a try deletes a part.
+        answer = self._send(Deletion, "DELETE", json={"steps": steps})
         self.deleted += answer.deleted_count
 
     def _send(self, kind: type[AnswerT], method: str, **content: Any) -> AnswerT:  # noqa: ANN401
