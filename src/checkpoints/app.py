@@ -2,7 +2,8 @@
 
 import gc
 
-# The imports make many objects and no garbage. To collect between them takes 7 % of a cold start.
+# The imports create many objects and no garbage, so to collect garbage meanwhile would only cost
+# time: 7 % of a cold start.
 gc.disable()
 
 import os
@@ -34,8 +35,8 @@ from checkpoints.schemas import (
 )
 from checkpoints.store import CheckpointStore, IncompleteDeletionError
 
-MODELS = "/v1/preview/models/"
-ROUTE = f"{MODELS}<model_id>/checkpoints"
+MODELS_PATH = "/v1/preview/models/"
+ROUTE = f"{MODELS_PATH}<model_id>/checkpoints"
 RETRY_LATER = {"Retry-After": "2"}  # seconds
 INTERNAL_SERVER_ERROR = "Internal Server Error"
 
@@ -45,7 +46,7 @@ app = APIGatewayRestResolver(
     enable_validation=False,
     debug=False,
     # The base path of a custom domain, which API Gateway leaves in the path of the event.
-    strip_prefixes=[re.compile(f"^(?!{MODELS})/[^/].*?(?={MODELS})")],
+    strip_prefixes=[re.compile(f"^(?!{MODELS_PATH})/[^/].*?(?={MODELS_PATH})")],
 )
 
 
@@ -162,7 +163,7 @@ def handle_unavailable(error: dynamodb.UnavailableError) -> Response[str]:
 
 @app.exception_handler(IncompleteDeletionError)
 def handle_incomplete_deletion(error: IncompleteDeletionError) -> Response[str]:
-    """Answer when a deletion began and was not finished, with how far it got."""
+    """Answer when a deletion was not finished: say how far it got."""
     is_outage = isinstance(error.__cause__, dynamodb.UnavailableError)
     app.context["audit"].incomplete(503 if is_outage else 500, error.deletion, error)
     deleted, unconfirmed = len(error.deletion.deleted), len(error.deletion.unconfirmed)
@@ -230,7 +231,7 @@ def _answer_unavailable(*, deleted: int, unconfirmed: int) -> Response[str]:
     body = IncompleteDeletion(
         detail=(
             f"The database is not available. Checkpoints deleted so far: {deleted}{more}. Repeat "
-            "the request to finish it: what is deleted already will then be reported as not found."
+            "the request to finish it. Checkpoints that are already deleted are then not found."
         ),
         deleted_count=deleted,
         unconfirmed_count=unconfirmed,
@@ -243,5 +244,5 @@ def _answer_unavailable(*, deleted: int, unconfirmed: int) -> Response[str]:
 with suppress(Exception):
     connect()
 
-gc.freeze()  # the objects made so far are never garbage
+gc.freeze()  # the objects created so far live as long as the process
 gc.enable()

@@ -21,6 +21,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from checkpoints.dynamodb import Calls
 from checkpoints.reads import Page
+from checkpoints.steps import ranges
 from checkpoints.store import Deletion, DryRun
 
 if TYPE_CHECKING:
@@ -236,21 +237,10 @@ def _split_ranges(steps: Collection[int]) -> list[list[list[int]]]:
     """Return the steps as ranges `[first, last]`, in parts that each fit on a log line."""
     parts: list[list[list[int]]] = [[]]
     size = 0
-    for pair in _ranges(steps):
+    for pair in ranges(steps):
         size += len(f"[{pair[0]}, {pair[1]}], ")
         if size > MAX_RANGES_BYTES:
             parts.append([])
             size = 0
         parts[-1].append(pair)
     return parts
-
-
-def _ranges(steps: Iterable[int]) -> list[list[int]]:
-    """Return the first and the last of each run of consecutive steps."""
-    ranges: list[list[int]] = []
-    for step in sorted(steps):
-        if ranges and step == ranges[-1][1] + 1:
-            ranges[-1][1] = step
-        else:
-            ranges.append([step, step])
-    return ranges

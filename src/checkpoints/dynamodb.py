@@ -1,4 +1,4 @@
-"""The DynamoDB client, and the calls of one request: their deadline, their retries, their cost."""
+"""The DynamoDB client, and the calls that one request makes: deadline, retries and time spent."""
 
 import random
 import time
@@ -138,7 +138,7 @@ class Calls:
 
         Throttling and conflicts are repeated until the deadline, other failures `MAX_ATTEMPTS`
         times. An attempt begins only if its time-outs end before the deadline. `retries` is how
-        often the same was asked before, if the answer was incomplete.
+        often a caller has asked for the same data before, because an answer was incomplete.
 
         Raises:
             CallError: there are no credentials.

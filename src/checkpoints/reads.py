@@ -8,7 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from checkpoints.dynamodb import Calls
-from checkpoints.steps import among, side_by_side, storable, to_integer
+from checkpoints.steps import intersect, run_in_batches, storable, to_integer
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 MAX_BATCH_KEYS = 100
 MAX_MODEL_ID_BYTES = 2048
 
-# A page of a query is sparse if it passes fewer of the steps than a batch has keys, or fewer than
-# one for every 20 records that it reads: DynamoDB charges about as much for those as for one key.
-# After three sparse pages, batches read the rest.
+# A page of a query is sparse if it gets past fewer of the steps than a batch has keys, or past
+# fewer than one for every 20 records that it reads: DynamoDB charges about as much for 20 records
+# of a query as for one key of a batch. After three sparse pages, batches read the rest.
 MAX_SPARSE_PAGES = 3
 RECORDS_FOR_A_KEY = 20
 
-# If what a query read does not fill a page of the list, the next one reads so many times more, up
-# to about as many small records as it can. So it takes few calls to pass others' records.
+# If a query does not fill a page of the list, the next one reads this many times more records, up
+# to about as many small ones as one call can. So it takes few calls to get past others' records.
 READ_GROWTH = 4
 MAX_READ_RECORDS = 20_000
 
@@ -70,11 +70,11 @@ class OwnedCheckpoints(NamedTuple):
         return storable(steps) if self.has_possible_model else []
 
     def existing(self, steps: list[int]) -> list[int]:
-        """Return those of the possible steps that exist now. The steps must be ascending.
+        """Return the steps at which checkpoints exist now. The given steps must be ascending.
 
-        A query reads everything between two steps, which is cheap where much of it was asked for.
-        Elsewhere, and if the steps are few, batches read the keys one by one. So n steps take about
-        n / 100 calls at most.
+        A query reads everything between two steps, which is cheap where most of it was asked for.
+        Elsewhere, and for a few steps, batches read single keys. So n steps take about n / 100
+        calls at most.
 
         Raises:
             CallError: DynamoDB failed.
@@ -101,14 +101,14 @@ class OwnedCheckpoints(NamedTuple):
                 },
                 ConsistentRead=True,
             )
-            existing += among(steps, (item["step"]["N"] for item in page["Items"]))
+            existing += intersect(steps, (item["step"]["N"] for item in page["Items"]))
             if "LastEvaluatedKey" not in page:
                 return existing
             before = passed
             passed = bisect_right(steps, Decimal(page["LastEvaluatedKey"]["step"]["N"]))
             enough = max(MAX_BATCH_KEYS, page["ScannedCount"] // RECORDS_FOR_A_KEY)
             sparse_pages += passed - before < enough
-        side_by_side(
+        run_in_batches(
             lambda batch: existing.extend(self._read(batch)), steps[passed:], MAX_BATCH_KEYS
         )
         return existing
@@ -132,7 +132,7 @@ class OwnedCheckpoints(NamedTuple):
             )
             items = answer["Responses"].get(self.table, [])
             owned = (item for item in items if item.get("entity") == {"S": self.entity})
-            existing += among(steps, (item["step"]["N"] for item in owned))
+            existing += intersect(steps, (item["step"]["N"] for item in owned))
             # DynamoDB leaves keys unprocessed when it is throttled or the records are large.
             keys = answer["UnprocessedKeys"].get(self.table, {}).get("Keys")
             if not keys:

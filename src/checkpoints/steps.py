@@ -1,4 +1,4 @@
-"""Training steps: which are distinct, which DynamoDB can hold, and work on them in batches."""
+"""Training steps: distinct ones, those that DynamoDB can hold, ranges, and work in batches."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
@@ -19,14 +19,14 @@ MAX_STEP_MAGNITUDE = 126
 CONCURRENT_BATCHES = 4
 
 
-def side_by_side(
+def run_in_batches(
     work: Callable[[Sequence[int]], None], steps: Sequence[int], batch_size: int
 ) -> None:
-    """Run `work` on batches of the steps, a few at a time. After a failure, begin no other batch.
+    """Run `work` on batches of the steps, a few at a time. After a failure, start no other batch.
 
     Raises:
-        Exception: the failure, once the batches that had begun have ended. Of several, one that is
-            not an `UnavailableError`, if there is one.
+        Exception: the failure, after the batches that had started have ended. If there are several,
+            one that is not an `UnavailableError`, if any.
 
     """
     if len(steps) <= batch_size:
@@ -59,8 +59,8 @@ def distinct(steps: Sequence[int]) -> list[int]:
     for is_in_order in (lt, gt):
         if all(map(is_in_order, steps, islice(steps, 1, None))):
             return list(steps)
-    # A caller can choose integers whose hashes collide, and a set of many such takes minutes. The
-    # hash of a string is randomised in each process.
+    # A caller can choose integers whose hashes collide, and a set of many of them takes minutes to
+    # build. The hash of a string is randomised in each process.
     return list({str(step): step for step in steps}.values())
 
 
@@ -77,10 +77,10 @@ def storable(steps: list[int]) -> list[int]:
     ]
 
 
-def among(steps: Sequence[int], numbers: Iterable[str]) -> list[int]:
-    """Return those of the ascending steps that are among DynamoDB's numbers, in their order.
+def intersect(steps: Sequence[int], numbers: Iterable[str]) -> list[int]:
+    """Return the steps, which must be ascending, that are also among DynamoDB's numbers.
 
-    By bisection, because a caller can choose steps that make the look-ups in a set slow.
+    By bisection, because a caller can choose steps that make look-ups in a set slow.
     """
     found = []
     for number in numbers:
@@ -96,6 +96,17 @@ def to_integer(number: str) -> int | None:
     value = _parse(number)
     step = int(value)
     return step if step == value else None
+
+
+def ranges(steps: Iterable[int]) -> list[list[int]]:
+    """Return the first and the last of each run of consecutive steps."""
+    found: list[list[int]] = []
+    for step in sorted(steps):
+        if found and step == found[-1][1] + 1:
+            found[-1][1] = step
+        else:
+            found.append([step, step])
+    return found
 
 
 def _parse(number: str) -> int | Decimal:

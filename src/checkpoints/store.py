@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from checkpoints.dynamodb import CallError, Calls, RejectedError
 from checkpoints.reads import OwnedCheckpoints
-from checkpoints.steps import distinct, side_by_side
+from checkpoints.steps import distinct, run_in_batches
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -21,8 +21,8 @@ MAX_TRANSACTION_ACTIONS = 100  # DynamoDB's limit
 class Deletion:
     """What is known about the distinct steps of one request, at any moment of it.
 
-    `deleted` are gone by this request. `unconfirmed` were sent to DynamoDB and not answered, so
-    they may be gone. All others were not touched.
+    `deleted` were deleted by this request. `unconfirmed` were sent to DynamoDB, which did not
+    answer, so they may have been deleted. All others were not touched.
     """
 
     def __init__(self, asked: list[int]) -> None:
@@ -90,7 +90,7 @@ class CheckpointStore:
         deletion = Deletion(distinct(steps))
         checkpoints = self.owned(model_id, entity=entity, calls=calls)
         try:
-            side_by_side(
+            run_in_batches(
                 lambda batch: _send(checkpoints, batch, deletion),
                 _plan(checkpoints, deletion.asked),
                 MAX_TRANSACTION_ACTIONS,
@@ -116,7 +116,8 @@ def _plan(checkpoints: OwnedCheckpoints, asked: list[int]) -> list[int]:
     """Return the steps to send deletes for: all if they are few, else those that exist.
 
     A read costs less than a delete that finds nothing. A checkpoint that is saved after the read
-    was saved after the request; one that is gone is noticed by the delete's condition.
+    was saved after the request. If one is deleted after the read, the condition of the transaction
+    fails, and it counts as not found.
     """
     possible = checkpoints.possible(asked)
     if len(possible) <= MAX_TRANSACTION_ACTIONS:
@@ -127,9 +128,9 @@ def _plan(checkpoints: OwnedCheckpoints, asked: list[int]) -> list[int]:
 def _send(checkpoints: OwnedCheckpoints, steps: Sequence[int], deletion: Deletion) -> None:
     """Delete those of at most `MAX_TRANSACTION_ACTIONS` steps that exist.
 
-    Usually in one transaction. A cancelled one changed nothing and names the steps that do not
-    exist, so it is sent again without them. An invalid one is sent again in halves: its records
-    may exceed 4 MB in sum.
+    Usually in one transaction. If it is cancelled, it changed nothing, and the answer names the
+    steps that do not exist: it is sent again without them. If it is invalid, its records may exceed
+    4 MB together: it is sent again in halves.
 
     Raises:
         CallError: the transaction failed, or one of a single step is invalid.
@@ -159,11 +160,11 @@ def _send(checkpoints: OwnedCheckpoints, steps: Sequence[int], deletion: Deletio
 def _transact(checkpoints: OwnedCheckpoints, steps: Sequence[int], deletion: Deletion) -> None:
     """Delete all of the steps, or none of them.
 
-    A transaction, not single deletes: DynamoDB recognises by its token a transaction that is
-    sent again after a lost answer, and its condition decides existence, ownership and deletion
-    in one moment.
+    A transaction, not single deletes, for two reasons. If its answer is lost, it can be sent again:
+    DynamoDB recognises it by its token. And it checks that a checkpoint exists and has this owner
+    in the same atomic step that deletes it.
     """
-    # Threads share these sets: in CPython, to update one by a sequence is atomic.
+    # Threads share these sets. In CPython, updating a set from a sequence of integers is atomic.
     deletion.unconfirmed.update(steps)
     try:
         checkpoints.calls.make(
