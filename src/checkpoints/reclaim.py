@@ -50,13 +50,14 @@ class SavedAgainError(Exception):
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Handle a batch of the stream's records; return those that are to come again.
 
-    `scripts/reclaim.py` sends events with `dry_run`. If that is true, nothing is deleted, and in
-    any case the answer also has the `outcomes`, one for each record.
+    `scripts/reclaim.py` sends events with `dry_run`. If that is true, nothing is deleted, and
+    in any case the answer also has the `outcomes`, one for each record that was begun.
     """
+    dry_run = event.get("dry_run") is True
     outcomes: list[Fields] = []
 
     def handle(record: DynamoDBRecord) -> None:
-        reclaim(record, context, outcomes, dry_run=event.get("dry_run") is True)
+        reclaim(record, context, outcomes, dry_run=dry_run)
 
     failures = process_partial_response(event, handle, processor, context)
     return {**failures, "outcomes": outcomes} if "dry_run" in event else {**failures}
