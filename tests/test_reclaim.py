@@ -153,7 +153,7 @@ def test_deletes_the_object_or_all_beneath_the_prefix(key: str, deleted: set[str
 KEYS = [
     "a b", " a ", "a+b", "a%2Fb", "a%20b", "100%", "a?versionId=null", "a#b", "a/../b", "../a",
     "./a", "//a//b", "a&amp;<b>'\"", "a]]>", "été", "e\u0301te\u0301", "重み/🏋", "\u200ba",
-    "a\nb", "a\tb", "a\x00b", "a\x01b", "a\x1fb", "a\x7f\x85b", "a\u2028b",
+    "a\nb", "a\rb", "a\r\nb", "a\tb", "a\x00b", "a\x01b", "a\x1fb", "a\x7f\x85b", "a\u2028b",
     "a\ufffeb", "a\uffff", "s3://b/c", "x" * 1024,
 ]  # fmt: skip
 

@@ -44,8 +44,9 @@ TRANSIENT_ERRORS = frozenset(
 # The object was overwritten or deleted after it was listed.
 CHANGED_ERRORS = frozenset({"PreconditionFailed", "NoSuchKey"})
 
-# XML 1.0 cannot hold these characters, so DeleteObjects cannot name a key that has one.
-_NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+# XML 1.0 cannot hold these characters, and a parser reads a carriage return as a newline, so
+# DeleteObjects, which is XML both ways, cannot name a key that has one.
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")
 
 
 class InvalidUriError(Exception):
