@@ -289,6 +289,20 @@ def test_keeps_an_object_that_is_overwritten_after_it_was_listed(
     assert {"ObjectsDeleted": 1, "BytesFreed": 7} == metrics(written)
 
 
+@pytest.mark.parametrize(
+    ("key", "operation"), [("m/1/a", "delete_objects"), ("m/1/\x01", "delete_object")], ids=ascii
+)
+def test_an_object_that_is_gone_meanwhile_is_neither_freed_nor_kept(
+    key: str, operation: str, s3: FaultyS3, lines: Lines
+) -> None:
+    put_objects(key, saved_at=BEFORE)
+    s3.fail(operation, after(clear_bucket))
+
+    assert DONE == run(make_removal(uri("m/1/")))
+
+    assert [outcome("INFO", "Storage freed", outcome="freed")] == log_lines(lines())
+
+
 @pytest.mark.usefixtures("_small_pages")
 def test_stops_when_the_record_is_saved_again_in_the_middle(s3: FaultyS3, lines: Lines) -> None:
     put_objects("m/1/a", "m/1/b", "m/1/c", "m/1/d", saved_at=BEFORE)

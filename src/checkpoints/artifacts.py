@@ -41,8 +41,6 @@ TRANSIENT_ERRORS = frozenset(
         "ThrottlingException",
     }
 )
-# The object was overwritten or deleted after it was listed.
-CHANGED_ERRORS = frozenset({"PreconditionFailed", "NoSuchKey"})
 
 # XML 1.0 cannot hold these characters, and a parser reads a carriage return as a newline, so
 # DeleteObjects, which is XML both ways, cannot name a key that has one.
@@ -188,9 +186,9 @@ class Cleanup:
             self.freed_bytes += each["Size"]
 
     def _count_error(self, code: str) -> None:
-        if code in CHANGED_ERRORS:
+        if code == "PreconditionFailed":  # it was overwritten after it was listed
             self.kept["changed"] += 1
-        else:
+        elif code != "NoSuchKey":  # that is gone already
             self._errors[code] += 1
 
 
