@@ -369,11 +369,13 @@ def test_tells_the_outcomes_of_what_is_no_dry_run_too() -> None:
 # Faults
 
 TRANSIENT = [
-    s3_error(503, "SlowDown"), s3_error(500, "InternalError"), s3_error(409, "OperationAborted"), s3_error(400, "RequestTimeout"),
+    s3_error(503, "SlowDown"), s3_error(500, "InternalError"), s3_error(502, "502"),
+    s3_error(429, "429"), s3_error(409, "OperationAborted"), s3_error(400, "RequestTimeout"),
     drop_call, lose_reply,
 ]  # fmt: skip
 LASTING = [
     s3_error(403, "AccessDenied"), s3_error(404, "NoSuchBucket"), s3_error(400, "MalformedXML"),
+    s3_error(501, "NotImplemented"),
 ]  # fmt: skip
 OPERATIONS = {"list_objects_v2": "m/1/a", "delete_objects": "m/1/a", "delete_object": "m/1/\x01"}
 

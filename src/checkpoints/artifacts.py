@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import ObjectTypeDef, PaginatorConfigTypeDef
 
 MAX_KEY_BYTES = 1024  # S3's limit
-SERVER_ERROR = 500
 
 # botocore repeats a call, so one takes at most 3 * (2 + 10) seconds, and 3 between its attempts.
 CONFIG = Config(
@@ -26,7 +25,7 @@ CONFIG = Config(
 )
 MAX_CALL_SECONDS = 39
 
-# S3's errors that can be gone at the next attempt, besides those with status 5xx. An answer to
+# S3's errors that can be gone at the next attempt, besides those with such a status. An answer to
 # DeleteObjects names an error for each object, without its status.
 TRANSIENT_ERRORS = frozenset(
     {
@@ -41,6 +40,7 @@ TRANSIENT_ERRORS = frozenset(
         "ThrottlingException",
     }
 )
+TRANSIENT_STATUSES = frozenset({429, 500, 502, 503, 504})
 
 # XML 1.0 cannot hold these characters, and a parser reads a carriage return as a newline, so
 # DeleteObjects, which is XML both ways, cannot name a key that has one.
@@ -176,6 +176,8 @@ class Cleanup:
                 Bucket=self._artifacts.bucket, Key=each["Key"], IfMatch=_etag(each)
             )
         except ClientError as error:
+            if is_transient(error):
+                raise
             self._count_error(error.response["Error"]["Code"])
         else:
             self._count_deleted([each])
@@ -205,8 +207,8 @@ def is_transient(error: Exception) -> bool:
     """Tell whether an error that `Cleanup.run` raised can be gone at the next attempt."""
     match error:
         case ClientError(response={"ResponseMetadata": {"HTTPStatusCode": status}}):
-            is_server_error: bool = status >= SERVER_ERROR
-            return is_server_error or error.response["Error"]["Code"] in TRANSIENT_ERRORS
+            code = error.response["Error"]["Code"]
+            return status in TRANSIENT_STATUSES or code in TRANSIENT_ERRORS
         case NotDeletedError():
             return not TRANSIENT_ERRORS.isdisjoint(error.codes)
     return isinstance(error, BotoCoreError)  # no answer, or no credentials for now
