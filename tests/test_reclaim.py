@@ -32,6 +32,7 @@ from faulty_s3 import (
     Request,
     S3Fault,
     after,
+    blank_reply,
     drop_call,
     lose_reply,
     object_errors,
@@ -421,6 +422,17 @@ def test_a_lasting_fault_of_s3_is_told_and_does_not_block(
     assert first["exception"]
     assert "freed" == second["outcome"]
     assert 1 == sum(line.get("ReclaimsFailed", [0])[0] for line in written)
+
+
+@pytest.mark.parametrize("operation", ["list_objects_v2", "delete_objects"])
+def test_a_blank_answer_is_not_taken_for_success(operation: str, s3: FaultyS3) -> None:
+    put_objects("m/1/a", saved_at=BEFORE)
+    s3.fail(operation, blank_reply)
+
+    assert retry(1) == run(make_removal(uri("m/1/")))
+
+    assert DONE == run(make_removal(uri("m/1/")))
+    assert set() == stored_objects()
 
 
 @pytest.mark.usefixtures("_small_pages")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -122,7 +123,8 @@ class Cleanup:
         A dry run deletes nothing, and counts what would be deleted.
 
         Raises:
-            BotoCoreError, ClientError: a call to S3 failed; see `is_transient`.
+            BotoCoreError, ClientError, ResponseParserError: a call to S3 failed. `is_transient`
+                tells whether to try again.
             NotDeletedError: the calls succeeded, but some objects were not deleted.
 
         """
@@ -149,6 +151,8 @@ class Cleanup:
         for page in self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._artifacts.bucket, Prefix=self._artifacts.key, PaginationConfig=limits
         ):
+            if "IsTruncated" not in page:  # botocore reads an answer without a body as an empty one
+                raise ResponseParserError("The list of objects has no body.")
             objects = page.get("Contents", [])
             yield [each for each in objects if self._artifacts.include(each["Key"])]
 
@@ -211,4 +215,5 @@ def is_transient(error: Exception) -> bool:
             return status in TRANSIENT_STATUSES or code in TRANSIENT_ERRORS
         case NotDeletedError():
             return not TRANSIENT_ERRORS.isdisjoint(error.codes)
-    return isinstance(error, BotoCoreError)  # no answer, or no credentials for now
+    # No answer or half an answer, or no credentials for now.
+    return isinstance(error, BotoCoreError | ResponseParserError)
