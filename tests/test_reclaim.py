@@ -199,6 +199,7 @@ REFUSED: dict[str, list[object]] = {
         uri("\u3000/ /\u2028/"), uri("\x1c\x85/"),
     ],
     "key_too_long": [uri("x" * 1025), uri("é" * 512 + "/"), uri("\U0001f3cb" * 100_000)],
+    "not_unicode": [uri("m/\ud800/")],
 }  # fmt: skip
 
 

@@ -83,7 +83,11 @@ class Artifacts(NamedTuple):
             raise InvalidUriError("another_bucket")
         if not re.search(r"[^\s/]", key):
             raise InvalidUriError("blank_key")
-        if len(key.encode(errors="surrogatepass")) > MAX_KEY_BYTES:
+        try:
+            size = len(key.encode())
+        except UnicodeEncodeError:
+            raise InvalidUriError("not_unicode") from None
+        if size > MAX_KEY_BYTES:
             raise InvalidUriError("key_too_long")
         return cls(match[1], key)
 
