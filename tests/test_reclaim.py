@@ -492,6 +492,20 @@ def test_deletes_nothing_while_it_is_unknown_whether_the_record_exists_again(
     assert set() == stored_objects()
 
 
+@pytest.mark.parametrize("missing", ["bucket", "client"])
+def test_fails_as_a_whole_if_it_could_handle_no_record(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lambda reports such an error; what fails a single record is reported by the function."""
+    if missing == "bucket":
+        monkeypatch.delenv("ARTIFACTS_BUCKET")
+    else:
+        monkeypatch.setattr(reclaim, "connect", mock.Mock(side_effect=KeyError))
+
+    with pytest.raises(KeyError):
+        run(make_removal(uri("m/1/")))
+
+
 # Time
 
 

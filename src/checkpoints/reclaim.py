@@ -52,19 +52,31 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
 
     `scripts/reclaim.py` sends events with `dry_run`. If that is true, nothing is deleted, and
     in any case the answer also has the `outcomes`, one for each record that was begun.
+
+    Raises:
+        Exception: the function is not set up to handle any record.
+
     """
+    # What fails here is reported by Lambda. Powertools logs no error of a single record.
+    connect()
+    bucket = os.environ["ARTIFACTS_BUCKET"]
     dry_run = event.get("dry_run") is True
     outcomes: list[Fields] = []
 
     def handle(record: DynamoDBRecord) -> None:
-        reclaim(record, context, outcomes, dry_run=dry_run)
+        reclaim(record, context, outcomes, bucket=bucket, dry_run=dry_run)
 
     failures = process_partial_response(event, handle, processor, context)
     return {**failures, "outcomes": outcomes} if "dry_run" in event else {**failures}
 
 
 def reclaim(
-    record: DynamoDBRecord, context: LambdaContext, outcomes: list[Fields], *, dry_run: bool
+    record: DynamoDBRecord,
+    context: LambdaContext,
+    outcomes: list[Fields],
+    *,
+    bucket: str,
+    dry_run: bool,
 ) -> None:
     """Delete the artifacts of one removed record, and add the outcome to the outcomes.
 
@@ -91,7 +103,7 @@ def reclaim(
     )
     dynamodb_client, s3_client = connect()
     try:
-        wanted = Artifacts.parse(uri, bucket=os.environ["ARTIFACTS_BUCKET"])
+        wanted = Artifacts.parse(uri, bucket=bucket)
     except InvalidUriError as error:
         outcomes.append(audit.refused(str(error)))
         return
