@@ -338,7 +338,7 @@ def test_ignores_other_changes(record: dict[str, Any], lines: Lines) -> None:
     assert [] == lines()
 
 
-@pytest.mark.parametrize("wish", [True])
+@pytest.mark.parametrize("wish", [True, 1, "true", None])
 def test_a_dry_run_tells_what_would_be_deleted_and_deletes_nothing(
     wish: object, lines: Lines
 ) -> None:

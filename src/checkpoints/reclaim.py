@@ -50,7 +50,7 @@ class SavedAgainError(Exception):
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Handle a batch of the stream's records; return those that are to come again.
 
-    `scripts/reclaim.py` sends events with `dry_run`. If that is true, nothing is deleted, and
+    `scripts/reclaim.py` sends events with `dry_run`. Unless that is false, nothing is deleted, and
     in any case the answer also has the `outcomes`, one for each record that was begun.
 
     Raises:
@@ -60,7 +60,7 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
     # What fails here is reported by Lambda. Powertools logs no error of a single record.
     connect()
     bucket = os.environ["ARTIFACTS_BUCKET"]
-    dry_run = event.get("dry_run") is True
+    dry_run = event.get("dry_run", False) is not False
     outcomes: list[Fields] = []
 
     def handle(record: DynamoDBRecord) -> None:
