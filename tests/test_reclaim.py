@@ -224,7 +224,7 @@ def test_refuses_what_is_not_a_key_in_the_bucket(value: object, reason: str, lin
 
 
 OVERLAPPING = [
-    *({"S": uri(key)} for key in ("m/1/", "m/", "m/1/a", "m/1/b/", "m/1/new")),
+    *({"S": uri(key)} for key in ("m/1/", "m/", "m/1/a", "m/1/b/", "m/1/new", "m/1", "m", "m/1//")),
     *({"S": uri(unreadable)} for unreadable in ("", "/", "x" * 1025)),
     *({"S": unreadable} for unreadable in ("", "m/2/", "S3://artifacts/m/2/")),
     *({"N": "1"}, {"NULL": True}),

@@ -101,8 +101,12 @@ class Artifacts(NamedTuple):
         return key == self.key or (self.is_prefix and key.startswith(self.key))
 
     def overlap(self, other: "Artifacts") -> bool:
-        """Tell whether an object can be part of both."""
-        return self.bucket == other.bucket and (self.include(other.key) or other.include(self.key))
+        """Tell whether one is the same as the other, above or beneath.
+
+        Whether a key ends with a slash makes no difference: who left it out may mean the prefix.
+        """
+        one, two = (f"{key.rstrip('/')}/" for key in (self.key, other.key))
+        return self.bucket == other.bucket and (one.startswith(two) or two.startswith(one))
 
 
 class Cleanup:
