@@ -5,16 +5,18 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import repeat
 from typing import Any
 from unittest import mock
 from urllib.parse import quote, unquote_plus
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from checkpoints import artifacts, reclaim
-from emulators.dynamodb import put_checkpoints, stored_checkpoints
+from emulators.dynamodb import clear_tables, put_checkpoints, stored_checkpoints
 from emulators.invocation import lambda_context
 from emulators.storage import (
     BUCKET,
@@ -606,3 +608,50 @@ def test_nothing_else_of_a_record_is_told(
     written = lines()
     assert (ENTITY, MODEL, 1) == tuple(written[0][key] for key in ("entity", "model_id", "step"))
     assert "secret" not in f"{written}{caplog.text}"
+
+
+# Everything at once
+
+PARTS = st.sampled_from(["a", "b", "1", "10", " ", "\x01", "é"])
+KEY = st.lists(PARTS, min_size=1, max_size=3).map("/".join)
+NAME = st.tuples(KEY, st.sampled_from(["", "/"])).map("".join)
+TIME = st.integers(-2, 2).map(lambda seconds: REMOVED_AT + timedelta(seconds=seconds))
+REMOVAL = st.tuples(NAME, TIME, st.none() | NAME).filter(lambda removal: removal[0].strip(" /"))
+
+
+def is_named(key: str, name: str) -> bool:
+    return key.startswith(name) if name.endswith("/") else key == name
+
+
+def is_within(name: str, other: str) -> bool:
+    parts = other.rstrip("/").split("/")
+    return parts == name.rstrip("/").split("/")[: len(parts)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    objects=st.dictionaries(NAME, TIME, max_size=12),
+    removals=st.lists(REMOVAL, min_size=1, max_size=4),
+)
+@example(objects={"m/1": BEFORE}, removals=[("m/1", REMOVED_AT, "m/10")])
+@example(objects={"m/10": BEFORE}, removals=[("m/10", REMOVED_AT, "m/1")])
+def test_deletes_what_removed_records_name_unless_it_was_saved_later(
+    objects: dict[str, datetime], removals: list[tuple[str, datetime, str | None]]
+) -> None:
+    clear_tables()
+    clear_bucket()
+    for key, saved_at in objects.items():
+        put_objects(key, saved_at=saved_at)
+    deleted: set[str] = set()
+    batch = []
+    for step, (name, removed_at, again) in enumerate(removals):
+        batch.append(make_removal(uri(name), step=step, at=removed_at))
+        if again is not None:
+            put_checkpoints(MODEL, [step], entity=ENTITY, artifact_uri={"S": uri(again)})
+            if not again.strip(" /") or is_within(name, again) or is_within(again, name):
+                continue
+        deleted |= {key for key in objects if is_named(key, name) and objects[key] < removed_at}
+
+    assert DONE == run(*batch)
+
+    assert set(objects) - deleted == stored_objects()
