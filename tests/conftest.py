@@ -1,5 +1,6 @@
 """The function, connected to an embedded DynamoDB that fails on command."""
 
+import json
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -12,10 +13,11 @@ from emulators.dynamodb import clear_tables, embedded_dynamodb, put_token
 from emulators.invocation import lambda_context
 from events import ENTITY, TOKEN, Answer, Call, Invoke, make_event, read_answer
 from faulty_dynamodb import Endpoint
+from logs import CurrentStdout, Lines
 
 os.environ["POWERTOOLS_SERVICE_NAME"] = STACK  # Powertools reads it at the import
 
-from checkpoints import app, dynamodb
+from checkpoints import app, audit, dynamodb
 
 
 @pytest.fixture(scope="session")
@@ -80,3 +82,18 @@ def _fresh_tables(endpoint: Endpoint) -> None:
     clear_tables()
     put_token(TOKEN, entity=ENTITY)
     endpoint.heal()
+
+
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Lines:
+    """Return what the function wrote since the last call, each line as JSON.
+
+    Without the line that counts a cold start: only the first request of a process has it.
+    """
+    monkeypatch.setattr(audit.logger.registered_handler, "stream", CurrentStdout())
+
+    def lines() -> list[dict[str, Any]]:
+        written = map(json.loads, capsys.readouterr().out.splitlines())
+        return [line for line in written if "ColdStart" not in line]
+
+    return lines

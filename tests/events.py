@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import EllipsisType
 from typing import Any
 from urllib.parse import quote
@@ -77,6 +78,48 @@ def make_event(  # noqa: PLR0913 an event has so many parts
         "body": json.dumps({"steps": steps}) if body is None and steps is not None else body,
         "isBase64Encoded": False,
     } | others
+
+
+REMOVED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def make_removal(
+    uri: object,
+    *,
+    step: int = 1,
+    at: datetime = REMOVED_AT,
+    event_name: str = "REMOVE",
+    **attributes: object,
+) -> dict[str, Any]:
+    """Return the record that the stream has of a checkpoint's removal.
+
+    The URI is a string, any attribute, or `None` if there is none.
+    """
+    keys = {"model_id": {"S": MODEL}, "step": {"N": str(step)}}
+    image: dict[str, object] = keys | {"entity": {"S": ENTITY}} | attributes
+    if uri is not None:
+        image["artifact_uri"] = {"S": uri} if isinstance(uri, str) else uri
+    return {
+        "eventID": "c4ca4238a0b923820dcc509a6f75849b",
+        "eventName": event_name,
+        "eventVersion": "1.1",
+        "eventSource": "aws:dynamodb",
+        "awsRegion": "us-east-1",
+        "dynamodb": {
+            "ApproximateCreationDateTime": at.timestamp(),
+            "Keys": keys,
+            "OldImage": image,
+            "SequenceNumber": sequence_number(step),
+            "SizeBytes": 99,
+            "StreamViewType": "OLD_IMAGE",
+        },
+        "eventSourceARN": "arn:aws:dynamodb:us-east-1:123456789012:table/t/stream/s",
+    }
+
+
+def sequence_number(step: int) -> str:
+    """Return the sequence number of the removal that `make_removal` makes for a step."""
+    return str(10**20 + step)
 
 
 def read_answer(response: Mapping[str, Any]) -> Answer:

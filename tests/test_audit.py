@@ -4,88 +4,19 @@ import io
 import json
 import sys
 import time
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 from unittest import mock
 
 import pytest
 
-from checkpoints import app, audit
+from checkpoints import app
 from checkpoints.auth import READ_SCOPE, hash_token
 from emulators.dynamodb import put_checkpoints, put_token
 from events import ENTITY, MODEL, TOKEN, Call, make_event
 from faulty_dynamodb import Endpoint, Fault, Reply, cancel, lose_answer, pass_on, reject, stall
 from function_process import run_in_a_process
-
-type Lines = Callable[[], list[dict[str, Any]]]
-
-
-class CurrentStdout:
-    """Standard output as it is when a line is written; the log's handler keeps an older one."""
-
-    def write(self, text: str) -> None:
-        sys.stdout.write(text)
-
-    def flush(self) -> None:
-        sys.stdout.flush()
-
-
-@pytest.fixture
-def lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Lines:
-    """Return what the function wrote since the last call, each line as JSON.
-
-    Without the line that counts a cold start: only the first request of a process has it.
-    """
-    monkeypatch.setattr(audit.logger.registered_handler, "stream", CurrentStdout())
-
-    def lines() -> list[dict[str, Any]]:
-        written = map(json.loads, capsys.readouterr().out.splitlines())
-        return [line for line in written if "ColdStart" not in line]
-
-    return lines
-
-
-def log_lines(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Keep what an operator reads, without what varies from run to run, and without the metrics."""
-    varying = {"timestamp", "location", "cold_start", "duration_ms", "exception", "exception_name"}
-    return [
-        {
-            key: value
-            for key, value in line.items()
-            if key not in varying | {"service"} and not key.startswith(("function_", "dynamodb_"))
-        }
-        for line in lines
-        if "_aws" not in line
-    ]
-
-
-def names_of_metrics(line: dict[str, Any]) -> set[str]:
-    """Return what CloudWatch takes from a line in its embedded metric format."""
-    directives = line.get("_aws", {}).get("CloudWatchMetrics", [])
-    assert all("Checkpoints" == directive["Namespace"] for directive in directives)
-    assert all(
-        name in line
-        for directive in directives
-        for names in directive["Dimensions"]
-        for name in names
-    )
-    metrics = [metric for directive in directives for metric in directive["Metrics"]]
-    assert all("Count" == metric["Unit"] for metric in metrics)
-    names = [metric["Name"] for metric in metrics]
-    assert len(set(names)) == len(names)
-    return set(names)
-
-
-def metrics(lines: list[dict[str, Any]]) -> dict[str, float]:
-    """Return the metrics of all lines, with their reason if they have one."""
-    found = [
-        (" ".join([name, *line.get("reason", "").split()]), sum(line[name]))
-        for line in lines
-        for name in names_of_metrics(line) - {"ColdStart"}
-    ]
-    assert len(dict(found)) == len(found)  # none is counted twice
-    return dict(found)
+from logs import Lines, log_lines, metrics
 
 
 def test_one_line_tells_who_deleted_what(call: Call, lines: Lines) -> None:

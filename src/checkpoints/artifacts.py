@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import ObjectTypeDef, PaginatorConfigTypeDef
 
 MAX_KEY_BYTES = 1024  # S3's limit
-SERVER_ERROR = 500
 
 # botocore repeats a call, so one takes at most 3 * (2 + 10) seconds, and 3 between its attempts.
 CONFIG = Config(
@@ -26,7 +26,7 @@ CONFIG = Config(
 )
 MAX_CALL_SECONDS = 39
 
-# S3's errors that can be gone at the next attempt, besides those with status 5xx. An answer to
+# S3's errors that can be gone at the next attempt, besides those with such a status. An answer to
 # DeleteObjects names an error for each object, without its status.
 TRANSIENT_ERRORS = frozenset(
     {
@@ -41,11 +41,11 @@ TRANSIENT_ERRORS = frozenset(
         "ThrottlingException",
     }
 )
-# The object was overwritten or deleted after it was listed.
-CHANGED_ERRORS = frozenset({"PreconditionFailed", "NoSuchKey"})
+TRANSIENT_STATUSES = frozenset({429, 500, 502, 503, 504})
 
-# XML 1.0 cannot hold these characters, so DeleteObjects cannot name a key that has one.
-_NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+# XML 1.0 cannot hold these characters, and a parser reads a carriage return as a newline, so
+# DeleteObjects, which is XML both ways, cannot name a key that has one.
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")
 
 
 class InvalidUriError(Exception):
@@ -83,7 +83,11 @@ class Artifacts(NamedTuple):
             raise InvalidUriError("another_bucket")
         if not re.search(r"[^\s/]", key):
             raise InvalidUriError("blank_key")
-        if len(key.encode(errors="surrogatepass")) > MAX_KEY_BYTES:
+        try:
+            size = len(key.encode())
+        except UnicodeEncodeError:
+            raise InvalidUriError("not_unicode") from None
+        if size > MAX_KEY_BYTES:
             raise InvalidUriError("key_too_long")
         return cls(match[1], key)
 
@@ -97,8 +101,12 @@ class Artifacts(NamedTuple):
         return key == self.key or (self.is_prefix and key.startswith(self.key))
 
     def overlap(self, other: "Artifacts") -> bool:
-        """Tell whether an object can be part of both."""
-        return self.bucket == other.bucket and (self.include(other.key) or other.include(self.key))
+        """Tell whether one is the same as the other, above or beneath.
+
+        Whether a key ends with a slash makes no difference: who left it out may mean the prefix.
+        """
+        one, two = (f"{key.rstrip('/')}/" for key in (self.key, other.key))
+        return self.bucket == other.bucket and (one.startswith(two) or two.startswith(one))
 
 
 class Cleanup:
@@ -123,7 +131,8 @@ class Cleanup:
         A dry run deletes nothing, and counts what would be deleted.
 
         Raises:
-            BotoCoreError, ClientError: a call to S3 failed; see `is_transient`.
+            BotoCoreError, ClientError, ResponseParserError: a call to S3 failed. `is_transient`
+                tells whether to try again.
             NotDeletedError: the calls succeeded, but some objects were not deleted.
 
         """
@@ -150,6 +159,8 @@ class Cleanup:
         for page in self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._artifacts.bucket, Prefix=self._artifacts.key, PaginationConfig=limits
         ):
+            if "IsTruncated" not in page:  # botocore reads an answer without a body as an empty one
+                raise ResponseParserError("The list of objects has no body.")
             objects = page.get("Contents", [])
             yield [each for each in objects if self._artifacts.include(each["Key"])]
 
@@ -177,6 +188,8 @@ class Cleanup:
                 Bucket=self._artifacts.bucket, Key=each["Key"], IfMatch=_etag(each)
             )
         except ClientError as error:
+            if is_transient(error):
+                raise
             self._count_error(error.response["Error"]["Code"])
         else:
             self._count_deleted([each])
@@ -187,9 +200,9 @@ class Cleanup:
             self.freed_bytes += each["Size"]
 
     def _count_error(self, code: str) -> None:
-        if code in CHANGED_ERRORS:
+        if code == "PreconditionFailed":  # it was overwritten after it was listed
             self.kept["changed"] += 1
-        else:
+        elif code != "NoSuchKey":  # that is gone already
             self._errors[code] += 1
 
 
@@ -206,8 +219,9 @@ def is_transient(error: Exception) -> bool:
     """Tell whether an error that `Cleanup.run` raised can be gone at the next attempt."""
     match error:
         case ClientError(response={"ResponseMetadata": {"HTTPStatusCode": status}}):
-            is_server_error: bool = status >= SERVER_ERROR
-            return is_server_error or error.response["Error"]["Code"] in TRANSIENT_ERRORS
+            code = error.response["Error"]["Code"]
+            return status in TRANSIENT_STATUSES or code in TRANSIENT_ERRORS
         case NotDeletedError():
             return not TRANSIENT_ERRORS.isdisjoint(error.codes)
-    return isinstance(error, BotoCoreError)  # no answer, or no credentials for now
+    # No answer or half an answer, or no credentials for now.
+    return isinstance(error, BotoCoreError | ResponseParserError)

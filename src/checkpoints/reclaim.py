@@ -50,20 +50,33 @@ class SavedAgainError(Exception):
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Handle a batch of the stream's records; return those that are to come again.
 
-    `scripts/reclaim.py` sends events with `dry_run`. If that is true, nothing is deleted, and in
-    any case the answer also has the `outcomes`, one for each record.
+    `scripts/reclaim.py` sends events with `dry_run`. Unless that is false, nothing is deleted, and
+    in any case the answer also has the `outcomes`, one for each record that was begun.
+
+    Raises:
+        Exception: the function is not set up to handle any record.
+
     """
+    # What fails here is reported by Lambda. Powertools logs no error of a single record.
+    connect()
+    bucket = os.environ["ARTIFACTS_BUCKET"]
+    dry_run = event.get("dry_run", False) is not False
     outcomes: list[Fields] = []
 
     def handle(record: DynamoDBRecord) -> None:
-        reclaim(record, context, outcomes, dry_run=event.get("dry_run") is True)
+        reclaim(record, context, outcomes, bucket=bucket, dry_run=dry_run)
 
     failures = process_partial_response(event, handle, processor, context)
     return {**failures, "outcomes": outcomes} if "dry_run" in event else {**failures}
 
 
 def reclaim(
-    record: DynamoDBRecord, context: LambdaContext, outcomes: list[Fields], *, dry_run: bool
+    record: DynamoDBRecord,
+    context: LambdaContext,
+    outcomes: list[Fields],
+    *,
+    bucket: str,
+    dry_run: bool,
 ) -> None:
     """Delete the artifacts of one removed record, and add the outcome to the outcomes.
 
@@ -90,7 +103,7 @@ def reclaim(
     )
     dynamodb_client, s3_client = connect()
     try:
-        wanted = Artifacts.parse(uri, bucket=os.environ["ARTIFACTS_BUCKET"])
+        wanted = Artifacts.parse(uri, bucket=bucket)
     except InvalidUriError as error:
         outcomes.append(audit.refused(str(error)))
         return

@@ -1,0 +1,84 @@
+"""Faults of single calls to S3, for a client that fails on command."""
+
+from collections.abc import Callable
+from typing import Any
+
+from botocore.exceptions import ClientError, ConnectionClosedError, EndpointConnectionError
+
+type Request = dict[str, Any]
+type Apply = Callable[..., Any]
+type S3Fault = Callable[[Request, Apply], Any]
+
+
+class FaultyS3:
+    """Stands in for the calls of a client, and passes on what is not to fail."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def fail(self, operation: str, *faults: S3Fault) -> None:
+        """Meet the next calls of an operation with these faults, one each."""
+        queue = iter(faults)
+
+        def call(**request: Any) -> Any:
+            fault = next(queue, pass_on)
+            return fault(request, getattr(type(self._client), operation).__get__(self._client))
+
+        setattr(self._client, operation, call)
+
+    def heal(self) -> None:
+        """Forget all faults to come."""
+        for operation in ("list_objects_v2", "delete_objects", "delete_object"):
+            vars(self._client).pop(operation, None)
+
+
+def pass_on(request: Request, apply: Apply) -> Any:
+    """Do not fail."""
+    return apply(**request)
+
+
+def s3_error(status: int, code: str) -> S3Fault:
+    """Answer with an error; the call has no effect."""
+    answer: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+
+    def fault(_request: Request, _apply: Apply) -> Any:
+        raise ClientError(answer, "Anything")
+
+    return fault
+
+
+def drop_call(_request: Request, _apply: Apply) -> Any:
+    """Cut the connection before the call has an effect."""
+    raise EndpointConnectionError(endpoint_url="https://s3")
+
+
+def lose_reply(request: Request, apply: Apply) -> Any:
+    """Let the call have its effect, then cut the connection."""
+    apply(**request)
+    raise ConnectionClosedError(endpoint_url="https://s3")
+
+
+def blank_reply(_request: Request, _apply: Apply) -> Any:
+    """Answer with nothing, as if that were right."""
+    return {}
+
+
+def object_errors(codes: dict[str, str]) -> S3Fault:
+    """Delete the objects of a call but those that have an error code."""
+
+    def fault(request: Request, apply: Apply) -> Any:
+        others = [each for each in request["Delete"]["Objects"] if each["Key"] not in codes]
+        answer = apply(**request | {"Delete": {"Objects": others}})
+        return answer | {"Errors": [{"Key": key, "Code": code} for key, code in codes.items()]}
+
+    return fault
+
+
+def after(action: Callable[[], object]) -> S3Fault:
+    """Let something happen before the call takes effect."""
+
+    def fault(request: Request, apply: Apply) -> Any:
+        action()
+        return apply(**request)
+
+    return fault
