@@ -11,13 +11,14 @@ import pytest
 from emulators import STACK
 from emulators.dynamodb import clear_tables, embedded_dynamodb, put_token
 from emulators.invocation import lambda_context
+from emulators.storage import embedded_bucket
 from events import ENTITY, TOKEN, Answer, Call, Invoke, make_event, read_answer
 from faulty_dynamodb import Endpoint
 from logs import CurrentStdout, Lines
 
 os.environ["POWERTOOLS_SERVICE_NAME"] = STACK  # Powertools reads it at the import
 
-from checkpoints import app, audit, dynamodb
+from checkpoints import app, audit, dynamodb, reclaim
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +75,15 @@ def call(invoke: Invoke) -> Call:
         return invoke(make_event(**event), milliseconds)
 
     return call
+
+
+@pytest.fixture(scope="module")
+def bucket(endpoint: Endpoint) -> Iterator[None]:
+    """Serve the bucket and the table's stream, with the function that frees storage connected."""
+    with embedded_bucket(), mock.patch.dict(os.environ, AWS_ENDPOINT_URL_DYNAMODB=endpoint.url):
+        reclaim.connect.cache_clear()
+        reclaim.connect()
+        yield
 
 
 @pytest.fixture(autouse=True)

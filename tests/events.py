@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import EllipsisType
 from typing import Any
 from urllib.parse import quote
@@ -80,7 +80,7 @@ def make_event(  # noqa: PLR0913 an event has so many parts
     } | others
 
 
-REMOVED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+REMOVED_AT = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=5)
 
 
 def make_removal(

@@ -3,13 +3,18 @@
 import json
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 
+from checkpoints import reclaim
 from checkpoints.auth import READ_SCOPE
 from emulators import STACK
 from emulators.dynamodb import REGION, TEMPLATE, put_token
-from events import ENTITY, Call, make_event
+from emulators.invocation import lambda_context
+from emulators.records import ARTIFACTS_BUCKET
+from emulators.storage import put_objects
+from events import ENTITY, REMOVED_AT, Call, make_event, make_removal
 from faulty_dynamodb import Endpoint, reject
 from function_process import run_in_a_process
 from template_resolver import Json, deployed, of_type, only, policy_of
@@ -18,9 +23,15 @@ TOPIC = "arn:aws:sns:us-east-1:123456789012:alarms"
 
 # AWS's own metrics that are of use here, with their dimensions.
 AWS_METRICS = {
-    "AWS/ApiGateway": (("ApiName", "Stage"), {"Count", "4XXError", "5XXError", "Latency"}),
-    "AWS/DynamoDB": (("TableName",), {"ReadThrottleEvents", "WriteThrottleEvents"}),
-    "AWS/Lambda": (("FunctionName",), {"Duration", "Errors", "Throttles"}),
+    ("AWS/ApiGateway", ("ApiName", "Stage")): {"Count", "4XXError", "5XXError", "Latency"},
+    ("AWS/DynamoDB", ("TableName",)): {"ReadThrottleEvents", "WriteThrottleEvents"},
+    ("AWS/Lambda", ("FunctionName",)): {
+        *("Duration", "Errors", "Throttles"),
+        *("DestinationDeliveryFailures", "IteratorAge"),
+    },
+    ("AWS/Lambda", ("EventSourceMappingUUID",)): {
+        *("DroppedEventCount", "OnFailureDestinationDeliveredEventCount", "PolledEventCount"),
+    },
 }
 
 type Metric = tuple[str, str, frozenset[tuple[str, str]]]  # namespace, name, dimensions
@@ -28,8 +39,8 @@ type Metric = tuple[str, str, frozenset[tuple[str, str]]]  # namespace, name, di
 
 @pytest.fixture(scope="module")
 def stack() -> Json:
-    """Deploy with all defaults."""
-    return deployed()
+    """Deploy with all that there is to monitor."""
+    return deployed(ArtifactsBucket="artifacts")
 
 
 def alarms_of(stack: Json) -> Json:
@@ -39,7 +50,7 @@ def alarms_of(stack: Json) -> Json:
 def test_alarms_reach_a_human_if_a_topic_is_given(stack: Json) -> None:
     for alarm in alarms_of(stack).values():
         assert {"AlarmActions", "OKActions"}.isdisjoint(alarm)
-    for alarm in alarms_of(deployed(AlarmTopicArn=TOPIC)).values():
+    for alarm in alarms_of(deployed(ArtifactsBucket="artifacts", AlarmTopicArn=TOPIC)).values():
         assert [TOPIC] == alarm["AlarmActions"] == alarm["OKActions"]
 
 
@@ -71,7 +82,7 @@ def test_a_documented_outcome_sets_off_no_alarm_and_takes_back_no_version(
     assert [200, 401, 422, 404, 503, 503] == [answer.status for answer in answers]
     names = [name for _, name, _ in metrics_in(capsys.readouterr().out)]
     assert 2 == names.count("RequestsUnavailable")
-    assert {"RequestsFailedAlarm"} == set(at_once)
+    assert {"ReclaimsFailedAlarm", "ReclaimsRefusedAlarm", "RequestsFailedAlarm"} == set(at_once)
     assert {alarm["MetricName"] for alarm in at_once.values()}.isdisjoint(names)
 
 
@@ -80,16 +91,32 @@ def test_a_documented_outcome_sets_off_no_alarm_and_takes_back_no_version(
     [
         ({}, []),
         ({"5XXError": 3, "RequestsUnavailable": 3}, ["DatabaseUnavailableAlarm"]),
-        ({"5XXError": 3, "RequestsUnavailable": 3, "CheckpointsDeleted": 9_000}, []),
+        (
+            {
+                "5XXError": 3,
+                "RequestsUnavailable": 3,
+                "CheckpointsDeleted": 9,
+                "PolledEventCount": 9,
+            },
+            [],
+        ),
         ({"5XXError": 3, "RequestsUnavailable": 3, "StepsNotFound": 1}, []),
         ({"5XXError": 3, "RequestsUnavailable": 3, "CheckpointsListed": 1}, []),
         ({"5XXError": 3, "RequestsFailed": 3}, []),  # RequestsFailedAlarm does
         ({"5XXError": 3, "Errors": 3}, []),  # FunctionErrorsAlarm does
         ({"5XXError": 3}, ["GatewayErrorsAlarm"]),
-        ({"5XXError": 3, "CheckpointsDeleted": 9_000}, ["GatewayErrorsAlarm"]),
+        (
+            {"5XXError": 3, "CheckpointsDeleted": 9, "PolledEventCount": 9},
+            ["GatewayErrorsAlarm"],
+        ),
+        ({"CheckpointsDeleted": 1, "PolledEventCount": 1}, []),
+        ({"CheckpointsDeleted": 1}, ["ReclaimStoppedAlarm"]),
+        ({"DroppedEventCount": 1}, ["ReclaimGivenUpAlarm"]),
+        ({"DestinationDeliveryFailures": 1}, ["ReclaimGivenUpAlarm"]),
+        ({"OnFailureDestinationDeliveredEventCount": 1}, ["ReclaimGivenUpAlarm"]),
     ],
 )
-def test_alarms_on_several_metrics_go_off_on_what_lasts_and_no_other_alarm_sees(
+def test_alarms_on_several_metrics_go_off_on_what_no_other_alarm_sees(
     stack: Json, values: dict[str, int], goes_off: list[str]
 ) -> None:
     def is_above(alarm: Json) -> bool:
@@ -109,8 +136,11 @@ def test_alarms_on_several_metrics_go_off_on_what_lasts_and_no_other_alarm_sees(
 
     several = {n: alarm for n, alarm in alarms_of(stack).items() if "Metrics" in alarm}
     assert goes_off == [name for name, alarm in several.items() if is_above(alarm)]
-    for alarm in several.values():
-        assert alarm["DatapointsToAlarm"] > 1
+    at_once = {name for name, alarm in several.items() if alarm["DatapointsToAlarm"] == 1}
+    assert {
+        "ReclaimGivenUpAlarm",
+        "ReclaimStoppedAlarm",
+    } == at_once  # the others wait whether it lasts
 
 
 def test_a_slow_request_among_a_few_sets_off_no_alarm(stack: Json) -> None:
@@ -137,6 +167,7 @@ def test_the_dashboard_shows_each_way_in_which_dynamodb_can_throttle(stack: Json
     }
 
 
+@pytest.mark.usefixtures("bucket")
 def test_the_dashboard_shows_and_the_alarms_watch_what_is_emitted(
     stack: Json, call: Call, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,9 +178,8 @@ def test_the_dashboard_shows_and_the_alarms_watch_what_is_emitted(
     values = {STACK, "prod", *stack}
     for metric in (shown | watched_metrics(stack)) - emitted:
         namespace, name, dimensions = metric
-        keys, names = AWS_METRICS[namespace]
-        assert name in names
-        assert sorted(keys) == sorted(key for key, _ in dimensions)
+        keys = tuple(sorted(key for key, _ in dimensions))
+        assert name in AWS_METRICS[namespace, keys]
         assert values >= {value for _, value in dimensions}
 
 
@@ -175,6 +205,10 @@ def emitted_metrics(
     events = [good, good, good, make_event(token=None), make_event(method="GET", token="reader")]
     capsys.readouterr()
     call(steps=[1], milliseconds=1_000)  # answered with 503
+    put_objects("a", saved_at=REMOVED_AT - timedelta(days=1))
+    endpoint.fail("GetItem", reject(400, "AccessDeniedException"))
+    removals = [make_removal(f"s3://{ARTIFACTS_BUCKET}/a"), make_removal("nothing")]
+    reclaim.lambda_handler({"Records": removals}, lambda_context(300_000))
     log = run_in_a_process(endpoint, events, POWERTOOLS_SERVICE_NAME=STACK).log
     return set(metrics_in(f"{log}\n{capsys.readouterr().out}"))
 

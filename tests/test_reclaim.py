@@ -5,7 +5,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import repeat
 from typing import Any
 from unittest import mock
@@ -18,10 +18,9 @@ from hypothesis import strategies as st
 from checkpoints import artifacts, reclaim
 from emulators.dynamodb import clear_tables, put_checkpoints, stored_checkpoints
 from emulators.invocation import lambda_context
+from emulators.records import ARTIFACTS_BUCKET as BUCKET
 from emulators.storage import (
-    BUCKET,
     clear_bucket,
-    embedded_bucket,
     put_objects,
     stored_objects,
     stream_event,
@@ -48,19 +47,8 @@ MILLISECONDS = 300_000
 DONE: dict[str, Any] = {"batchItemFailures": []}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _connected(endpoint: Endpoint) -> Iterator[None]:
-    with (
-        embedded_bucket(),
-        mock.patch.dict(os.environ, AWS_ENDPOINT_URL_DYNAMODB=endpoint.url),
-    ):
-        reclaim.connect.cache_clear()
-        reclaim.connect()
-        yield
-
-
 @pytest.fixture(autouse=True)
-def _empty() -> None:
+def _empty(bucket: None) -> None:  # noqa: ARG001 it is what is emptied
     clear_bucket()
     stream_event()
 
@@ -104,7 +92,7 @@ def outcome(level: str, message: str, **fields: object) -> dict[str, object]:
             "model_id": MODEL,
             "step": 1,
             "artifact_uri": uri("m/1/"),
-            "removed_at": "2026-01-02T03:04:05+00:00",
+            "removed_at": REMOVED_AT.isoformat(),
         }
         | ({} if "reason" in fields else counts)
         | fields
@@ -216,10 +204,55 @@ def test_refuses_what_is_not_a_key_in_the_bucket(value: object, reason: str, lin
 
     assert everything == stored_objects()
     refused = outcome("ERROR", "Reclaim refused", outcome="refused", reason=reason)
-    del refused["artifact_uri"]
-    told = {"artifact_uri": value[:2_000]} if isinstance(value, str) else {}
-    assert [refused | told] == log_lines(written := lines())
+    assert [refused | {"artifact_uri": str(value)[:2_000]}] == log_lines(written := lines())
     assert {"ReclaimsRefused": 1} == metrics(written)
+
+
+def test_refuses_a_folder_without_its_closing_slash(lines: Lines) -> None:
+    """Its record is more likely to mean the folder than an object that is not there."""
+    put_objects("m/1/a", "m/1-old", saved_at=BEFORE)
+
+    assert DONE == run(make_removal(uri("m/1")))
+
+    assert {"m/1/a", "m/1-old"} == stored_objects()
+    refused = outcome("ERROR", "Reclaim refused", outcome="refused", reason="no_closing_slash")
+    assert [refused | {"artifact_uri": uri("m/1")}] == log_lines(written := lines())
+    assert {"ReclaimsRefused": 1} == metrics(written)
+
+
+def test_refuses_a_stream_that_does_not_tell_what_the_record_was(lines: Lines) -> None:
+    put_objects("m/1/a", saved_at=BEFORE)
+    removal = make_removal(uri("m/1/"))
+    del removal["dynamodb"]["OldImage"]
+
+    assert DONE == run(removal)
+
+    assert {"m/1/a"} == stored_objects()
+    refused = outcome("ERROR", "Reclaim refused", outcome="refused", reason="no_old_image")
+    assert [refused | {"artifact_uri": "", "entity": ""}] == log_lines(lines())
+
+
+def test_a_record_that_is_not_understood_is_logged_and_comes_again(lines: Lines) -> None:
+    removal = make_removal(uri("m/1/"))
+    removal["dynamodb"]["ApproximateCreationDateTime"] = 1e300
+
+    assert retry(1) == run(removal)
+
+    (line,) = lines()
+    assert ("ERROR", "Record not understood") == (line["level"], line["message"])
+    assert "OverflowError" in line["exception"]
+
+
+@pytest.mark.parametrize(("hours", "result"), [(5, "retry"), (7, "failed")])
+def test_a_fault_that_lasts_for_hours_no_longer_holds_up_other_records(
+    hours: int, result: str, s3: FaultyS3, lines: Lines
+) -> None:
+    removal = make_removal(uri("m/1/"), at=datetime.now(UTC) - timedelta(hours=hours))
+    s3.fail("list_objects_v2", *[s3_error(503, "SlowDown")] * 3)
+
+    assert (retry(1) if result == "retry" else DONE) == run(removal)
+
+    assert [result] == [line["outcome"] for line in log_lines(lines())]
 
 
 # What stays
@@ -290,7 +323,7 @@ def test_keeps_an_object_that_is_overwritten_after_it_was_listed(
     told = {"objects_deleted": 1, "bytes_freed": 7, "objects_kept": {"changed": 1}}
     freed = outcome("INFO", "Storage freed", outcome="freed", **told)
     assert [freed] == log_lines(written := lines())
-    assert {"ObjectsDeleted": 1, "BytesFreed": 7} == metrics(written)
+    assert {"ObjectsDeleted": 1, "ObjectsKept": 1, "BytesFreed": 7} == metrics(written)
 
 
 @pytest.mark.parametrize(
@@ -532,10 +565,12 @@ def test_deletes_thousands_of_objects_page_by_page(s3: FaultyS3, lines: Lines) -
 
 
 @pytest.mark.usefixtures("_small_pages")
-@pytest.mark.parametrize("key", ["m", "m/1"])
-def test_does_not_list_all_that_begins_like_a_single_object(key: str, s3: FaultyS3) -> None:
+@pytest.mark.parametrize(("key", "lists"), [("m/", 3), ("m/1", 1), ("m/0", 2)])
+def test_does_not_list_all_that_begins_like_a_single_object(
+    key: str, lists: int, s3: FaultyS3
+) -> None:
     put_objects("m/1", *(f"m/1{name}" for name in "abcdef"), saved_at=BEFORE)
-    s3.fail("list_objects_v2", pass_on, s3_error(403, "AccessDenied"))
+    s3.fail("list_objects_v2", *[pass_on] * lists, s3_error(403, "AccessDenied"))
 
     answer = run(make_removal(uri(key)), dry_run=False)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from botocore.parsers import ResponseParserError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MAX_KEY_BYTES = 1024  # S3's limit
 
-# botocore repeats a call, so one takes at most 3 * (2 + 10) seconds, and 3 between its attempts.
+# botocore repeats a call, so one takes about 3 * (2 + 10) seconds at most, and 3 between attempts.
 CONFIG = Config(
     connect_timeout=2,
     read_timeout=10,
@@ -109,7 +109,7 @@ class Artifacts(NamedTuple):
         return self.bucket == other.bucket and (one.startswith(two) or two.startswith(one))
 
 
-class Cleanup:
+class ArtifactDeletion:
     """Deletes artifacts that were last modified before a time, and counts what became of them.
 
     `freed_bytes` is the size of the `deleted` objects in bytes. `kept` counts objects that stay, by
@@ -134,10 +134,13 @@ class Cleanup:
             BotoCoreError, ClientError, ResponseParserError: a call to S3 failed. `is_transient`
                 tells whether to try again.
             NotDeletedError: the calls succeeded, but some objects were not deleted.
+            InvalidUriError: there is no such object, but there are objects beneath its key.
 
         """
-        for objects in filter(None, self._pages()):
+        found = 0
+        for objects in _list(self._client, self._artifacts):
             ensure_allowed()
+            found += len(objects)
             old = {each["Key"]: each for each in objects if each["LastModified"] < self._before}
             self.kept["saved_later"] += len(objects) - len(old)
             if dry_run:
@@ -150,19 +153,10 @@ class Cleanup:
                 self._delete_single(old[key])
         if self._errors:
             raise NotDeletedError(self._errors)
-
-    def _pages(self) -> Iterator[list["ObjectTypeDef"]]:
-        # Of all keys with a prefix, the first is the one that equals it.
-        limits: PaginatorConfigTypeDef = (
-            {} if self._artifacts.is_prefix else {"MaxItems": 1, "PageSize": 1}
-        )
-        for page in self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._artifacts.bucket, Prefix=self._artifacts.key, PaginationConfig=limits
-        ):
-            if "IsTruncated" not in page:  # botocore reads an answer without a body as an empty one
-                raise ResponseParserError("The list of objects has no body.")
-            objects = page.get("Contents", [])
-            yield [each for each in objects if self._artifacts.include(each["Key"])]
+        if not found and not self._artifacts.is_prefix:
+            folder = self._artifacts._replace(key=f"{self._artifacts.key}/")
+            if any(_list(self._client, folder, limit=1)):
+                raise InvalidUriError("no_closing_slash")
 
     # Each delete is on the condition that the ETag is the one that was listed, so that an object
     # that is overwritten in between stays.
@@ -206,6 +200,21 @@ class Cleanup:
             self._errors[code] += 1
 
 
+def _list(
+    client: "S3Client", artifacts: Artifacts, *, limit: int | None = None
+) -> Iterator[list["ObjectTypeDef"]]:
+    """Yield the objects page by page, up to 1,000 each; at most `limit` in all."""
+    if not artifacts.is_prefix:
+        limit = 1  # of all keys with a prefix, the first is the one that equals it
+    limits: PaginatorConfigTypeDef = {"MaxItems": limit, "PageSize": limit} if limit else {}
+    for page in client.get_paginator("list_objects_v2").paginate(
+        Bucket=artifacts.bucket, Prefix=artifacts.key, PaginationConfig=limits
+    ):
+        if "IsTruncated" not in page:  # botocore reads an answer without a body as an empty one
+            raise ResponseParserError("The list of objects has no body.")
+        yield [each for each in page.get("Contents", []) if artifacts.include(each["Key"])]
+
+
 def _etag(each: "ObjectTypeDef") -> str:
     return each["ETag"].strip('"')
 
@@ -223,5 +232,7 @@ def is_transient(error: Exception) -> bool:
             return status in TRANSIENT_STATUSES or code in TRANSIENT_ERRORS
         case NotDeletedError():
             return not TRANSIENT_ERRORS.isdisjoint(error.codes)
+        case ParamValidationError():
+            return False
     # No answer or half an answer, or no credentials for now.
     return isinstance(error, BotoCoreError | ResponseParserError)

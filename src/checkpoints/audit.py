@@ -25,7 +25,7 @@ from checkpoints.steps import ranges
 from checkpoints.store import Deletion, DryRun
 
 if TYPE_CHECKING:
-    from checkpoints.artifacts import Cleanup
+    from checkpoints.artifacts import ArtifactDeletion
 
 type Fields = dict[str, object]
 
@@ -35,10 +35,9 @@ MAX_RANGES_BYTES = 150_000
 MAX_MESSAGE_CHARACTERS = 2_000
 
 # The service is POWERTOOLS_SERVICE_NAME; the template sets it to the stack's name.
-# The serializer writes ASCII, so that no character of an id can keep a line from being written.
-logger = Logger(
-    use_rfc3339=True, utc=True, json_serializer=partial(json.dumps, separators=(",", ":"))
-)
+# The serializer writes ASCII, and values of any type: nothing can keep a line from being written.
+_to_json = partial(json.dumps, separators=(",", ":"), default=str)
+logger = Logger(use_rfc3339=True, utc=True, json_serializer=_to_json)
 metrics = Metrics(namespace="Checkpoints")
 
 RECLAIM_OUTCOMES = {
@@ -167,16 +166,19 @@ class ReclaimAudit:
         self._fields = removal
         self._dry_run = dry_run
 
-    def finished(self, outcome: str, cleanup: "Cleanup", error: Exception | None = None) -> Fields:
+    def finished(
+        self, outcome: str, deletion: "ArtifactDeletion", error: Exception | None = None
+    ) -> Fields:
         """Report what became of the objects: `freed`, `kept`, `failed` or `retry`."""
         counts = {
-            "objects_deleted": cleanup.deleted,
-            "bytes_freed": cleanup.freed_bytes,
-            "objects_kept": dict(+cleanup.kept),
+            "objects_deleted": deletion.deleted,
+            "bytes_freed": deletion.freed_bytes,
+            "objects_kept": dict(+deletion.kept),
         }
         fields = self._log(outcome, **counts, **_describe(error) if error else {})
         failures = {"ReclaimsFailed": 1} if outcome == "failed" else {}
-        self._count(ObjectsDeleted=cleanup.deleted, BytesFreed=cleanup.freed_bytes, **failures)
+        objects = {"ObjectsDeleted": deletion.deleted, "ObjectsKept": deletion.kept.total()}
+        self._count(BytesFreed=deletion.freed_bytes, **objects, **failures)
         return fields
 
     def refused(self, reason: str) -> Fields:

@@ -8,9 +8,9 @@ import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from aws_lambda_powertools.utilities.batch import (
     BatchProcessor,
@@ -21,7 +21,7 @@ from aws_lambda_powertools.utilities.data_classes.dynamo_db_stream_event import 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from checkpoints import artifacts, dynamodb
-from checkpoints.artifacts import Artifacts, Cleanup, InvalidUriError
+from checkpoints.artifacts import ArtifactDeletion, Artifacts, InvalidUriError
 from checkpoints.audit import Fields, ReclaimAudit, logger
 from checkpoints.steps import to_integer
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 # To delete one page of objects and list the next takes two calls at most; the rest is for the log.
 MIN_REMAINING_MS = (2 * artifacts.MAX_CALL_SECONDS + 5) * 1000
 
+# An error that lasts longer no longer holds up the records behind: this one counts as failed.
+MAX_RETRY_AGE = timedelta(hours=6)
+
 MAX_LOGGED_URI = 2_000  # characters; a valid one has fewer
 
 processor = BatchProcessor(EventType.DynamoDBStreams, raise_on_entire_batch_failure=False)
@@ -41,8 +44,55 @@ class OutOfTimeError(Exception):
     """The invocation ends too soon to go on; the record comes again."""
 
 
+class RetryError(Exception):
+    """The record was not finished, as its line in the log tells; it comes again."""
+
+
 class SavedAgainError(Exception):
     """The checkpoint was saved again, and its artifacts may be among those to delete."""
+
+
+class Removal(NamedTuple):
+    """A record that was removed from the checkpoints table."""
+
+    keys: Mapping[str, Any]
+    image: Mapping[str, Any]  # the whole record, in DynamoDB's notation as the keys
+    removed_at: datetime
+
+    @classmethod
+    def read(cls, event: Mapping[str, Any]) -> Self | None:
+        """Read a record of the stream; return `None` if it tells of no artifacts that are to go."""
+        change = event["dynamodb"]
+        image = change.get("OldImage", {})
+        if event["eventName"] != "REMOVE" or (image and "artifact_uri" not in image):
+            return None
+        # In whole seconds, so the removal can be up to a second later.
+        removed_at = math.floor(float(change["ApproximateCreationDateTime"]))
+        return cls(change["Keys"], image, datetime.fromtimestamp(removed_at, UTC))
+
+    def find_artifacts(self, bucket: str) -> Artifacts:
+        """Return what the record's URI names.
+
+        Raises:
+            InvalidUriError: it names nothing that may be deleted, or the stream does not tell.
+
+        """
+        if not self.image:
+            raise InvalidUriError("no_old_image")
+        return Artifacts.parse(self.image["artifact_uri"].get("S"), bucket=bucket)
+
+    def describe(self) -> dict[str, object]:
+        """Return what a line of the log tells of it."""
+        number = self.keys["step"]["N"]
+        step = to_integer(number)
+        attribute = self.image.get("artifact_uri", {"S": ""})
+        return {
+            "entity": self.image.get("entity", {}).get("S", ""),
+            "model_id": self.keys["model_id"]["S"],
+            "step": number if step is None else step,
+            "artifact_uri": str(attribute.get("S", attribute))[:MAX_LOGGED_URI],
+            "removed_at": self.removed_at.isoformat(),
+        }
 
 
 # Explicit, because an environment variable could turn `log_event` on, and records can be long.
@@ -64,66 +114,61 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
     outcomes: list[Fields] = []
 
     def handle(record: DynamoDBRecord) -> None:
-        reclaim(record, context, outcomes, bucket=bucket, dry_run=dry_run)
+        try:
+            removal = Removal.read(record.raw_event)
+        except Exception:
+            logger.exception("Record not understood")
+            raise
+        if removal:
+            _ensure_time(context)
+            audit = ReclaimAudit(dry_run=dry_run, **removal.describe())
+            try:
+                wanted = removal.find_artifacts(bucket)
+                outcome = reclaim(removal, wanted, context, audit, dry_run=dry_run)
+            except InvalidUriError as error:
+                outcome = audit.refused(str(error))
+            outcomes.append(outcome)
+            if outcome["outcome"] == "retry":
+                raise RetryError
 
     failures = process_partial_response(event, handle, processor, context)
     return {**failures, "outcomes": outcomes} if "dry_run" in event else {**failures}
 
 
 def reclaim(
-    record: DynamoDBRecord,
+    removal: Removal,
+    wanted: Artifacts,
     context: LambdaContext,
-    outcomes: list[Fields],
+    audit: ReclaimAudit,
     *,
-    bucket: str,
     dry_run: bool,
-) -> None:
-    """Delete the artifacts of one removed record, and add the outcome to the outcomes.
+) -> Fields:
+    """Delete the artifacts of a removed record, and return the line that was logged of it.
 
     Raises:
-        Exception: the record is not finished, and a later attempt can succeed.
+        InvalidUriError: its URI names no object, but lacks the slash that would name a prefix.
 
     """
-    change = record.raw_event["dynamodb"]
-    image = change.get("OldImage", {})
-    if record.raw_event["eventName"] != "REMOVE" or "artifact_uri" not in image:
-        return
-    _ensure_time(context)
-    keys, uri = change["Keys"], image["artifact_uri"].get("S")
-    # The stream has whole seconds, so the removal can be up to a second later than this.
-    removed_at = datetime.fromtimestamp(math.floor(change["ApproximateCreationDateTime"]), UTC)
-    step = to_integer(keys["step"]["N"])
-    audit = ReclaimAudit(
-        dry_run=dry_run,
-        entity=image.get("entity", {}).get("S"),
-        model_id=keys["model_id"]["S"],
-        step=keys["step"]["N"] if step is None else step,
-        artifact_uri=uri and uri[:MAX_LOGGED_URI],
-        removed_at=removed_at.isoformat(),
-    )
     dynamodb_client, s3_client = connect()
-    try:
-        wanted = Artifacts.parse(uri, bucket=bucket)
-    except InvalidUriError as error:
-        outcomes.append(audit.refused(str(error)))
-        return
 
     def ensure_allowed() -> None:
-        _ensure_not_saved_again(dynamodb_client, keys, wanted, context)
+        _ensure_not_saved_again(dynamodb_client, removal.keys, wanted, context)
         _ensure_time(context)
 
-    cleanup = Cleanup(s3_client, wanted, before=removed_at)
+    deletion = ArtifactDeletion(s3_client, wanted, before=removal.removed_at)
     try:
-        cleanup.run(ensure_allowed, dry_run=dry_run)
+        deletion.run(ensure_allowed, dry_run=dry_run)
+    except InvalidUriError:
+        raise
     except SavedAgainError:
-        outcomes.append(audit.finished("kept", cleanup))
-    except Exception as error:
-        is_transient = _is_transient(error)
-        outcomes.append(audit.finished("retry" if is_transient else "failed", cleanup, error))
-        if is_transient:
-            raise
-    else:
-        outcomes.append(audit.finished("freed", cleanup))
+        return audit.finished("kept", deletion)
+    except OutOfTimeError as error:
+        return audit.finished("retry", deletion, error)
+    except Exception as error:  # noqa: BLE001 it is logged, and decides whether the record comes again
+        is_late = datetime.now(UTC) - removal.removed_at > MAX_RETRY_AGE
+        can_retry = _is_transient(error) and not is_late
+        return audit.finished("retry" if can_retry else "failed", deletion, error)
+    return audit.finished("freed", deletion)
 
 
 def _ensure_time(context: LambdaContext) -> None:
@@ -156,7 +201,7 @@ def _ensure_not_saved_again(
 def _is_transient(error: Exception) -> bool:
     if isinstance(error, dynamodb.CallError):
         return not isinstance(error, dynamodb.RejectedError)
-    return isinstance(error, OutOfTimeError) or artifacts.is_transient(error)
+    return artifacts.is_transient(error)
 
 
 @cache
