@@ -36,12 +36,14 @@ def audit(event, arguments):
         written.append(str(arguments[0]))
 
 sys.addaudithook(audit)
-import checkpoints.app
+import checkpoints.app, checkpoints.reclaim
 print(json.dumps({
     "compiled": compiled,
     "written": written,
     "origins": [module.__file__ for module in sys.modules.values() if hasattr(module, "__file__")],
-    "handler": callable(checkpoints.app.lambda_handler),
+    "handlers": [
+        callable(module.lambda_handler) for module in (checkpoints.app, checkpoints.reclaim)
+    ],
 }))
 """
 
@@ -62,8 +64,8 @@ def imported(deployment: Deployment) -> dict[str, Any]:  # noqa: ARG001 it build
     return found
 
 
-def test_has_the_handler(imported: dict[str, Any]) -> None:
-    assert imported["handler"] is True
+def test_has_the_handlers(imported: dict[str, Any]) -> None:
+    assert [True, True] == imported["handlers"]
 
 
 def test_compiles_nothing_when_it_is_imported(imported: dict[str, Any]) -> None:
@@ -123,17 +125,30 @@ def test_is_not_built_with_a_file_for_one_architecture_only(tmp_path: Path) -> N
     assert f"these compiled files are for one of them only: ./{name}" in process.stderr
 
 
-def test_brings_no_service_model_but_that_of_dynamodb() -> None:
+def test_brings_no_service_model_but_those_of_dynamodb_and_s3() -> None:
     models = (path.parent for path in PACKAGE.rglob("service-2.json*"))
 
-    assert {"botocore/data/dynamodb"} == {str(path.parent.relative_to(PACKAGE)) for path in models}
+    assert {"botocore/data/dynamodb", "botocore/data/s3"} == {
+        str(path.parent.relative_to(PACKAGE)) for path in models
+    }
     assert not list(PACKAGE.rglob("resources-1.json*"))
 
 
-def test_brings_no_endpoints_but_those_of_dynamodb() -> None:
+def test_brings_no_endpoints_but_those_of_dynamodb_and_s3() -> None:
     known = json.loads((PACKAGE / "botocore" / "data" / "endpoints.json").read_bytes())
 
-    assert all({"dynamodb"} == set(partition["services"]) for partition in known["partitions"])
+    for partition in known["partitions"]:
+        assert {"dynamodb", "s3"} == set(partition["services"])
+
+
+def test_is_the_same_for_both_functions() -> None:
+    packages = [PACKAGE, PACKAGE.with_name("ReclaimFunction")]
+    files, other_files = (
+        {path.relative_to(package): path.stat().st_size for path in package.rglob("*.*")}
+        for package in packages
+    )
+
+    assert files == other_files
 
 
 @pytest.mark.parametrize("python", ["/bin/false", "absent"])
