@@ -1,0 +1,55 @@
+"""The commands that the pages show, run as written, print what the pages show."""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from deployment import Deployment
+from emulators.cloud import ROOT
+from emulators.records import put_run
+
+END = "--- end of a command ---"
+
+
+def commands_of(page: str) -> Iterator[tuple[str, str]]:
+    """Yield each command of the console blocks of a page, with what it prints."""
+    for block in re.findall(r"^```console\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        yield from re.findall(r"^\$ ((?:.*\\\n)*.*\n)((?:(?!\$ ).*\n)*)", block, re.MULTILINE)
+
+
+def trim(text: str) -> list[str]:
+    """Return the lines without the blanks at their ends, which nobody sees."""
+    return [line.rstrip() for line in text.rstrip().splitlines()]
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/api.md"])
+def test_the_commands_of_a_page_print_what_it_shows(
+    deployment: Deployment, token: str, name: str
+) -> None:
+    put_run(deployment.cloud.client("dynamodb"), deployment.outputs["CheckpointsTableName"])
+    commands = list(commands_of((ROOT / name).read_text()))
+    script = "".join(f"{command}echo '{END}'\n" for command, _ in commands)
+
+    process = subprocess.run(
+        ["bash", "-e"],  # noqa: S607 it has another place on each system
+        input=script,
+        capture_output=True,
+        cwd=ROOT,
+        env=os.environ
+        | {
+            "API_URL": deployment.outputs["ApiUrl"],
+            "PATH": f"{ROOT / '.tools' / 'bin'}:{os.environ['PATH']}",
+            "TOKEN": token,
+        },
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    printed = process.stdout.split(f"{END}\n")[:-1]
+    assert len(commands) > 1, name
+    shown = [output for _, output in commands]
+    assert list(map(trim, shown)) == list(map(trim, printed)), process.stderr
