@@ -4,7 +4,6 @@ import argparse
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import batched
@@ -18,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from checkpoints.reads import MAX_MODEL_ID_BYTES
 from scripts.deletions import Deleted, find_in_log, format_steps, parse_steps
 from scripts.stacks import UsageError, describe, output_of
-from scripts.terminal import run, stop_on_signals
+from scripts.terminal import run, stop_on_signals, work_through
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -122,18 +121,8 @@ class Copy:
 
     def run(self) -> None:
         """Copy batch by batch, several at a time; after a failure, begin no other."""
-        with ThreadPoolExecutor(CONCURRENT_BATCHES) as pool:
-            try:
-                batches = batched(self._deleted.steps, BATCH_SIZE, strict=False)
-                futures = [pool.submit(self._copy, batch) for batch in batches]
-                for done, future in enumerate(as_completed(futures), 1):
-                    future.result()
-                    if sys.stderr.isatty():
-                        print(f"\r{done / len(futures):.0%}", end="", file=sys.stderr, flush=True)
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-                if sys.stderr.isatty() and self._outcomes:
-                    print(file=sys.stderr)
+        batches = batched(self._deleted.steps, BATCH_SIZE, strict=False)
+        work_through(self._copy, batches, concurrency=CONCURRENT_BATCHES)
 
     def report(self) -> None:
         """Print what became of the steps."""

@@ -27,7 +27,7 @@ from scripts import restore
 
 RESTORED = "restored-checkpoints"
 HEADLINE = f"Model '{MODEL}', from {RESTORED} to CheckpointsTable:\n"
-SEARCHING = f"Searching {LOG_GROUP} for the request\n"
+SEARCHING = f"Searching {LOG_GROUP}\n"
 NOTHING = "It deleted nothing, so there is nothing to put back.\n"
 
 type Records = dict[tuple[str, str], dict[str, Any]]
