@@ -1,4 +1,4 @@
-"""What the commands that people run share: options, progress, and how they are stopped."""
+"""What the commands share: how they read times, print, show progress, and are stopped."""
 
 import argparse
 import os
@@ -43,6 +43,14 @@ def parse_duration(text: str) -> int:
             f"{text!r} is not a time such as 90d, 12h or 30m, of a century at the most"
         )
     return seconds
+
+
+def format_size(size: int) -> str:
+    """Return a number of bytes as people read it, such as `1.5 GB`."""
+    for factor, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB")):
+        if size >= factor:
+            return f"{size / factor:,.1f} {unit}"
+    return f"{size} B"
 
 
 def work_through[T](
