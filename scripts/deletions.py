@@ -1,19 +1,15 @@
 """What was deleted: as the function's log tells it, or as a person lists the steps."""
 
 import argparse
-import json
 import re
-import sys
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
-import boto3
-from botocore.config import Config
-
 from checkpoints.steps import storable
+from scripts import logs
 from scripts.stacks import UsageError
 
 MAX_STEPS = 1_000_000
@@ -31,22 +27,15 @@ class Deleted(NamedTuple):
 def find_in_log(log_group: str, request: UUID, *, since: datetime) -> Deleted:
     """Return what a request deleted, or may have deleted, by all its lines in the function's log.
 
-    The search begins at `since`: to read all of a large log would take hours.
+    The search begins at `since`.
 
     Raises:
         UsageError: the log does not know the request.
 
     """
-    print(f"Searching {log_group} for the request", file=sys.stderr)
-    client = boto3.client("logs", config=Config(retries={"mode": "standard", "max_attempts": 10}))
-    pages = client.get_paginator("filter_log_events").paginate(
-        logGroupName=log_group,
-        filterPattern=f'"{request}"',
-        startTime=int(since.timestamp() * 1000),
-    )
     # CloudWatch can have a line twice.
-    messages = dict.fromkeys(event["message"] for page in pages for event in page["events"])
-    fields = map(_read_line, messages)
+    messages = dict.fromkeys(logs.search(log_group, f'"{request}"', since=since))
+    fields = map(logs.read_fields, messages)
     # Not all that were found: a caller can have the id of another request logged as its own.
     lines = [line for line in fields if line.get("function_request_id") == str(request)]
     if not lines:
@@ -72,15 +61,6 @@ def find_in_log(log_group: str, request: UUID, *, since: datetime) -> Deleted:
         lines[0].get("entity"),
         complete=len(steps) == expected,
     )
-
-
-def _read_line(message: str) -> dict[str, Any]:
-    """Return the fields of a line; none if it is not one of the function's own."""
-    try:
-        line = json.loads(message)
-    except ValueError:
-        return {}
-    return line if isinstance(line, dict) else {}
 
 
 def parse_steps(text: str) -> list[int]:

@@ -1,10 +1,12 @@
-"""Put back checkpoints that were deleted, from a table restored to a moment before."""
+"""Put back checkpoints that were deleted, from a table restored to a moment before.
+
+With --artifacts, bring back their artifacts too, from a versioned bucket.
+"""
 
 import argparse
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import batched
@@ -12,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import boto3
+from boto3.dynamodb.types import TypeDeserializer
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from checkpoints.reads import MAX_MODEL_ID_BYTES
+from scripts.artifacts import Recovery
 from scripts.deletions import Deleted, find_in_log, format_steps, parse_steps
 from scripts.stacks import UsageError, describe, output_of
-from scripts.terminal import run, stop_on_signals
+from scripts.terminal import run, stop_on_signals, work_through
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -32,7 +36,8 @@ RECOVERY_PERIOD = timedelta(days=35)  # how far back a table can be restored
 CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 10})
 
 PUT_BACK = "Put back"
-THERE_ALREADY = "There already, and left as it is"
+THERE_ALREADY = "There already"
+SAVED_SINCE = "Saved since, and left as it is"
 MISSING = "Not in the restored table"
 FOREIGN = "Of another entity in the restored table, and not put back"
 # Ctrl-C can come while a thread starts, which the pool then does not wait for.
@@ -67,14 +72,29 @@ def _run(options: argparse.Namespace) -> int:
         deleted = find_in_log(log_group, options.request, since=moment)
     else:
         deleted = Deleted(options.model, options.steps)
+    recovery = _prepare_recovery(options, moment) if options.artifacts else None
     copy = Copy(client, options.source, table, deleted, dry_run=options.dry_run)
     try:
         copy.run()
     finally:
         copy.report()
+    # Only now, because the artifacts of a record that is there are not deleted again.
+    if recovery and deleted.steps:
+        try:
+            recovery.run(copy.artifact_uris)
+        finally:
+            recovery.report()
+    elif copy.has_put_back_artifact_uris:
+        print("Their artifacts may have been deleted. To bring them back too, add --artifacts.")
     if not deleted.complete:
         print("The log has only a part of this request yet. Run it again.", file=sys.stderr)
-    return int(not (copy.succeeded and deleted.complete))
+    succeeded = copy.succeeded and (recovery is None or recovery.succeeded)
+    return int(not (succeeded and deleted.complete))
+
+
+def _prepare_recovery(options: argparse.Namespace, moment: datetime) -> Recovery:
+    bucket = output_of(options.stack, "ArtifactsBucketName", parameter="ArtifactsBucket")
+    return Recovery(bucket, since=moment, dry_run=options.dry_run)
 
 
 def _check_tables(client: "DynamoDBClient", source: str, target: str) -> datetime:
@@ -114,26 +134,23 @@ class Copy:
         self._deleted = deleted
         self._dry_run = dry_run
         self._outcomes = dict.fromkeys(deleted.steps, UNCONFIRMED)
+        # By step, of the records that are there as they are in the restored table.
+        self.artifact_uris: dict[int, str | None] = {}
 
     @property
     def succeeded(self) -> bool:
         """Whether every checkpoint is there, or would be if this were no dry run."""
-        return set(self._outcomes.values()) <= {PUT_BACK, THERE_ALREADY}
+        return set(self._outcomes.values()) <= {PUT_BACK, THERE_ALREADY, SAVED_SINCE}
+
+    @property
+    def has_put_back_artifact_uris(self) -> bool:
+        """Whether one of the records that were put back names artifacts."""
+        return any(self._outcomes[step] == PUT_BACK for step in self.artifact_uris)
 
     def run(self) -> None:
         """Copy batch by batch, several at a time; after a failure, begin no other."""
-        with ThreadPoolExecutor(CONCURRENT_BATCHES) as pool:
-            try:
-                batches = batched(self._deleted.steps, BATCH_SIZE, strict=False)
-                futures = [pool.submit(self._copy, batch) for batch in batches]
-                for done, future in enumerate(as_completed(futures), 1):
-                    future.result()
-                    if sys.stderr.isatty():
-                        print(f"\r{done / len(futures):.0%}", end="", file=sys.stderr, flush=True)
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-                if sys.stderr.isatty() and self._outcomes:
-                    print(file=sys.stderr)
+        batches = batched(self._deleted.steps, BATCH_SIZE, strict=False)
+        work_through(self._copy, batches, concurrency=CONCURRENT_BATCHES)
 
     def report(self) -> None:
         """Print what became of the steps."""
@@ -141,7 +158,7 @@ class Copy:
             print("It deleted nothing, so there is nothing to put back.")
             return
         print(f"Model {self._deleted.model_id!r}, from {self._source} to {self._target}:")
-        for outcome in (PUT_BACK, THERE_ALREADY, FOREIGN, MISSING, UNCONFIRMED):
+        for outcome in (PUT_BACK, THERE_ALREADY, SAVED_SINCE, FOREIGN, MISSING, UNCONFIRMED):
             steps = [step for step, its in self._outcomes.items() if its == outcome]
             name = "Would be put back" if self._dry_run and outcome == PUT_BACK else outcome
             if steps:
@@ -149,18 +166,22 @@ class Copy:
 
     def _copy(self, steps: Sequence[int]) -> None:
         there = self._read(self._target, steps)
-        absent = [step for step in steps if step not in there]
-        records = self._read(self._source, absent)
-        self._outcomes |= dict.fromkeys(there, THERE_ALREADY)
-        for step in absent:
+        records = self._read(self._source, steps)
+        for step in steps:
             record = records.get(step)
-            if record is None:
+            if step in there and not _are_equal(there[step], record):
+                outcome = SAVED_SINCE
+            elif record is None:
                 outcome = MISSING
             elif self._deleted.entity not in (None, record.get("entity", {}).get("S")):
                 outcome = FOREIGN
+            elif step in there:
+                outcome = THERE_ALREADY
             else:
-                outcome = PUT_BACK if self._dry_run or self._put(record) else THERE_ALREADY
+                outcome = PUT_BACK if self._dry_run or self._put(record) else SAVED_SINCE
             self._outcomes[step] = outcome
+            if record and "artifact_uri" in record and outcome in (PUT_BACK, THERE_ALREADY):
+                self.artifact_uris[step] = record["artifact_uri"].get("S")
 
     def _read(self, table: str, steps: Iterable[int]) -> dict[int, dict[str, Any]]:
         """Return the records at these steps."""
@@ -190,8 +211,17 @@ class Copy:
             )
         except self._client.exceptions.ConditionalCheckFailedException as error:
             # Of a first attempt whose answer was lost, the record is there.
-            return error.response.get("Item") == record
+            found: Any = error.response.get("Item")
+            return _are_equal(found, record)
         return True
+
+
+def _are_equal(one: dict[str, Any] | None, other: dict[str, Any] | None) -> bool:
+    """Compare two records, if they are there. DynamoDB can return sets in any order."""
+    if one is None or other is None:
+        return one is other
+    deserialize = TypeDeserializer().deserialize
+    return bool(deserialize({"M": one}) == deserialize({"M": other}))
 
 
 def _model_id(text: str) -> str:
@@ -204,7 +234,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="A record that is there is never overwritten, so it is safe to run this again. "
-        "Exit code: 0 if every checkpoint is there afterwards, 1 if not, 130 if interrupted.",
+        "Exit code: 0 if every checkpoint is there afterwards, with --artifacts those too, 1 if "
+        "not, 130 if interrupted.",
     )
     parser.add_argument("--stack", required=True, help="name of the deployed stack")
     parser.add_argument(
@@ -224,6 +255,11 @@ def _parser() -> argparse.ArgumentParser:
         "--steps",
         type=parse_steps,
         help="such as 100,200-203; before a negative step, write --steps=-5",
+    )
+    parser.add_argument(
+        "--artifacts",
+        action="store_true",
+        help="also remove the delete markers from the artifacts, made since the table's moment",
     )
     parser.add_argument("--dry-run", action="store_true", help="only tell what would be put back")
     return parser

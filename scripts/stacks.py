@@ -50,8 +50,8 @@ def read_outputs(stack: str) -> dict[str, str]:
     return {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
 
 
-def output_of(stack: str, key: str) -> str:
-    """Return one output of a deployed stack.
+def output_of(stack: str, key: str, *, parameter: str | None = None) -> str:
+    """Return one output of a deployed stack, which may need a parameter to be set.
 
     Raises:
         UsageError: there is no such stack, or it has no such output.
@@ -59,7 +59,8 @@ def output_of(stack: str, key: str) -> str:
     """
     outputs = read_outputs(stack)
     if key not in outputs:
-        raise UsageError(f"The stack {stack!r} has no output {key}. Is it a checkpoints stack?")
+        why = f"It was deployed without {parameter}." if parameter else "Is it a checkpoints stack?"
+        raise UsageError(f"The stack {stack!r} has no output {key}. {why}")
     return outputs[key]
 
 

@@ -1,11 +1,17 @@
-"""What the commands that people run share: emphasis on a terminal, and how they are stopped."""
+"""What the commands share: how they read times, print, show progress, and are stopped."""
 
+import argparse
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
+MAX_DURATION = 100 * 365 * SECONDS["d"]
 
 
 def emphasize(text: str) -> str:
@@ -21,6 +27,56 @@ def emphasize(text: str) -> str:
 def say(text: str) -> None:
     """Print a line that tells what the command does now."""
     print(emphasize(text), flush=True)
+
+
+def parse_duration(text: str) -> int:
+    """Return the seconds of a time such as `90d`, `12h` or `30m`.
+
+    Raises:
+        ArgumentTypeError: it is none, or more than a century.
+
+    """
+    match = re.fullmatch(r"([1-9][0-9]{0,8})([mhd])", text, re.ASCII)
+    seconds = int(match[1]) * SECONDS[match[2]] if match else 0
+    if not 0 < seconds <= MAX_DURATION:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time such as 90d, 12h or 30m, of a century at the most"
+        )
+    return seconds
+
+
+def format_size(size: int) -> str:
+    """Return a number of bytes as people read it, such as `1.5 GB`."""
+    for factor, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB")):
+        if size >= factor:
+            return f"{size / factor:,.1f} {unit}"
+    return f"{size} B"
+
+
+def work_through[T](
+    work: Callable[[T], None], items: Iterable[T], *, concurrency: int, label: str = ""
+) -> None:
+    """Work on the items, several at a time, and show the progress on a terminal.
+
+    After a failure or Ctrl-C, begin no other item, and wait for those that have begun.
+
+    Raises:
+        Exception: what the work on one of the items raised.
+
+    """
+    with ThreadPoolExecutor(concurrency) as pool:
+        futures = []
+        try:
+            futures = [pool.submit(work, item) for item in items]
+            for done, future in enumerate(as_completed(futures), 1):
+                future.result()
+                if sys.stderr.isatty():
+                    progress = f"\r{label}{done / len(futures):.0%}"
+                    print(progress, end="", file=sys.stderr, flush=True)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            if sys.stderr.isatty() and futures:
+                print(file=sys.stderr)
 
 
 def run(command: Callable[[], int]) -> int:

@@ -17,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from checkpoints.auth import DELETE_SCOPE, READ_SCOPE, hash_token
 from scripts.stacks import UsageError, describe, output_of
-from scripts.terminal import run
+from scripts.terminal import parse_duration, run
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -26,9 +26,7 @@ SCOPES = (DELETE_SCOPE, READ_SCOPE)
 TOKEN_BYTES = 32
 SHOWN_HASH_DIGITS = 12
 FEWEST_HASH_DIGITS = 8  # or a short name, mistyped, could hit the hash of another token
-SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
 LONGEST_LABEL = 200  # it is on every log line of the token's requests
-LONGEST_LIFE = 100 * 365 * SECONDS["d"]
 STANDARD_INPUT = "-"
 FREE_TEXT_OPTIONS = ("--table", "--stack", "--entity", "--name")  # may look like a token by chance
 LOOKS_LIKE_A_TOKEN = re.compile(r"(?:Bearer )?[A-Za-z0-9_-]{43}")
@@ -258,7 +256,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--expires",
-        type=_lifetime,
+        type=parse_duration,
         metavar="TIME",
         help="how long it will be good for, such as 90d, 12h or 30m; for ever if not given",
     )
@@ -286,16 +284,6 @@ def _label(text: str) -> str:
             f"must be printable, not blank, and of {LONGEST_LABEL} characters at the most"
         )
     return text
-
-
-def _lifetime(text: str) -> int:
-    match = re.fullmatch(r"([1-9][0-9]{0,8})([mhd])", text, re.ASCII)
-    seconds = int(match[1]) * SECONDS[match[2]] if match else 0
-    if not 0 < seconds <= LONGEST_LIFE:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a time such as 90d, 12h or 30m, of a century at the most"
-        )
-    return seconds
 
 
 def _table_name(options: argparse.Namespace) -> str:

@@ -1,7 +1,7 @@
 """Running a command as a person does, for a stack that has the embedded tables."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import pytest
@@ -11,6 +11,13 @@ from scripts import stacks, terminal
 
 STACK = "deployed"
 LOG_GROUP = "ApiFunctionLogGroup"
+# What a stack has besides if it was deployed with ArtifactsBucket.
+RECLAIM_OUTPUTS = {
+    "ArtifactsBucketName": "artifacts",
+    "FailedBatchesBucketName": "failed-batches",
+    "ReclaimFunctionLogGroupName": "ReclaimFunctionLogGroup",
+    "ReclaimFunctionName": "ReclaimFunction",
+}
 
 
 class Result(NamedTuple):
@@ -29,8 +36,12 @@ def run_command(
     *arguments: str,
     endpoint: Endpoint,
     capsys: pytest.CaptureFixture[str],
+    outputs: Mapping[str, str] | None = None,
 ) -> Result:
-    """Run a command that finds DynamoDB at the endpoint, and the tables by the stack."""
+    """Run a command that finds DynamoDB at the endpoint, and the tables by the stack.
+
+    The stack has more `outputs` if told.
+    """
 
     def read_outputs(stack: str) -> dict[str, str]:
         assert stack == STACK
@@ -39,7 +50,7 @@ def run_command(
             "ApiUrl": "http://127.0.0.1:1",  # nothing answers there
             "CheckpointsTableName": os.environ["CHECKPOINTS_TABLE"],
             "TokensTableName": os.environ["TOKENS_TABLE"],
-        }
+        } | dict(outputs or {})
 
     capsys.readouterr()  # what others printed before
     with pytest.MonkeyPatch.context() as patch:

@@ -10,12 +10,15 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import cache
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import boto3
 import pytest
 
+import scripts.artifacts
 from checkpoints import audit
 from commands import LOG_GROUP, STACK, Result, Run, run_command
 from emulators import records
@@ -27,7 +30,9 @@ from scripts import restore
 
 RESTORED = "restored-checkpoints"
 HEADLINE = f"Model '{MODEL}', from {RESTORED} to CheckpointsTable:\n"
-SEARCHING = f"Searching {LOG_GROUP} for the request\n"
+SEARCHING = f"Searching {LOG_GROUP}\n"
+SAVED_SINCE = "Saved since, and left as it is"
+REMINDER = "Their artifacts may have been deleted. To bring them back too, add --artifacts.\n"
 NOTHING = "It deleted nothing, so there is nothing to put back.\n"
 
 type Records = dict[tuple[str, str], dict[str, Any]]
@@ -53,9 +58,12 @@ def _restored_table(endpoint: Endpoint) -> None:  # noqa: ARG001 within which th
 def run(_restored_table: None, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run the command, with the restored table unless another is named."""
 
-    def run(*arguments: str) -> Result:
+    def run(*arguments: str, bucket: str | None = None) -> Result:
         options = ["--stack", STACK, "--from", RESTORED]
-        return run_command(restore.main, *options, *arguments, endpoint=endpoint, capsys=capsys)
+        outputs = {"ArtifactsBucketName": bucket} if bucket else {}
+        return run_command(
+            restore.main, *options, *arguments, endpoint=endpoint, capsys=capsys, outputs=outputs
+        )
 
     return run
 
@@ -117,6 +125,18 @@ def process_half(request: dict[str, Any], apply: Apply) -> Reply:
     return Reply(200, json.dumps(answer).encode())
 
 
+def restored_to(moment: int) -> Fault:
+    """Describe a table as restored to this moment."""
+
+    def fault(_request: dict[str, Any], apply: Apply) -> Reply:
+        description = json.loads(apply().body)
+        summary = {"RestoreDateTime": moment, "RestoreInProgress": False}
+        description["Table"]["RestoreSummary"] = summary
+        return Reply(200, json.dumps(description).encode())
+
+    return fault
+
+
 def interrupt(_request: dict[str, Any], apply: Apply) -> Reply:
     """Press Ctrl-C while a request is under way."""
     os.kill(os.getpid(), signal.SIGINT)
@@ -139,8 +159,11 @@ def test_puts_back_whole_what_a_request_deleted(run: Run, delete: Delete) -> Non
     request = delete([*range(1, 50), 999])
     assert {MODEL: set(range(50, 60))} == stored_checkpoints()
 
-    assert Result(0, f"{HEADLINE}  Put back: 49 (1-49)\n", SEARCHING) == run("--request", request)
+    told = f"{HEADLINE}  Put back: 49 (1-49)\n{REMINDER}"
+    assert Result(0, told, SEARCHING) == run("--request", request)
     assert before == all_records()
+    told = f"{HEADLINE}  There already: 49 (1-49)\n"
+    assert Result(0, told, SEARCHING) == run("--request", request)
 
 
 def test_puts_back_the_steps_of_a_list(run: Run) -> None:
@@ -158,16 +181,23 @@ def test_leaves_what_is_there_each_time_that_it_is_run(run: Run, delete: Delete)
     put_restored(range(3))
     request = delete([0, 1, 2])
     put_checkpoints(MODEL, [1], entity=ENTITY, notes={"S": "saved anew"})
-    there = "There already, and left as it is"
 
-    told = f"{HEADLINE}  Put back: 2 (0,2)\n  {there}: 1 (1)\n"
+    told = f"{HEADLINE}  Put back: 2 (0,2)\n  {SAVED_SINCE}: 1 (1)\n"
     assert Result(0, told, SEARCHING) == run("--request", request)
     after = all_records()
     assert {"S": "saved anew"} == after[(MODEL, "1")]["notes"]
 
-    told = f"{HEADLINE}  {there}: 3 (0-2)\n"
+    told = f"{HEADLINE}  There already: 2 (0,2)\n  {SAVED_SINCE}: 1 (1)\n"
     assert Result(0, told, SEARCHING) == run("--request", request)
     assert after == all_records()
+
+
+def test_takes_sets_in_another_order_for_the_same_record(run: Run) -> None:
+    put_restored([1], tags={"SS": ["a", "b"]})
+    put_checkpoints(MODEL, [1], entity=ENTITY, tags={"SS": ["b", "a"]})
+
+    told = f"{HEADLINE}  There already: 1 (1)\n"
+    assert Result(0, told, "") == run("--model", MODEL, "--steps", "1")
 
 
 def test_leaves_what_is_saved_while_it_runs(run: Run, endpoint: Endpoint) -> None:
@@ -179,7 +209,7 @@ def test_leaves_what_is_saved_while_it_runs(run: Run, endpoint: Endpoint) -> Non
 
     endpoint.fail("PutItem", save_first)
 
-    told = f"{HEADLINE}  There already, and left as it is: 1 (1)\n"
+    told = f"{HEADLINE}  {SAVED_SINCE}: 1 (1)\n"
     assert Result(0, told, "") == run("--model", MODEL, "--steps", "1")
     assert {"S": "saved anew"} == all_records()[(MODEL, "1")]["notes"]
 
@@ -189,7 +219,7 @@ def test_tells_what_the_restored_table_does_not_have(run: Run) -> None:
     put_checkpoints(MODEL, [3], entity=ENTITY)
 
     told = (
-        f"{HEADLINE}  Put back: 2 (1-2)\n  There already, and left as it is: 1 (3)\n"
+        f"{HEADLINE}  Put back: 2 (1-2)\n  {SAVED_SINCE}: 1 (3)\n"
         "  Not in the restored table: 3 (4-5,7)\n"
     )
     assert Result(1, told, "") == run("--model", MODEL, "--steps", "1-5,7")
@@ -278,7 +308,7 @@ def test_a_dry_run_only_tells(run: Run, delete: Delete, endpoint: Endpoint) -> N
     told = f"{HEADLINE}  Would be put back: 2 (1-2)\n"
     assert Result(0, told, SEARCHING) == run("--request", request, "--dry-run")
     told = (
-        f"{HEADLINE}  Would be put back: 1 (2)\n  There already, and left as it is: 1 (3)\n"
+        f"{HEADLINE}  Would be put back: 1 (2)\n  There already: 1 (3)\n"
         "  Not in the restored table: 1 (4)\n"
     )
     assert Result(1, told, "") == run("--model", MODEL, "--steps", "2-4", "--dry-run")
@@ -295,13 +325,15 @@ def test_there_is_nothing_to_do_for_a_request_that_deleted_nothing(
     assert Result(0, NOTHING, SEARCHING) == run("--request", request)
 
 
-def test_there_is_nothing_to_do_for_a_dry_run_of_the_api(run: Run, delete: Delete) -> None:
+def test_there_is_nothing_to_do_for_a_dry_run_of_the_api(
+    run: Run, delete: Delete, bucket: str
+) -> None:
     put_checkpoints(MODEL, [1, 2], entity=ENTITY)
     put_restored([1, 2])
     request = delete(body='{"steps": [1], "dry_run": true}')
 
     told = f"The request {request} was a dry run.\n{NOTHING}"
-    assert Result(0, told, SEARCHING) == run("--request", request)
+    assert Result(0, told, SEARCHING) == run("--request", request, "--artifacts", bucket=bucket)
     assert {MODEL: {1, 2}} == stored_checkpoints()
 
 
@@ -323,16 +355,6 @@ def test_searches_the_log_from_the_moment_that_the_table_was_restored_to(
     put_restored([1])
     request = delete([1])
     now = int(time.time())
-
-    def restored_to(moment: int) -> Fault:
-        summary = {"RestoreDateTime": moment, "RestoreInProgress": False}
-
-        def fault(_request: dict[str, Any], apply: Apply) -> Reply:
-            description = json.loads(apply().body)
-            description["Table"]["RestoreSummary"] = summary
-            return Reply(200, json.dumps(description).encode())
-
-        return fault
 
     endpoint.fail("DescribeTable", restored_to(now + 60))
     later = run("--request", request)
@@ -391,7 +413,7 @@ def test_reads_again_what_was_left_unprocessed(run: Run, endpoint: Endpoint) -> 
     put_restored(range(10))
     endpoint.fail("BatchGetItem", process_half, process_half, pass_on, process_half, process_half)
 
-    told = f"{HEADLINE}  Put back: 8 (2-9)\n  There already, and left as it is: 2 (0-1)\n"
+    told = f"{HEADLINE}  Put back: 8 (2-9)\n  There already: 2 (0-1)\n"
     assert Result(0, told, "") == run("--model", MODEL, "--steps", "0-9")
 
 
@@ -496,6 +518,195 @@ def test_refuses_what_it_does_not_understand(run: Run, arguments: list[str]) -> 
     assert (2, "") == (refused.returncode, refused.stdout)
     assert "usage:" in refused.stderr
     assert len(refused.stderr) < 1_000
+
+
+@pytest.fixture
+def bucket(_restored_table: None) -> str:
+    """Return a bucket that keeps versions."""
+    name = f"artifacts-{uuid.uuid4()}"
+    s3().create_bucket(Bucket=name)
+    versioning: Any = {"Status": "Enabled"}
+    s3().put_bucket_versioning(Bucket=name, VersioningConfiguration=versioning)
+    return name
+
+
+@cache
+def s3() -> Any:
+    return boto3.client("s3")
+
+
+def put_artifacts(bucket: str, *keys: str, body: str = "weights") -> None:
+    for key in keys:
+        s3().put_object(Bucket=bucket, Key=key, Body=body.encode())
+
+
+def delete_artifacts(bucket: str, *keys: str) -> None:
+    for key in keys:
+        s3().delete_object(Bucket=bucket, Key=key)
+
+
+def artifacts(bucket: str) -> dict[str, str]:
+    """Return the content of each object by its key."""
+    pages = s3().get_paginator("list_objects_v2").paginate(Bucket=bucket)
+    return {
+        each["Key"]: s3().get_object(Bucket=bucket, Key=each["Key"])["Body"].read().decode()
+        for page in pages
+        for each in page.get("Contents", [])
+    }
+
+
+def put_restored_with_artifacts(bucket: str, uris: dict[int, str]) -> None:
+    for step, uri in uris.items():
+        put_restored([step], artifact_uri={"S": uri.format(bucket)})
+
+
+def run_with_artifacts(run: Run, bucket: str, *arguments: str) -> Result:
+    return run("--model", MODEL, "--steps", "1-3", "--artifacts", *arguments, bucket=bucket)
+
+
+def test_brings_artifacts_back(run: Run, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the records that are there afterwards as they were, and no other."""
+    kept = "2/a+b %20/été.bin"
+    uris = {1: "s3://{}/1/", 2: "s3://{}/" + kept, 3: "s3://{}/3/"}
+    put_restored_with_artifacts(bucket, uris)
+    deleted = ["1/a", "1/b/c", "10/a", kept, f"{kept}2", "3/a", "4/a"]
+    put_artifacts(bucket, *deleted, "1/there")
+    put_artifacts(bucket, "1/a", body="trained longer")
+    delete_artifacts(bucket, *deleted, "1/there")
+    put_artifacts(bucket, "1/there", body="saved again")
+    delete_artifacts(bucket, "1/a")  # a marker on a marker
+    put_checkpoints(MODEL, [3], entity=ENTITY, artifact_uri={"S": f"s3://{bucket}/3/"}, n={"S": ""})
+
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "3")
+
+    told = (
+        f"  Put back: 2 (1-2)\n  {SAVED_SINCE}: 1 (3)\nArtifacts in s3://{bucket}:\n"
+        "  Objects brought back: 3\n  Checkpoints with artifacts: 2 (1-2)\n"
+    )
+    assert Result(0, HEADLINE + told, "") == run_with_artifacts(run, bucket)
+    assert {
+        "1/a": "trained longer",
+        "1/b/c": "weights",
+        "1/there": "saved again",
+        kept: "weights",
+    } == artifacts(bucket)
+
+    told = (
+        f"  There already: 2 (1-2)\n  {SAVED_SINCE}: 1 (3)\nArtifacts in s3://{bucket}:\n"
+        "  Checkpoints with artifacts: 2 (1-2)\n"
+    )
+    assert Result(0, HEADLINE + told, "") == run_with_artifacts(run, bucket)
+
+
+def test_a_dry_run_tells_which_artifacts_would_come_back(run: Run, bucket: str) -> None:
+    put_restored_with_artifacts(bucket, {1: "s3://{}/1/", 2: "s3://{}/2", 3: "s3://{}/3"})
+    put_artifacts(bucket, "1/a", "1/b", "20/a", "3")
+    delete_artifacts(bucket, "1/a", "1/b")
+
+    told = (
+        f"  Would be put back: 3 (1-3)\nArtifacts in s3://{bucket}:\n"
+        "  Objects that would come back: 2\n  Checkpoints with artifacts: 2 (1,3)\n"
+        "  Checkpoints without any artifact: 1 (2)\n"
+    )
+    assert Result(1, HEADLINE + told, "") == run_with_artifacts(run, bucket, "--dry-run")
+    assert {"20/a": "weights", "3": "weights"} == artifacts(bucket)
+    assert {} == all_records()
+
+
+def test_leaves_what_was_deleted_before_the_moment_of_the_table(
+    run: Run, bucket: str, endpoint: Endpoint
+) -> None:
+    put_restored_with_artifacts(bucket, {1: "s3://{}/1/", 2: "s3://{}/2/"})
+    put_restored([3])
+    put_artifacts(bucket, "1/a", "1/b", "2/a")
+    delete_artifacts(bucket, "1/a", "2/a")
+    later = int(time.time()) + 60
+    endpoint.fail("DescribeTable", restored_to(later))
+
+    told = (
+        f"  Put back: 3 (1-3)\nArtifacts in s3://{bucket}:\n"
+        f"  Deleted before {datetime.fromtimestamp(later, UTC):%Y-%m-%d %H:%M:%S} UTC, "
+        "and left so: 2\n"
+        "  Checkpoints with artifacts: 1 (1)\n  Checkpoints without any artifact: 1 (2)\n"
+    )
+    assert Result(1, HEADLINE + told, "") == run_with_artifacts(run, bucket)
+    assert {"1/b": "weights"} == artifacts(bucket)
+
+
+def test_tells_what_cannot_come_back(run: Run, bucket: str) -> None:
+    put_restored_with_artifacts(bucket, {1: "s3://{}/1/", 2: "s3://elsewhere/2/", 3: "models/3"})
+    version = s3().put_object(Bucket=bucket, Key="1/a", Body=b"")["VersionId"]
+    delete_artifacts(bucket, "1/a")
+    s3().delete_object(Bucket=bucket, Key="1/a", VersionId=version)
+
+    told = (
+        f"  Put back: 3 (1-3)\nArtifacts in s3://{bucket}:\n"
+        "  Deleted, and no version is left: 1\n  Checkpoints without any artifact: 1 (1)\n"
+        "  Checkpoints whose artifact_uri names nothing in this bucket: 2 (2-3)\n"
+    )
+    assert Result(1, HEADLINE + told, "") == run_with_artifacts(run, bucket)
+
+
+def test_leaves_what_is_in_another_bucket_to_its_owner(run: Run, bucket: str) -> None:
+    put_restored_with_artifacts(bucket, dict.fromkeys((1, 2, 3), "s3://elsewhere/1/"))
+
+    told = (
+        f"  Put back: 3 (1-3)\nArtifacts in s3://{bucket}:\n"
+        "  Checkpoints whose artifact_uri names nothing in this bucket: 3 (1-3)\n"
+    )
+    assert Result(0, HEADLINE + told, "") == run_with_artifacts(run, bucket)
+
+
+def test_says_that_a_bucket_is_not_versioned(run: Run) -> None:
+    s3().create_bucket(Bucket="unversioned")
+    put_restored_with_artifacts("unversioned", {1: "s3://{}/1/", 2: "s3://{}/2/"})
+    put_artifacts("unversioned", "1/a")
+    put_restored([3])
+
+    told = (
+        "  Put back: 3 (1-3)\nArtifacts in s3://unversioned:\n"
+        "  The bucket is not versioned, so nothing that was deleted can come back.\n"
+        "  Checkpoints with artifacts: 1 (1)\n  Checkpoints without any artifact: 1 (2)\n"
+    )
+    assert Result(1, HEADLINE + told, "") == run_with_artifacts(run, "unversioned")
+
+
+def test_puts_nothing_back_if_the_stack_has_no_artifacts(run: Run) -> None:
+    put_restored([1])
+
+    told = f"The stack '{STACK}' has no output ArtifactsBucketName. "
+    told += "It was deployed without ArtifactsBucket."
+    assert Result(1, "", f"restore.py: {told}\n") == run_with_artifacts(run, "")
+    assert {} == stored_checkpoints()
+
+
+def test_says_which_artifacts_came_back_when_it_fails(
+    run: Run, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_restored_with_artifacts(bucket, {1: "s3://{}/1/", 2: "s3://{}/2/"})
+    put_artifacts(bucket, "1/a", "2/a")
+    delete_artifacts(bucket, "1/a", "2/a")
+    session = boto3.Session()
+
+    def deny(params: dict[str, Any], **_: object) -> Any:
+        if params["url_path"].endswith("/2/a"):
+            error = {"Error": {"Code": "AccessDenied", "Message": "on command"}}
+            return SimpleNamespace(status_code=403), error
+        return None
+
+    session.events.register("before-call.s3.DeleteObject", deny)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", session)
+    monkeypatch.setattr(scripts.artifacts, "CONCURRENT_CHECKPOINTS", 1)
+
+    told = (
+        f"  Put back: 2 (1-2)\n  Not in the restored table: 1 (3)\n"
+        f"Artifacts in s3://{bucket}:\n  Objects brought back: 1\n"
+        "  Checkpoints with artifacts: 1 (1)\n"
+        "  Checkpoints not confirmed to have artifacts: 1 (2)\n"
+    )
+    message = "restore.py: The AWS credentials lack a permission. on command\n"
+    assert Result(1, HEADLINE + told, message) == run_with_artifacts(run, bucket)
+    assert {"1/a": "weights"} == artifacts(bucket)
 
 
 def test_explains_itself(run: Run) -> None:

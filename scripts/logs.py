@@ -1,0 +1,34 @@
+"""The log of a deployed function, as the commands read it."""
+
+import json
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+
+def search(log_group: str, pattern: str, *, since: datetime) -> Iterator[str]:
+    """Return the lines that match a filter pattern, the oldest first. One can come twice.
+
+    The search begins at `since`: to read all of a large log would take hours.
+    """
+    print(f"Searching {log_group}", file=sys.stderr)
+    client = boto3.client("logs", config=Config(retries={"mode": "standard", "max_attempts": 10}))
+    pages = client.get_paginator("filter_log_events").paginate(
+        logGroupName=log_group,
+        filterPattern=pattern,
+        startTime=max(0, int(since.timestamp() * 1000)),
+    )
+    return (event["message"] for page in pages for event in page["events"])
+
+
+def read_fields(line: str) -> dict[str, Any]:
+    """Return the fields of a line; none if it is not one of the function's own."""
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) else {}

@@ -1,0 +1,216 @@
+"""Delete the artifacts of removed checkpoints where that was refused, failed or was given up on.
+
+Remove the cause first. The deployed function then gets the removed records again.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import batched, groupby
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from scripts.removals import Fields, Removal, find_in_log, read_batches
+from scripts.stacks import UsageError, describe, output_of
+from scripts.terminal import format_size, parse_duration, run, stop_on_signals, work_through
+
+# For each attempt. What runs out of time beside others gets an invocation of its own in the end.
+RECORDS_PER_INVOCATION = (25, 5, 1)
+CONCURRENT_INVOCATIONS = 5
+PAUSE_SECONDS = 10.0
+
+S3_CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 10})
+# The function may take 300 seconds. A retry would invoke it again while it still runs.
+LAMBDA_CONFIG = Config(read_timeout=330, tcp_keepalive=True, retries={"total_max_attempts": 1})
+
+HEADLINES = {
+    "freed": "Freed",
+    "kept": "Saved again, so the artifacts stay",
+    "refused": "Refused",
+    "failed": "Failed",
+    "retry": "Not finished",
+}
+DONE = ("freed", "kept")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return the exit code: 0 all are done, 1 not all, 2 not understood."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.since and not options.log:
+        parser.error("--since goes with --log")
+    stop_on_signals()
+    try:
+        return _redo_log(options) if options.log else _redo_batches(options)
+    except UsageError as error:
+        print(f"reclaim.py: {error}", file=sys.stderr)
+    except (BotoCoreError, ClientError) as error:
+        print(f"reclaim.py: {describe(error)}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("It is safe to run this again.", file=sys.stderr)
+        raise
+    return 1
+
+
+def _redo_log(options: argparse.Namespace) -> int:
+    log_group = _output(options, "ReclaimFunctionLogGroupName")
+    since = datetime.now(UTC) - timedelta(seconds=options.since or parse_duration("7d"))
+    redo = Redo(options, find_in_log(log_group, since=since))
+    redo.run()
+    return int(bool(redo.unfinished))
+
+
+def _redo_batches(options: argparse.Namespace) -> int:
+    bucket = _output(options, "FailedBatchesBucketName")
+    client = boto3.client("s3", config=S3_CONFIG)
+    batches = read_batches(client, bucket)
+    readable = {key: removals for key, removals in batches.items() if removals is not None}
+    redo = Redo(options, (removal for removals in readable.values() for removal in removals))
+    try:
+        redo.run()
+    finally:
+        for key in () if options.dry_run else readable.keys() - redo.unfinished:
+            client.delete_object(Bucket=bucket, Key=key)
+    return int(bool(redo.unfinished) or len(readable) < len(batches))
+
+
+def _output(options: argparse.Namespace, key: str) -> str:
+    return output_of(options.stack, key, parameter="ArtifactsBucket")
+
+
+class Redo:
+    """Sends removals to the function until each is done, or cannot be done now."""
+
+    def __init__(self, options: argparse.Namespace, removals: Iterable[Removal]) -> None:
+        self._client = boto3.client("lambda", config=LAMBDA_CONFIG)
+        self._function = _output(options, "ReclaimFunctionName")
+        self._dry_run: bool = options.dry_run
+        # By sequence number. A line of the log does not have the stream's, so they are new.
+        self._pending = {str(number): removal for number, removal in enumerate(removals, 1)}
+        self._left: set[str | None] = set()
+        self._outcomes: list[Fields] = []
+
+    @property
+    def unfinished(self) -> set[str | None]:
+        """The batches that have a record which is not done; None is the batch of the log."""
+        return self._left | {removal.batch for removal in self._pending.values()}
+
+    def run(self) -> None:
+        """Send what is pending, a few times, and print what became of it."""
+        if not self._pending:
+            print("There is nothing to do.")
+        try:
+            for attempt, size in enumerate(RECORDS_PER_INVOCATION):
+                if attempt and self._pending:
+                    time.sleep(PAUSE_SECONDS)
+                parts = self._split(size)
+                work_through(self._send, parts, concurrency=CONCURRENT_INVOCATIONS)
+        finally:
+            self._report()
+
+    def _split(self, size: int) -> list[Sequence[str]]:
+        """Return what is pending in parts that are each of one batch."""
+        groups = groupby(self._pending, key=lambda number: self._pending[number].batch)
+        return [part for _, group in groups for part in batched(group, size, strict=False)]
+
+    def _send(self, numbers: Sequence[str]) -> None:
+        records = [self._pending[number].to_record(number) for number in numbers]
+        try:
+            response = self._client.invoke(
+                FunctionName=self._function,
+                Qualifier="live",
+                Payload=json.dumps({"Records": records, "dry_run": self._dry_run}),
+            )
+        except self._client.exceptions.TooManyRequestsException:
+            return  # all stay pending
+        answer = json.load(response["Payload"])
+        if "FunctionError" in response:
+            raise UsageError(f"{self._function} failed. {answer.get('errorMessage', '')}")
+        self._outcomes += answer["outcomes"]
+        if any(each["outcome"] in ("refused", "failed") for each in answer["outcomes"]):
+            self._left.add(self._pending[numbers[0]].batch)
+        again = {each["itemIdentifier"] for each in answer["batchItemFailures"]}
+        for number in set(numbers) - again:
+            del self._pending[number]
+
+    def _report(self) -> None:
+        removals = self._merge_outcomes()
+        for outcome, headline in HEADLINES.items():
+            those = [each for each in removals if each["outcome"] == outcome]
+            if those:
+                name = "Would be freed" if self._dry_run and outcome == "freed" else headline
+                objects = _count_objects(those)
+                print(f"{name}: {len(those):,}" + (f" ({objects})" if objects else ""))
+            for each in those if self._dry_run or outcome not in DONE else ():
+                identity = f"{each['model_id']!r} {each['step']}, {each['artifact_uri']!r}"
+                print(f"  {identity}: {_explain(each)}")
+
+    def _merge_outcomes(self) -> list[Fields]:
+        """Return the last outcome of each removal, with what all attempts have deleted."""
+        none: Fields = {"outcome": "retry", "objects_deleted": 0, "bytes_freed": 0}
+        unknown = {"exception": "The function did not get to it."} | none
+        outcomes = [removal._asdict() | unknown for removal in self._pending.values()]
+        merged: dict[tuple[str, str, str], Fields] = {}
+        for each in outcomes + self._outcomes:
+            identity = (each["model_id"], str(each["step"]), each["removed_at"])
+            before = none if self._dry_run else merged.get(identity, none)
+            counts = ("objects_deleted", "bytes_freed")
+            merged[identity] = each | {name: before[name] + each.get(name, 0) for name in counts}
+        return sorted(merged.values(), key=lambda each: (each["model_id"], float(each["step"])))
+
+
+def _explain(removal: Fields) -> str:
+    """Tell what was deleted, what stays, and why."""
+    kept = removal.get("objects_kept", {}).items()
+    parts = [
+        _count_objects([removal]),
+        *(f"{count:,} kept ({reason.replace('_', ' ')})" for reason, count in kept),
+        removal.get("reason", "").replace("_", " "),
+        removal.get("exception", "").rpartition("\n")[2],
+    ]
+    return "; ".join(filter(None, parts)) or "no objects"
+
+
+def _count_objects(removals: Collection[Fields]) -> str:
+    """Return how many objects were deleted, and their size; nothing if none was."""
+    objects = sum(each["objects_deleted"] for each in removals)
+    size = sum(each["bytes_freed"] for each in removals)
+    plural = "" if objects == 1 else "s"
+    return f"{objects:,} object{plural}, {format_size(size)}" if objects else ""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="It is safe to run this again. Exit code: 0 if everything is done afterwards, 1 if "
+        "not, 130 if interrupted.",
+    )
+    parser.add_argument("--stack", required=True, help="name of the deployed stack")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--batches",
+        action="store_true",
+        help="what Lambda gave up on; a batch is deleted once all its records are done",
+    )
+    source.add_argument(
+        "--log", action="store_true", help="what the function's log tells as refused or failed"
+    )
+    parser.add_argument(
+        "--since",
+        type=parse_duration,
+        metavar="TIME",
+        help="how far to look back in the log, such as 12h; 7d if not given",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only tell what would be deleted, record by record"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

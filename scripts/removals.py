@@ -1,0 +1,100 @@
+"""Removed checkpoints whose artifacts were not deleted: from failed batches, or from the log."""
+
+import json
+import math
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from scripts import logs
+from scripts.terminal import work_through
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+BATCHES_PREFIX = "aws/lambda/"  # where Lambda puts the batches that it gave up on
+CONCURRENT_CALLS = 8
+
+type Fields = dict[str, Any]
+
+
+class Removal(NamedTuple):
+    """The removal of a record from the checkpoints table."""
+
+    model_id: str
+    step: str
+    artifact_uri: str | None  # None: the attribute is not a string
+    entity: str | None
+    removed_at: str  # in ISO 8601, whole seconds
+    batch: str | None = None  # the key of the failed batch that tells it
+
+    def to_record(self, sequence_number: str) -> Fields:
+        """Return as much of the stream's record as the function reads."""
+        uri = {"NULL": True} if self.artifact_uri is None else {"S": self.artifact_uri}
+        owner = {} if self.entity is None else {"entity": {"S": self.entity}}
+        change = {
+            "ApproximateCreationDateTime": datetime.fromisoformat(self.removed_at).timestamp(),
+            "Keys": {"model_id": {"S": self.model_id}, "step": {"N": self.step}},
+            "OldImage": owner | {"artifact_uri": uri},
+            "SequenceNumber": sequence_number,
+        }
+        return {"eventName": "REMOVE", "dynamodb": change}
+
+
+def read_batches(client: "S3Client", bucket: str) -> dict[str, list[Removal] | None]:
+    """Return the removals of each failed batch by its key; None for what cannot be read as one."""
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=BATCHES_PREFIX)
+    keys = [each["Key"] for page in pages for each in page.get("Contents", [])]
+    batches: dict[str, list[Removal] | None] = dict.fromkeys(keys)
+
+    def read(key: str) -> None:
+        content = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        try:
+            batches[key] = list(_read_batch(key, json.loads(content)))
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
+            print(f"s3://{bucket}/{key} is not a batch of removed records.", file=sys.stderr)
+
+    work_through(read, keys, concurrency=CONCURRENT_CALLS, label="Reading ")
+    return batches
+
+
+def _read_batch(key: str, batch: Fields) -> Iterator[Removal]:
+    event = batch["payload"]
+    for record in (json.loads(event) if isinstance(event, str) else event)["Records"]:
+        change = record["dynamodb"]
+        image, seconds = change.get("OldImage", {}), change["ApproximateCreationDateTime"]
+        if record["eventName"] == "REMOVE" and "artifact_uri" in image:
+            yield Removal(
+                change["Keys"]["model_id"]["S"],
+                change["Keys"]["step"]["N"],
+                image["artifact_uri"].get("S"),
+                image.get("entity", {}).get("S"),
+                datetime.fromtimestamp(math.floor(seconds), UTC).isoformat(),
+                key,
+            )
+
+
+def find_in_log(log_group: str, *, since: datetime) -> list[Removal]:
+    """Return the removals that were refused or failed, and that no other attempt has done."""
+    left: dict[Removal, None] = {}  # in this order
+    done = set()
+    for line in logs.search(log_group, '{ $.outcome = "*" }', since=since):
+        match fields := logs.read_fields(line):
+            case {"dry_run": True}:
+                pass
+            case {"outcome": "refused" | "failed"}:
+                left[_read_line(fields)] = None
+            case {"outcome": "freed" | "kept"}:
+                done.add(_read_line(fields))
+    return [removal for removal in left if removal not in done]
+
+
+def _read_line(fields: Fields) -> Removal:
+    return Removal(
+        fields["model_id"],
+        str(fields["step"]),
+        fields["artifact_uri"],
+        fields["entity"],
+        fields["removed_at"],
+    )

@@ -1,0 +1,475 @@
+"""Freeing storage where that was refused, failed or was given up on, by a command."""
+
+import io
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import redirect_stdout
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest import mock
+
+import boto3
+import pytest
+
+from checkpoints import audit
+from checkpoints import reclaim as function
+from commands import RECLAIM_OUTPUTS, STACK, Result, Run, run_command
+from emulators.dynamodb import put_checkpoints
+from emulators.invocation import lambda_context
+from events import ENTITY, MODEL
+from faulty_dynamodb import Endpoint
+from scripts import reclaim
+
+ARTIFACTS, BATCHES = "artifacts", "failed-batches"
+LOG_GROUP = RECLAIM_OUTPUTS["ReclaimFunctionLogGroupName"]
+FOLDER = "aws/lambda/3cd9b2a1-mapping/shardId-0001/2026/01/31/2026-01-31T12.00.00-"
+SEARCHING = f"Searching {LOG_GROUP}\n"
+NOTHING = Result(0, "There is nothing to do.\n", "")
+
+type Event = dict[str, Any]
+type Answer = tuple[int, Event]  # the status, and what boto3 returns
+type Fault = Callable[[Event], Answer]
+
+
+def handle(event: Event, milliseconds: int = 300_000) -> tuple[Event, list[str]]:
+    """Have the function handle an event; return its answer, and the lines of its log."""
+    log = io.StringIO()
+    with (
+        redirect_stdout(io.StringIO()),  # the metrics
+        mock.patch.object(audit.logger.registered_handler, "stream", log),
+    ):
+        answer = function.lambda_handler(event, lambda_context(milliseconds))
+    return answer, log.getvalue().splitlines()
+
+
+class Function:
+    """Answers invocations by the function itself, or otherwise on command."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.faults: deque[Fault] = deque()
+        self._lock = threading.Lock()  # a process of Lambda has one invocation at a time
+
+    def heal(self) -> None:
+        """Forget all faults to come, and the events that came."""
+        self.events.clear()
+        self.faults.clear()
+
+    def answer(self, params: Event, **_: object) -> tuple[object, Event]:
+        """Take the place of the call to Lambda."""
+        assert params["url_path"].endswith("/functions/ReclaimFunction/invocations")
+        assert params["query_string"] == {"Qualifier": "live"}
+        with self._lock:
+            event = json.loads(params["body"])
+            self.events.append(event)
+            fault = self.faults.popleft() if self.faults else with_time(300_000)
+            status, answer = fault(event)
+        return SimpleNamespace(status_code=status), answer
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many records each invocation had."""
+        return [len(event["Records"]) for event in self.events]
+
+
+def with_time(milliseconds: int) -> Fault:
+    """Let the function do its work with so much time left."""
+
+    def work(event: Event) -> Answer:
+        answer, lines = handle(event, milliseconds)
+        log(lines)
+        return 200, {"StatusCode": 200, "Payload": io.BytesIO(json.dumps(answer).encode())}
+
+    return work
+
+
+def crash(_event: Event) -> Answer:
+    payload = b'{"errorType": "Sandbox.Timedout", "errorMessage": "Task timed out after 300 s"}'
+    return 200, {"FunctionError": "Unhandled", "Payload": io.BytesIO(payload)}
+
+
+def reject(status: int, code: str) -> Fault:
+    return lambda _event: (status, {"Error": {"Code": code, "Message": "on command"}})
+
+
+def interrupt(event: Event) -> Answer:
+    """Press Ctrl-C while the function works."""
+    os.kill(os.getpid(), signal.SIGINT)
+    return with_time(300_000)(event)
+
+
+@pytest.fixture(scope="module")
+def _deployed(endpoint: Endpoint) -> Iterator[Function]:
+    """Connect the function to the table and the buckets, and have boto3 invoke it."""
+    deployed = Function()
+    session = boto3.Session()
+    session.events.register("before-call.lambda.Invoke", cast("Any", deployed.answer))
+    environment = {"AWS_ENDPOINT_URL_DYNAMODB": endpoint.url, "ARTIFACTS_BUCKET": ARTIFACTS}
+    with (
+        mock.patch.dict(os.environ, environment),
+        mock.patch.object(boto3, "DEFAULT_SESSION", session),
+    ):
+        function.connect.cache_clear()
+        function.connect()
+        for bucket in (ARTIFACTS, BATCHES):
+            s3().create_bucket(Bucket=bucket)
+        yield deployed
+
+
+@pytest.fixture(autouse=True)
+def deployed(_deployed: Function, monkeypatch: pytest.MonkeyPatch) -> Iterator[Function]:
+    """Begin with empty buckets and an empty log."""
+    monkeypatch.setattr(reclaim, "PAUSE_SECONDS", 0)
+    logs = boto3.client("logs")
+    logs.create_log_group(logGroupName=LOG_GROUP)
+    logs.create_log_stream(logGroupName=LOG_GROUP, logStreamName="stream")
+    yield _deployed
+    _deployed.heal()
+    logs.delete_log_group(logGroupName=LOG_GROUP)
+    for bucket in (ARTIFACTS, BATCHES):
+        for key in stored(bucket):
+            s3().delete_object(Bucket=bucket, Key=key)
+
+
+@pytest.fixture
+def run(endpoint: Endpoint, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command for a stack that frees storage."""
+
+    def run(*arguments: str, outputs: Mapping[str, str] = RECLAIM_OUTPUTS) -> Result:
+        return run_command(
+            reclaim.main,
+            *("--stack", STACK),
+            *arguments,
+            endpoint=endpoint,
+            capsys=capsys,
+            outputs=outputs,
+        )
+
+    return run
+
+
+def s3() -> Any:
+    return function.connect()[1]
+
+
+def stored(bucket: str) -> list[str]:
+    """Return the keys of all objects."""
+    return [each["Key"] for each in s3().list_objects_v2(Bucket=bucket).get("Contents", [])]
+
+
+def put_artifacts(*keys: str, size: int = 1_500) -> None:
+    for key in keys:
+        s3().put_object(Bucket=ARTIFACTS, Key=key, Body=b"w" * size)
+
+
+def put_batch(name: str, *records: Event, as_text: bool = True, **others: object) -> str:
+    """Save what Lambda saves when it gives up, and return its key."""
+    payload = {"Records": records}
+    batch = {
+        "requestContext": {"condition": "RetryAttemptsExhausted"},
+        "responseContext": {"statusCode": 200},
+        "version": "1.0",
+        "timestamp": "2026-01-31T12:00:00.000Z",
+        "DDBStreamBatchInfo": {"batchSize": len(records)},
+        "payload": json.dumps(payload) if as_text else payload,
+    }
+    s3().put_object(Bucket=BATCHES, Key=FOLDER + name, Body=json.dumps(batch | others))
+    return FOLDER + name
+
+
+def removal(step: int, uri: str | None = None, *, model_id: str = MODEL) -> Event:
+    """Return the record of a checkpoint that is removed in a moment, as the stream has it."""
+    uri = uri or f"s3://{ARTIFACTS}/{step}/"
+    keys = {"model_id": {"S": model_id}, "step": {"N": str(step)}}
+    return {
+        "eventID": str(step),
+        "eventName": "REMOVE",
+        "eventSource": "aws:dynamodb",
+        "dynamodb": {
+            "ApproximateCreationDateTime": time.time() + 5,
+            "Keys": keys,
+            "OldImage": keys | {"entity": {"S": ENTITY}, "artifact_uri": {"S": uri}},
+            "SequenceNumber": "700000000000000000001",
+            "StreamViewType": "OLD_IMAGE",
+        },
+    }
+
+
+def work(*records: Event, **environment: str) -> None:
+    """Have the function handle records of the stream, with another environment."""
+    with mock.patch.dict(os.environ, environment):
+        log(handle({"Records": list(records)})[1])
+
+
+def log(lines: Iterable[str], *, age_hours: int = 0) -> None:
+    timestamp = int(time.time() - 3_600 * age_hours) * 1_000
+    events: Any = [{"timestamp": timestamp, "message": line} for line in lines]
+    if events:
+        client = boto3.client("logs")
+        client.put_log_events(logGroupName=LOG_GROUP, logStreamName="stream", logEvents=events)
+
+
+def test_frees_what_lambda_gave_up_on(run: Run, deployed: Function) -> None:
+    put_artifacts("1/a", "1/b", "2/a", "10/a", "other")
+    put_batch("b1.json", removal(1), removal(3))
+    put_batch("b2.json", removal(2), as_text=False)
+    s3().put_object(Bucket=BATCHES, Key="notes.txt", Body=b"")
+
+    assert Result(0, "Freed: 3 (3 objects, 4.5 KB)\n", "") == run("--batches")
+    assert ["10/a", "other"] == stored(ARTIFACTS)
+    assert ["notes.txt"] == stored(BATCHES)
+    assert [1, 2] == sorted(deployed.sizes)
+    assert NOTHING == run("--batches")
+
+
+def test_keeps_a_batch_until_each_of_its_records_is_done(run: Run) -> None:
+    put_artifacts("1/a", "2/a", "3/a")
+    put_checkpoints(MODEL, [3], entity=ENTITY, artifact_uri={"S": f"s3://{ARTIFACTS}/3/"})
+    put_batch("done.json", removal(1), removal(3))
+    left = put_batch("left.json", removal(2), removal(4, "s3://elsewhere/4/"))
+
+    told = (
+        "Freed: 2 (2 objects, 3.0 KB)\nSaved again, so the artifacts stay: 1\nRefused: 1\n"
+        "  'resnet-50' 4, 's3://elsewhere/4/': another bucket\n"
+    )
+    assert Result(1, told, "") == run("--batches")
+    assert (["3/a"], [left]) == (stored(ARTIFACTS), stored(BATCHES))
+
+
+def test_a_dry_run_only_tells(run: Run, deployed: Function) -> None:
+    put_artifacts("1/a", "1/b", "3/a", size=10)
+    put_checkpoints(MODEL, [3], entity=ENTITY, artifact_uri={"S": f"s3://{ARTIFACTS}/3/"})
+    records = [removal(1), removal(2), removal(3), removal(5, model_id="été\n")]
+    records[0]["dynamodb"]["ApproximateCreationDateTime"] += 60
+    records[3]["dynamodb"]["OldImage"]["artifact_uri"] = {"N": "5"}
+    key = put_batch("b.json", *records)
+    before = stored(ARTIFACTS)
+
+    told = (
+        "Would be freed: 2 (2 objects, 20 B)\n"
+        "  'resnet-50' 1, 's3://artifacts/1/': 2 objects, 20 B\n"
+        "  'resnet-50' 2, 's3://artifacts/2/': no objects\n"
+        "Saved again, so the artifacts stay: 1\n"
+        "  'resnet-50' 3, 's3://artifacts/3/': no objects\n"
+        "Refused: 1\n"
+        "  'été\\n' 5, None: not an s3 uri\n"
+    )
+    assert Result(1, told, "") == run("--batches", "--dry-run")
+    assert (before, [key]) == (stored(ARTIFACTS), stored(BATCHES))
+    assert [True] == [event["dry_run"] for event in deployed.events]
+
+
+def test_tells_what_a_dry_run_would_keep(run: Run) -> None:
+    put_artifacts("1/a")
+    record = removal(1)
+    record["dynamodb"]["ApproximateCreationDateTime"] -= 60
+    key = put_batch("b.json", record)
+
+    told = "Would be freed: 1\n  'resnet-50' 1, 's3://artifacts/1/': 1 kept (saved later)\n"
+    assert Result(0, told, "") == run("--batches", "--dry-run")
+    assert (["1/a"], [key]) == (stored(ARTIFACTS), stored(BATCHES))
+
+
+def test_frees_what_the_log_tells_as_refused_or_failed(run: Run, deployed: Function) -> None:
+    put_artifacts("1/a", "2/a", "3/a")
+    refused, failed, freed = removal(1), removal(2, "s3://absent/2/"), removal(3)
+    work(freed, refused, ARTIFACTS_BUCKET="another")
+    work(failed, ARTIFACTS_BUCKET="absent")
+    work(freed)
+    log(handle({"Records": [refused], "dry_run": True})[1])
+    s3().create_bucket(Bucket="absent")
+
+    told = "Freed: 1 (1 object, 1.5 KB)\nRefused: 1\n"
+    told += "  'resnet-50' 2, 's3://absent/2/': another bucket\n"
+    assert Result(1, told, SEARCHING) == run("--log", "--since", "1h")
+    assert ["2/a"] == stored(ARTIFACTS)
+    assert [2] == deployed.sizes
+
+
+def test_does_not_free_again_what_an_earlier_run_freed(run: Run) -> None:
+    put_artifacts("1/a")
+    work(removal(1), ARTIFACTS_BUCKET="another")
+    assert Result(0, "Freed: 1 (1 object, 1.5 KB)\n", SEARCHING) == run("--log")
+
+    assert Result(0, "There is nothing to do.\n", SEARCHING) == run("--log")
+
+
+def test_looks_back_as_far_as_told(run: Run) -> None:
+    put_artifacts("1/a")
+    lines = handle({"Records": [removal(1, "s3://elsewhere/1/")]})[1]
+    log(lines, age_hours=2 * 24)
+
+    assert Result(0, "There is nothing to do.\n", SEARCHING) == run("--log", "--since", "1d")
+    assert 1 == run("--log").returncode
+
+
+def test_sends_a_few_records_at_a_time_and_shows_its_progress(
+    run: Run, deployed: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_artifacts(*(f"{step}/a" for step in range(60)))
+    put_batch("b.json", *map(removal, range(60)))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+
+    progress = "\rReading 100%\n\r33%\r67%\r100%\n"
+    assert Result(0, "Freed: 60 (60 objects, 90.0 KB)\n", progress) == run("--batches")
+    assert [10, 25, 25] == sorted(deployed.sizes)
+    assert ([], []) == (stored(ARTIFACTS), stored(BATCHES))
+
+
+@pytest.mark.parametrize("fault", [with_time(0), reject(429, "TooManyRequestsException")])
+def test_sends_again_what_was_not_finished(run: Run, deployed: Function, fault: Fault) -> None:
+    put_artifacts("1/a", "2/a")
+    put_batch("b.json", removal(1), removal(2))
+    deployed.faults.append(fault)
+
+    assert Result(0, "Freed: 2 (2 objects, 3.0 KB)\n", "") == run("--batches")
+    assert [2, 2] == deployed.sizes
+    assert [] == stored(BATCHES)
+
+
+def test_gives_up_after_a_few_attempts_and_says_so(run: Run, deployed: Function) -> None:
+    put_artifacts("1/a", "2/a")
+    key = put_batch("b.json", removal(1), removal(2))
+    deployed.faults.extend([with_time(0)] * 4)
+
+    told = "Not finished: 2\n" + "".join(
+        f"  'resnet-50' {step}, 's3://artifacts/{step}/': The function did not get to it.\n"
+        for step in (1, 2)
+    )
+    assert Result(1, told, "") == run("--batches")
+    assert [2, 2, 1, 1] == deployed.sizes
+    assert (["1/a", "2/a"], [key]) == (stored(ARTIFACTS), stored(BATCHES))
+
+
+def test_adds_up_what_all_attempts_have_deleted(run: Run, deployed: Function) -> None:
+    put_artifacts("1/a", "1/b", "2/a")
+    key = put_batch("b.json", removal(1), removal(2))
+
+    def delete_a_part(event: Event) -> Answer:
+        """Finish, but answer as if S3 had asked to slow down in between."""
+        answer = handle(event)[0]
+        for each in answer["outcomes"]:
+            each |= {"outcome": "retry", "exception": "Traceback:\n...\nSlowDown: 1"}
+        failures = [{"itemIdentifier": n["dynamodb"]["SequenceNumber"]} for n in event["Records"]]
+        answer["batchItemFailures"] = failures
+        return 200, {"Payload": io.BytesIO(json.dumps(answer).encode())}
+
+    deployed.faults.extend([delete_a_part, delete_a_part, with_time(0)])
+
+    told = (
+        "Freed: 1 (1 object, 1.5 KB)\nNot finished: 1 (2 objects, 3.0 KB)\n"
+        "  'resnet-50' 1, 's3://artifacts/1/': 2 objects, 3.0 KB; SlowDown: 1\n"
+    )
+    with mock.patch.object(reclaim, "CONCURRENT_INVOCATIONS", 1):
+        assert Result(1, told, "") == run("--batches")
+    assert [key] == stored(BATCHES)
+
+
+def test_tells_why_artifacts_cannot_be_deleted(run: Run) -> None:
+    key = put_batch("b.json", removal(1, "s3://absent-too/1/"))
+
+    with mock.patch.dict(os.environ, ARTIFACTS_BUCKET="absent-too"):
+        result = run("--batches")
+
+    line = result.stdout.splitlines()[1]
+    assert (1, "Failed: 1", "") == (result.returncode, result.stdout[:9], result.stderr)
+    assert line.startswith("  'resnet-50' 1, 's3://absent-too/1/': botocore.errorfactory.NoSuch")
+    assert [key] == stored(BATCHES)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (crash, "ReclaimFunction failed. Task timed out after 300 s"),
+        (
+            reject(403, "AccessDeniedException"),
+            "The AWS credentials lack a permission. on command",
+        ),
+    ],
+)
+def test_stops_if_the_function_cannot_be_invoked(
+    run: Run, deployed: Function, fault: Fault, message: str
+) -> None:
+    put_artifacts("1/a")
+    put_batch("1.json", removal(1))
+    key = put_batch("2.json", removal(2))
+    deployed.faults.extend([with_time(300_000), fault])
+
+    with mock.patch.object(reclaim, "CONCURRENT_INVOCATIONS", 1):
+        result = run("--batches")
+
+    told = (
+        "Freed: 1 (1 object, 1.5 KB)\nNot finished: 1\n"
+        "  'resnet-50' 2, 's3://artifacts/2/': The function did not get to it.\n"
+    )
+    assert Result(1, told, f"reclaim.py: {message}\n") == result
+    assert [key] == stored(BATCHES)
+
+
+def test_says_how_far_it_got_when_it_is_interrupted(run: Run, deployed: Function) -> None:
+    put_artifacts(*(f"{step}/a" for step in range(40)))
+    for step in range(40):
+        put_batch(f"{step}.json", removal(step))
+    deployed.faults.extend([with_time(300_000), interrupt])
+
+    result = run("--batches")
+
+    assert 130 == result.returncode
+    assert "It is safe to run this again.\n\nStopped.\n" == result.stderr
+    left = len(stored(BATCHES))
+    assert len(stored(ARTIFACTS)) == left > 0
+    assert result.stdout.startswith(f"Freed: {40 - left} (")
+    assert f"\nNot finished: {left}\n" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", "null", '{"payload": "x"}', '{"payload": {"Records": [{}]}}'),
+        '{"requestContext": {}}',
+        '{"payload": {"Records": [{"dynamodb": []}]}}',
+    ],
+)
+def test_leaves_what_is_not_a_batch(run: Run, content: str) -> None:
+    put_artifacts("1/a")
+    put_batch("a.json", removal(1))
+    key = FOLDER + "b.json"
+    s3().put_object(Bucket=BATCHES, Key=key, Body=content.encode())
+
+    message = f"s3://{BATCHES}/{key} is not a batch of removed records.\n"
+    assert Result(1, "Freed: 1 (1 object, 1.5 KB)\n", message) == run("--batches")
+    assert ([], [key]) == (stored(ARTIFACTS), stored(BATCHES))
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [("--batches", "FailedBatchesBucketName"), ("--log", "ReclaimFunctionLogGroupName")],
+)
+def test_says_that_the_stack_frees_no_storage(run: Run, source: str, output: str) -> None:
+    told = f"The stack '{STACK}' has no output {output}. It was deployed without ArtifactsBucket."
+    assert Result(1, "", f"reclaim.py: {told}\n") == run(source, outputs={})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--batches", "--log"], ["--batches", "--since", "1d"], ["--log", "--since", "1"]],
+    ids=" ".join,
+)
+def test_refuses_what_it_does_not_understand(run: Run, arguments: list[str]) -> None:
+    refused = run(*arguments)
+
+    assert (2, "") == (refused.returncode, refused.stdout)
+    assert "usage:" in refused.stderr
+
+
+def test_explains_itself(run: Run) -> None:
+    explained = run("--help")
+
+    assert (0, "") == (explained.returncode, explained.stderr)
+    assert "usage:" in explained.stdout
