@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from itertools import count
 from typing import Any
 
@@ -138,7 +139,7 @@ def fill_table() -> None:
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-@pytest.mark.parametrize("limit", [7, 20, 100])  # pages of one take seconds: tests/e2e has them
+@pytest.mark.parametrize("limit", [20, 100])  # pages of one take seconds: tests/e2e has them
 def test_the_pages_are_exactly_the_callers_checkpoints(call: Call, limit: int, order: str) -> None:
     fill_table()
 
@@ -180,7 +181,7 @@ numbers = count()
 owners = st.dictionaries(st.integers(-20, 20), st.sampled_from([ENTITY, OTHERS, ""]), max_size=30)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     owners=owners,
     after=st.none() | st.integers(-22, 22) | st.sampled_from([10**125, -(10**125)]),
@@ -447,9 +448,9 @@ def test_a_page_of_very_many_metrics_is_short_enough_to_be_answered(
     def read_three(query: dict[str, Any], _apply: object) -> Reply:
         """Return a megabyte, which is all that a query reads."""
         passed = int(query["ExpressionAttributeValues"].get(":passed", {"N": "-1"})["N"])
-        steps = [{"step": {"N": str(step)}} for step in range(passed + 1, 30)[:3]]
+        steps = [{"step": {"N": str(step)}} for step in range(passed + 1, 15)[:3]]
         answer: dict[str, Any] = {"Items": [step | {"metrics": metrics} for step in steps]}
-        if passed < 26:
+        if passed < 11:
             answer["LastEvaluatedKey"] = key | steps[-1]
         return Reply(200, json.dumps(answer).encode())
 
@@ -464,7 +465,7 @@ def test_a_page_of_very_many_metrics_is_short_enough_to_be_answered(
         listed += [each["step"] for each in answer.body["data"]]
         has_more = answer.body["has_more"]
 
-    assert list(range(30)) == listed
+    assert list(range(15)) == listed
 
 
 def test_outlasts_a_short_fault(call: Call, endpoint: Endpoint) -> None:
@@ -490,7 +491,7 @@ def test_answers_503_if_the_database_is_not_available(
 ) -> None:
     endpoint.keep_failing(operation, reject(status, code))
 
-    assert UNAVAILABLE == call(**request(), milliseconds=13_500)
+    assert UNAVAILABLE == call(**request(), milliseconds=13_000)
 
 
 def test_answers_503_at_once_if_no_time_is_left(call: Call, endpoint: Endpoint) -> None:
@@ -507,6 +508,7 @@ def test_answers_503_if_it_takes_too_long_to_pass_others_records(
         step = query["ExpressionAttributeValues"].get(":passed", {"N": "0"})["N"]
         key = {"model_id": {"S": MODEL}, "step": {"N": str(int(step) + 1)}}
         answer = {"Items": [], "Count": 0, "ScannedCount": 1, "LastEvaluatedKey": key}
+        time.sleep(0.05)
         return Reply(200, json.dumps(answer).encode())
 
     endpoint.keep_failing("Query", go_on_for_ever)
