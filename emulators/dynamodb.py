@@ -4,21 +4,28 @@ For the demo and the tests. It is moto, set up so that nothing can reach a real 
 """
 
 import copy
+import json
 import os
 import threading
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
 import boto3
 import yaml
 from moto import mock_aws
+from moto.core.model import MapShape
 from moto.core.models import DEFAULT_ACCOUNT_ID
+from moto.core.serialize import BaseJSONSerializer, JSONSerializer
+from moto.dynamodb import models as moto_models
+from moto.dynamodb.comparisons import get_filter_expression
 from moto.dynamodb.models import DynamoDBBackend, dynamodb_backends
+from moto.dynamodb.models.dynamo_type import Item
 from moto.dynamodb.models.table import Table as MotoTable
 
 from checkpoints.auth import DELETE_SCOPE
@@ -52,6 +59,9 @@ def embedded_dynamodb() -> Iterator[None]:
             _one_at_a_time(DynamoDBBackend.transact_write_items),
         ),
         mock.patch.object(MotoTable, "__deepcopy__", _snapshot, create=True),
+        mock.patch.object(JSONSerializer, "_serialize_type_map", _serialize_map),
+        mock.patch.object(moto_models, "get_filter_expression", _parse_condition),
+        mock.patch.object(Item, "__deepcopy__", lambda item, _memo: item),
     ):
         _client.cache_clear()
         create_tables(_client())
@@ -71,7 +81,7 @@ def put_token(
 ) -> None:
     """Save a token in the embedded table; see `records.put_token`."""
     records.put_token(
-        _client(),
+        _tables(),
         os.environ["TOKENS_TABLE"],
         token,
         entity=entity,
@@ -86,12 +96,12 @@ def put_checkpoints(
 ) -> None:
     """Save checkpoints in the embedded table; see `records.put_checkpoints`."""
     table = os.environ["CHECKPOINTS_TABLE"]
-    records.put_checkpoints(_client(), table, model_id, steps, entity=entity, **attributes)
+    records.put_checkpoints(_tables(), table, model_id, steps, entity=entity, **attributes)
 
 
 def put_demo() -> None:
     """Save the demo's records in the embedded tables; see `records.put_demo`."""
-    records.put_demo(_client(), os.environ["CHECKPOINTS_TABLE"], os.environ["TOKENS_TABLE"])
+    records.put_demo(_tables(), os.environ["CHECKPOINTS_TABLE"], os.environ["TOKENS_TABLE"])
 
 
 def stored_checkpoints() -> Table:
@@ -139,14 +149,37 @@ def moto_tables() -> dict[str, MotoTable]:
     return tables
 
 
+class _Tables:
+    """What `records` needs of a client, on the tables themselves.
+
+    To save the records through the API would take more time than all else that most tests do.
+    """
+
+    def put_item(self, *, TableName: str, Item: dict[str, Any]) -> None:  # noqa: N803 as in boto3
+        """Save an item."""
+        moto_tables()[TableName].put_item(_as_transferred(Item), overwrite=True)
+
+    def batch_write_item(self, *, RequestItems: dict[str, Any]) -> dict[str, Any]:  # noqa: N803
+        """Save several items."""
+        for table, requests in RequestItems.items():
+            for request in requests:
+                self.put_item(TableName=table, Item=request["PutRequest"]["Item"])
+        return {"UnprocessedItems": {}}
+
+
+def _tables() -> "DynamoDBClient":
+    return cast("DynamoDBClient", _Tables())
+
+
 @cache
 def _client() -> "DynamoDBClient":
     """Return the one client of the embedded DynamoDB; made within its environment."""
     return boto3.client("dynamodb")
 
 
+@cache
 def read_template(path: Path = TEMPLATE) -> dict[str, Any]:
-    """Return a template as plain data, `!Ref X` as `{"Ref": "X"}` and so on."""
+    """Return a template as plain data, `!Ref X` as `{"Ref": "X"}` and so on. Do not change it."""
     template: dict[str, Any] = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506 it is safe
     return template
 
@@ -207,3 +240,37 @@ def _snapshot(table: MotoTable, _memo: object) -> MotoTable:
             clone.stream_shard = copy.copy(table.stream_shard)
             clone.stream_shard.items = list(table.stream_shard.items)
     return _snapshots[table.name]
+
+
+# moto copies each record that a query finds, looks in each attribute that it returns for each of
+# the ten types by several names, and parses the condition of each action of a transaction twice.
+# Here no record is changed in place, and most conditions are the same.
+def _serialize_map(
+    serializer: JSONSerializer,
+    serialized: dict[str, Any],
+    value: dict[str, Any],
+    shape: MapShape,
+    key: str,
+) -> None:
+    """Write a record as it is, and any other map in moto's way."""
+    if shape.value.name == "AttributeValue":
+        serialized[key] = _as_transferred(value)
+    else:
+        BaseJSONSerializer._serialize_type_map(serializer, serialized, value, shape, key)  # noqa: SLF001
+
+
+_ENCODER = json.JSONEncoder(default=lambda value: b64encode(value).decode())
+
+
+def _as_transferred(record: dict[str, Any]) -> dict[str, Any]:
+    """Copy a record, with bytes in base64."""
+    return cast("dict[str, Any]", json.loads(_ENCODER.encode(record)))
+
+
+def _parse_condition(*expression: Any) -> Any:  # noqa: ANN401 what moto has
+    return _parse_json_condition(json.dumps(expression))
+
+
+@lru_cache
+def _parse_json_condition(expression: str) -> Any:  # noqa: ANN401
+    return get_filter_expression(*json.loads(expression))

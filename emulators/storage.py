@@ -37,6 +37,7 @@ def embedded_bucket() -> Iterator[None]:
         clear_bucket()
         _backend().delete_bucket(BUCKET)
         moto_tables()[table].set_stream_specification(None)
+        moto_tables()[table].stream_shard = None  # moto leaves it
 
 
 def put_objects(*keys: str, content: bytes = b"weights", saved_at: datetime | None = None) -> None:

@@ -31,17 +31,17 @@ def endpoint() -> Iterator[Endpoint]:
         embedded_dynamodb(),
         mock.patch.object(dynamodb, "READ_TIMEOUT_SECONDS", 10.0),
         mock.patch.object(dynamodb, "INITIAL_BACKOFF_SECONDS", 0.001),
-        mock.patch.object(dynamodb, "MAX_BACKOFF_SECONDS", 0.01),
+        mock.patch.object(dynamodb, "MAX_BACKOFF_SECONDS", 0.05),
         Endpoint().running() as endpoint,
     ):
-        connect_to(endpoint)
+        connect_to(endpoint.url)
         yield endpoint
 
 
-def connect_to(endpoint: Endpoint) -> None:
-    """Have the function use the endpoint from now on, as an environment variable would."""
+def connect_to(url: str) -> None:
+    """Have the function use this endpoint from now on, as an environment variable would."""
     app.connect.cache_clear()
-    with mock.patch.dict(os.environ, AWS_ENDPOINT_URL_DYNAMODB=endpoint.url):
+    with mock.patch.dict(os.environ, AWS_ENDPOINT_URL_DYNAMODB=url):
         app.connect()
 
 
@@ -49,9 +49,17 @@ def connect_to(endpoint: Endpoint) -> None:
 def _impatient(endpoint: Endpoint) -> Iterator[None]:
     """Let the function wait a moment for an answer, or tests of time-outs take minutes."""
     with mock.patch.object(dynamodb, "READ_TIMEOUT_SECONDS", 0.2):
-        connect_to(endpoint)
+        connect_to(endpoint.url)
         yield
-    connect_to(endpoint)
+    connect_to(endpoint.url)
+
+
+@pytest.fixture
+def _unreachable(endpoint: Endpoint) -> Iterator[None]:
+    """Connect the function to a port where nothing listens."""
+    connect_to("http://127.0.0.1:1")
+    yield
+    connect_to(endpoint.url)
 
 
 @pytest.fixture(scope="session")

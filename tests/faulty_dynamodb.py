@@ -14,6 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import requests
+from botocore.awsrequest import AWSPreparedRequest
+from botocore.compat import HTTPHeaders
+from moto.core.models import botocore_stubber
 
 from emulators.dynamodb import REGION
 
@@ -202,7 +205,13 @@ class Endpoint:
             if earlier != request:
                 return reject(400, "IdempotentParameterMismatchException")(request, lambda: reply)
             return reply
-        reply = self._pass_on(f"https://dynamodb.{REGION}.amazonaws.com/", headers, body)
+        url = f"https://dynamodb.{REGION}.amazonaws.com/"
+        answered: Any = botocore_stubber.process_request(
+            AWSPreparedRequest(
+                "POST", url, HTTPHeaders.from_dict(headers), body, stream_output=False
+            )
+        )
+        reply = Reply(answered[0], answered[2].encode())
         if token and reply.status == HTTPStatus.OK:
             self._completed[token] = (request, reply)
         return reply

@@ -160,7 +160,7 @@ unstorable = st.sampled_from([10**38 + 1, 10**126, -(10**126)])
 asked_steps = st.lists(st.integers(-22, 22) | unstorable, max_size=30)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(owners=owners, asked=asked_steps, many=st.booleans())
 def test_answers_as_the_deletion_that_follows(
     call: Call,

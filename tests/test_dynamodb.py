@@ -12,7 +12,7 @@ from botocore.exceptions import CredentialRetrievalError
 from checkpoints import app, dynamodb
 from checkpoints.dynamodb import MAX_ATTEMPTS
 from emulators.dynamodb import put_checkpoints, stored_checkpoints
-from events import ENTITY, INTERNAL_SERVER_ERROR, JSON, MODEL, Answer, Call, make_event
+from events import ENTITY, INTERNAL_SERVER_ERROR, JSON, MODEL, Answer, Call
 from faulty_dynamodb import (
     Apply,
     Endpoint,
@@ -30,7 +30,6 @@ from faulty_dynamodb import (
     stall_answer,
     tear_answer,
 )
-from function_process import run_in_a_process
 
 UNAVAILABLE = JSON | {"Retry-After": "2"}
 
@@ -56,11 +55,14 @@ without_effect = {
     "unavailable": reject(503, "ServiceUnavailable"),
     "time-out": stall(LATE),
 }
-with_effect = {
-    "answer lost": lose_answer,
+# To a read, the other faults after the effect are the same as those without.
+damaged: dict[str, Fault] = {
     "answer torn": tear_answer,
     "answer garbled": garble_answer,
     "answer blank": blank_answer,
+}
+with_effect = damaged | {
+    "answer lost": lose_answer,
     "answer a server error": fail_after_effect,
     "answer too late": stall_answer(LATE),
 }
@@ -104,7 +106,7 @@ NOTHING_DELETED = Answer(
 class TestShortFault:
     """A fault that passes is invisible."""
 
-    @cases(throttling, without_effect, with_effect)
+    @cases(throttling, without_effect, damaged)
     @pytest.mark.parametrize("operation", ["GetItem", "Query"])
     def test_of_a_read(self, call: Call, endpoint: Endpoint, operation: str, fault: Fault) -> None:
         put_checkpoints(MODEL, range(120), entity=ENTITY)
@@ -118,19 +120,16 @@ class TestShortFault:
         assert calls == 2 or (fault in late and calls > 2)
 
     @cases(throttling, throttling_of_transactions, without_effect, with_effect)
-    @pytest.mark.parametrize("times", [1, 3])
-    def test_of_a_transaction(
-        self, call: Call, endpoint: Endpoint, times: int, fault: Fault
-    ) -> None:
+    def test_of_a_transaction(self, call: Call, endpoint: Endpoint, fault: Fault) -> None:
         put_checkpoints(MODEL, range(5), entity=ENTITY)
-        endpoint.fail("TransactWriteItems", *[fault] * times)
+        endpoint.fail("TransactWriteItems", fault, fault)
 
         answer = call(steps=[1, 2, 3])
 
         assert Answer(200, JSON, {"deleted_count": 3, "not_found_steps": []}) == answer
         assert {MODEL: {0, 4}} == stored_checkpoints()
         calls = endpoint.calls.count("TransactWriteItems")
-        assert calls == times + 1 or (fault in late and calls > times + 1)
+        assert calls == 3 or (fault in late and calls > 3)
 
     @cases(throttling, throttling_of_transactions, without_effect, with_effect)
     def test_after_some_steps_were_not_found(
@@ -182,13 +181,10 @@ class TestShortFault:
 class TestLastingFault:
     """A fault that stays ends in a 503 before the time is up, and a repetition finishes."""
 
-    @cases(throttling)
     @pytest.mark.parametrize("operation", ["GetItem", "Query"])
-    def test_of_capacity_for_reads(
-        self, call: Call, endpoint: Endpoint, operation: str, fault: Fault
-    ) -> None:
+    def test_of_capacity_for_reads(self, call: Call, endpoint: Endpoint, operation: str) -> None:
         put_checkpoints(MODEL, range(120), entity=ENTITY)
-        endpoint.keep_failing(operation, fault)
+        endpoint.keep_failing(operation, throttling["throttled"])
 
         assert unavailable() == call(steps=list(range(120)), milliseconds=SHORT)
         assert {MODEL: set(range(120))} == stored_checkpoints()
@@ -198,22 +194,23 @@ class TestLastingFault:
         answer = call(steps=list(range(120)))
         assert Answer(200, JSON, {"deleted_count": 120, "not_found_steps": []}) == answer
 
-    @cases(without_effect, with_effect)
-    @pytest.mark.parametrize("operation", ["GetItem", "Query"])
-    def test_of_a_read(self, call: Call, endpoint: Endpoint, operation: str, fault: Fault) -> None:
+    @cases(without_effect, damaged)
+    def test_of_a_read(self, call: Call, endpoint: Endpoint, fault: Fault) -> None:
         put_checkpoints(MODEL, range(120), entity=ENTITY)
-        endpoint.keep_failing(operation, fault)
+        endpoint.keep_failing("Query", fault)
 
         assert unavailable() == call(steps=list(range(120)))
         assert {MODEL: set(range(120))} == stored_checkpoints()
-        assert endpoint.calls.count(operation) == MAX_ATTEMPTS
+        assert endpoint.calls.count("Query") == MAX_ATTEMPTS
 
         endpoint.heal()
 
         answer = call(steps=list(range(120)))
         assert Answer(200, JSON, {"deleted_count": 120, "not_found_steps": []}) == answer
 
-    @cases(throttling, throttling_of_transactions)
+    @pytest.mark.parametrize(
+        "fault", ["throttled", "conflict", "throttled inside", "in progress"], indirect=True
+    )
     def test_of_capacity_for_transactions(
         self, call: Call, endpoint: Endpoint, fault: Fault
     ) -> None:
@@ -258,14 +255,9 @@ class TestLastingFault:
         answer = call(steps=[1, 2])
         assert Answer(200, JSON, {"deleted_count": 0, "not_found_steps": [1, 2]}) == answer
 
-    def test_of_the_connection(self, endpoint: Endpoint) -> None:
-        nobody_listens = "http://127.0.0.1:1"
-
-        outcome = run_in_a_process(
-            endpoint, [make_event(steps=[1])], AWS_ENDPOINT_URL_DYNAMODB=nobody_listens
-        )
-
-        assert [unavailable()] == outcome.answers
+    @pytest.mark.usefixtures("_unreachable")
+    def test_of_the_connection(self, call: Call) -> None:
+        assert unavailable() == call(steps=[1])
 
     @pytest.mark.usefixtures("_impatient")
     @pytest.mark.parametrize("milliseconds", [3_000, 1_000])
@@ -288,7 +280,7 @@ class TestLastingFault:
         endpoint.fail("TransactWriteItems", stall(LATE))
         endpoint.keep_failing("TransactWriteItems", cancel("ThrottlingError"))
 
-        answer = call(steps=[1], milliseconds=5_000)
+        answer = call(steps=[1], milliseconds=3_700)
 
         assert unavailable("0, and perhaps 1 more") == answer
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from itertools import count
 from typing import Any
 
@@ -138,7 +139,7 @@ def fill_table() -> None:
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-@pytest.mark.parametrize("limit", [7, 20, 100])  # pages of one take seconds: tests/e2e has them
+@pytest.mark.parametrize("limit", [20, 100])  # pages of one take seconds: tests/e2e has them
 def test_the_pages_are_exactly_the_callers_checkpoints(call: Call, limit: int, order: str) -> None:
     fill_table()
 
@@ -180,7 +181,7 @@ numbers = count()
 owners = st.dictionaries(st.integers(-20, 20), st.sampled_from([ENTITY, OTHERS, ""]), max_size=30)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     owners=owners,
     after=st.none() | st.integers(-22, 22) | st.sampled_from([10**125, -(10**125)]),
@@ -439,7 +440,7 @@ def test_passes_thousands_of_others_records_in_a_few_queries(
 
 @pytest.mark.parametrize(
     ("names", "count", "steps_per_megabyte"),
-    [([f"{number:050}" for number in range(5_000)], 30, 3), (["\0" * 10_000], 250, 100)],
+    [([f"{number:050}" for number in range(5_000)], 15, 3), (["\0" * 10_000], 250, 100)],
     ids=["many names", "names that JSON escapes"],
 )
 def test_a_page_of_very_many_metrics_is_short_enough_to_be_answered(
@@ -471,6 +472,13 @@ def test_a_page_of_very_many_metrics_is_short_enough_to_be_answered(
     assert list(range(count)) == listed
 
 
+def test_outlasts_a_short_fault(call: Call, endpoint: Endpoint) -> None:
+    put_checkpoints(MODEL, [1], entity=ENTITY)
+    endpoint.fail("Query", reject(400, "ThrottlingException"), reject(500, "InternalServerError"))
+
+    assert page([1]) == call(**request())
+
+
 UNAVAILABLE = Answer(
     503,
     JSON | {"Retry-After": "2"},
@@ -487,7 +495,7 @@ def test_answers_503_if_the_database_is_not_available(
 ) -> None:
     endpoint.keep_failing(operation, reject(status, code))
 
-    assert UNAVAILABLE == call(**request(), milliseconds=13_500)
+    assert UNAVAILABLE == call(**request(), milliseconds=13_000)
 
 
 def test_answers_503_at_once_if_no_time_is_left(call: Call, endpoint: Endpoint) -> None:
@@ -504,6 +512,7 @@ def test_answers_503_if_it_takes_too_long_to_pass_others_records(
         step = query["ExpressionAttributeValues"].get(":passed", {"N": "0"})["N"]
         key = {"model_id": {"S": MODEL}, "step": {"N": str(int(step) + 1)}}
         answer = {"Items": [], "Count": 0, "ScannedCount": 1, "LastEvaluatedKey": key}
+        time.sleep(0.05)
         return Reply(200, json.dumps(answer).encode())
 
     endpoint.keep_failing("Query", go_on_for_ever)

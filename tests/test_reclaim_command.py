@@ -258,7 +258,7 @@ def test_a_dry_run_only_tells(run: Run, deployed: Function) -> None:
         "Saved again, so the artifacts stay: 1\n"
         "  'resnet-50' 3, 's3://artifacts/3/': no objects\n"
         "Refused: 1\n"
-        "  'été\\n' 5, None: not an s3 uri\n"
+        "  'été\\n' 5, \"{'NULL': True}\": not an s3 uri\n"
     )
     assert Result(1, told, "") == run("--batches", "--dry-run")
     assert (before, [key]) == (stored(ARTIFACTS), stored(BATCHES))

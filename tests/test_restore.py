@@ -21,7 +21,6 @@ import pytest
 import scripts.artifacts
 from checkpoints import audit
 from commands import LOG_GROUP, STACK, Result, Run, run_command
-from emulators import records
 from emulators.dynamodb import put_checkpoints, stored_checkpoints
 from emulators.records import Attribute
 from events import ENTITY, MODEL, Call
@@ -100,8 +99,8 @@ def logged(request: str) -> list[str]:
 
 def put_restored(steps: Iterable[int], *, entity: str = ENTITY, **attributes: Attribute) -> None:
     """Save checkpoints in the restored table alone."""
-    client = boto3.client("dynamodb")
-    records.put_checkpoints(client, RESTORED, MODEL, steps, entity=entity, **attributes)
+    with mock.patch.dict(os.environ, CHECKPOINTS_TABLE=RESTORED):
+        put_checkpoints(MODEL, steps, entity=entity, **attributes)
 
 
 def all_records(table: str = "CheckpointsTable") -> Records:

@@ -83,7 +83,7 @@ requests = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(document=requests | documents, indent=st.none() | st.just(1), ascii_only=st.booleans())
 def test_accepts_exactly_what_the_schema_accepts(
     call: Call, document: object, indent: int | None, *, ascii_only: bool
@@ -104,7 +104,7 @@ odd_bytes = st.sampled_from([b" ", b"\n", b"\0", b"\xff", b"\xc3\xa9", b"\xef\xb
 fragments = st.lists(words | odd_bytes, max_size=8).map(b"".join)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(body=st.binary(max_size=40) | fragments)
 @example(b"")
 @example(b'{"steps":[1],"x":NaN}')
@@ -132,7 +132,7 @@ def test_accepts_no_other_bytes(call: Call, body: bytes) -> None:
 numbers = count()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(present=st.sets(st.integers(0, 30)), asked=st.lists(st.integers(-2, 32)))
 def test_deletes_and_counts_exactly(call: Call, present: set[int], asked: list[int]) -> None:
     model_id = str(next(numbers))  # one of its own for each example

@@ -1,5 +1,6 @@
 """What the template promises to those who deploy it, call it and operate it."""
 
+import copy
 import json
 from functools import cache
 from typing import Any
@@ -161,7 +162,7 @@ def test_a_parameter_that_changes_a_function_publishes_a_version_of_it(
 
 
 def test_a_change_to_the_template_publishes_a_version(stack: Json) -> None:
-    template = read_template()
+    template = copy.deepcopy(read_template())
     template["Resources"]["ApiFunction"]["Properties"]["Timeout"] = 28
 
     assert set(version_of(stack)) != set(version_of(deployed(template)))
