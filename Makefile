@@ -56,7 +56,7 @@ test: .venv/ready ## Run the tests
 	$(python) -m pytest --numprocesses 3 --dist worksteal
 
 .PHONY: check
-check: .venv/ready ## Check format, lint, types, template, and that generated files are current
+check: .venv/ready ## Check format, lint, types, template, the links of the docs, and generated files
 	$(uv) lock --check
 	$(python) -m ruff format --check
 	$(python) -m ruff check
@@ -65,6 +65,7 @@ check: .venv/ready ## Check format, lint, types, template, and that generated fi
 	$(cfn_lint) --non-zero-exit-code informational template.yaml
 	$(checkov) --file template.yaml --framework cloudformation --skip-download --quiet --compact
 	$(python) scripts/openapi.py --check
+	$(python) -m pytest --quiet tests/test_docs.py
 	$(uv) export $(requirements) | diff -u src/requirements.txt -
 
 .PHONY: build

@@ -2,6 +2,9 @@
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -94,6 +97,20 @@ class Deployment:
     def url(self, model_id: str = MODEL) -> str:
         """Return where to delete checkpoints of a model."""
         return f"{self.outputs['ApiUrl']}/v1/preview/models/{quote(model_id, safe='')}/checkpoints"
+
+
+def run_script(
+    deployment: Deployment, module: Any, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """Run one of the commands that operate a deployed stack."""
+    return subprocess.run(  # noqa: S603 it is ours
+        [sys.executable, "-W", "error", module.__file__, "--stack", STACK, *arguments],
+        env=os.environ | deployment.cloud.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
 
 
 class Role:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -75,6 +76,10 @@ def test_sends_every_sample_event_and_sums_up() -> None:
         "207 checkpoints and 12 objects deleted in all."
     ) == " ".join(summary.split())
     assert 80 >= max(map(len, shown.stdout.splitlines()))
+    (excerpt,) = re.findall(
+        r"^```text\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert set(excerpt.splitlines()) <= set(sections[0].splitlines())
 
 
 def run(

@@ -1,33 +1,16 @@
 """The commands that operate a deployed stack."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from typing import Any
 
-from deployment import Deployment, Role, Send
-from emulators import STACK
+from deployment import Deployment, Role, Send, run_script
 from emulators.records import put_checkpoints
 from events import ENTITY
 from scripts import restore, smoke
 
 MODEL = "mistaken"
 RESTORED = "restored-checkpoints"
-
-
-def run_script(
-    deployment: Deployment, module: Any, *arguments: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603 it is ours
-        [sys.executable, "-W", "error", module.__file__, "--stack", STACK, *arguments],
-        env=os.environ | deployment.cloud.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
 
 
 def all_records(deployment: Deployment, table: str) -> list[dict[str, Any]]:

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from deployment import ARTIFACTS_BUCKET, Deployment, Role, Send
+from deployment import ARTIFACTS_BUCKET, Deployment, Role, Send, run_script
+from scripts import reclaim
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_frees_the_storage_of_a_thousand_checkpoints(deployment: Deployment, sen
 
 
 @pytest.mark.parametrize("action", ["dynamodb:GetItem", "s3:DeleteObject", "s3:ListBucket"])
-def test_the_function_needs_each_action_and_says_so_in_the_log(
+def test_the_function_needs_each_action_and_its_work_can_be_done_again(
     deployment: Deployment, send: Send, reclaim_role: Role, action: str
 ) -> None:
     model_id = action.replace(":", "-")
@@ -94,3 +95,9 @@ def test_the_function_needs_each_action_and_says_so_in_the_log(
     assert 1 == answer.body["deleted_count"]
     wait_for(lambda: deployment.outcomes(model_id) == {1: "failed"})
     assert saved <= deployment.stored_objects()
+
+    reclaim_role.give_back()
+    done = run_script(deployment, reclaim, "--log", "--since", "1h")
+
+    assert (0, "Freed: 1 (3 objects, 21 B)\n") == (done.returncode, done.stdout), done.stderr
+    assert saved.isdisjoint(deployment.stored_objects())
