@@ -69,6 +69,33 @@ def test_operations_md_lists_each_parameter_with_its_default() -> None:
     }.items() <= dict(rows).items()
 
 
+def test_the_figures_of_the_readme_are_those_of_the_benchmarks() -> None:
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    rows = {
+        cells[0]: cells[1:]
+        for line in page.splitlines()
+        if len(cells := [cell.strip() for cell in line.strip("|").split("|")]) > 1
+    }
+    in_milliseconds = {"ms": 1, "s": 1_000}
+
+    def milliseconds(cell: str) -> float:
+        number, unit = cell.partition(",")[0].split()
+        return float(number) * in_milliseconds[unit]
+
+    def row_of_times(name: str) -> list[str]:
+        (line,) = re.findall(rf"^\| {name} \|(.* m?s, CPU .*)\|$", page, re.MULTILINE)
+        return [str(cell).strip() for cell in line.split("|")]
+
+    _, fastapi, _, ours = row_of_times("1,000 steps")
+    _, _, section = (ROOT / "README.md").read_text().partition("## Benchmarks")
+    for figure in (
+        f"{float(rows['Cold start vs. FastAPI + Mangum'][0]):.2f} times",
+        f"{milliseconds(ours) / milliseconds(fastapi):.2f} times",
+        rows["This API"][-1].replace("%", " %"),
+    ):
+        assert figure in section
+
+
 def test_the_readme_is_short_and_no_source_file_is_long() -> None:
     lengths = {
         path.relative_to(ROOT): len(path.read_text().splitlines())
