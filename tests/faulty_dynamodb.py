@@ -205,7 +205,7 @@ class Endpoint:
             if earlier != request:
                 return reject(400, "IdempotentParameterMismatchException")(request, lambda: reply)
             return reply
-        url = f"https://dynamodb.{REGION}.amazonaws.com/"
+        url = f"https://dynamodb.{REGION}.amazonaws.com/"  # to moto, without a client between
         answered: Any = botocore_stubber.process_request(
             AWSPreparedRequest(
                 "POST", url, HTTPHeaders.from_dict(headers), body, stream_output=False
