@@ -13,11 +13,10 @@ from urllib.parse import quote
 from checkpoints.auth import DELETE_SCOPE
 from emulators import STACK, records
 from emulators.cloud import LocalCloud
+from emulators.records import ARTIFACTS_BUCKET
 from events import ENTITY, MODEL, Answer
 from faulty_dynamodb import Endpoint
 from scripts import tokens
-
-ARTIFACTS_BUCKET = "artifacts"
 
 type Send = Callable[..., Answer]
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from deployment import ARTIFACTS_BUCKET, Deployment, Role, Send
+from deployment import Deployment, Role, Send
 from emulators.cloud import build, local_cloud
+from emulators.records import ARTIFACTS_BUCKET
 from events import MODEL, Answer
 from faulty_dynamodb import Endpoint
 from scripts import tokens

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from deployment import ARTIFACTS_BUCKET, Deployment, Role, Send, run_script
+from deployment import Deployment, Role, Send, run_script
+from emulators.records import ARTIFACTS_BUCKET
 from scripts import reclaim
 
 
