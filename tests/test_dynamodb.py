@@ -90,7 +90,7 @@ def cases(*faults: dict[str, Fault]) -> pytest.MarkDecorator:
 def unavailable(deleted: str = "0") -> Answer:
     detail = (
         f"The database is not available. Checkpoints deleted so far: {deleted}. Repeat the "
-        "request to finish it. Checkpoints that are already deleted are then not found."
+        "request to finish it. Checkpoints already deleted are then reported as not found."
     )
     counts = [int(number) for number in re.findall(r"\d+", deleted)]
     body = {"detail": detail, "deleted_count": counts[0], "unconfirmed_count": sum(counts[1:])}

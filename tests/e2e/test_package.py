@@ -153,14 +153,14 @@ def test_is_the_same_for_both_functions() -> None:
 
 @pytest.mark.parametrize("python", ["/bin/false", "absent"])
 def test_is_built_by_no_other_python(tmp_path: Path, python: str) -> None:
-    """As what another compiles, Lambda's would compile again."""
+    """Otherwise Lambda's Python would have to compile the package again."""
     process = build_into(tmp_path, python)
 
     assert process.returncode != 0
     assert (
-        f"The function is built with Python 3.13, and '{python}' does not run it. "
-        "Use make build, which brings its own, or name another: "
-        "PYTHON=/path/to/python3.13 sam build\n"
+        f"The build needs Python 3.13, but '{python}' does not run it. "
+        "Run make build, which uses the Python in .venv, or set "
+        "PYTHON=/path/to/python3.13 for sam build\n"
     ) in process.stderr
     assert [] == list(tmp_path.iterdir())
 
