@@ -34,7 +34,7 @@ def test_sends_every_sample_event_and_sums_up() -> None:
     assert (0, "") == (shown.returncode, shown.stderr)
     header, *sections, summary = shown.stdout.strip().split("\n\n")
     assert (
-        "Each request finds the same tables.\n"
+        "Each request starts with the same tables.\n"
         "  models   gpt-small: 400 of vision-team\n"
         "           resnet-50: 10 of vision-team, 1 of speech-team\n"
         "           été 2026/a+b: 2 of vision-team\n"
@@ -73,7 +73,7 @@ def test_sends_every_sample_event_and_sums_up() -> None:
     )
     assert (
         f"{len(SAMPLE_STATUSES)} requests: {answered}; "
-        "207 checkpoints and 12 objects deleted in all."
+        "207 checkpoints and 12 objects deleted in total."
     ) == " ".join(summary.split())
     assert 80 >= max(map(len, shown.stdout.splitlines()))
     (excerpt,) = re.findall(
@@ -153,7 +153,7 @@ def test_sends_chosen_events_and_shows_the_log_if_the_function_fails(tmp_path: P
     ] == failed.splitlines()[:6]
     assert "AttributeError" in json.loads(failed.splitlines()[6])["exception"]
     assert (
-        "2 requests: 1 answered 401, 1 answered 500; 0 checkpoints and 0 objects deleted in all."
+        "2 requests: 1 answered 401, 1 answered 500; 0 checkpoints and 0 objects deleted in total."
     ) == " ".join(summary.split())
 
 

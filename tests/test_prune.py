@@ -424,7 +424,7 @@ NONSENSE += [
         (answer(400, {"detail": "x" * 9_999}), "400 xxx"),
         (answer(302, "", Location="https://elsewhere.example.com"), "302 Found. Set CHECKPOINTS_"),
         *(
-            (answer(200, body), "This is not an answer of the checkpoints API. Set")
+            (answer(200, body), "This is not a response of the checkpoints API. Set")
             for body in NONSENSE
         ),
     ],
@@ -456,13 +456,13 @@ INTERRUPTED = mock.Mock(side_effect=KeyboardInterrupt)
 BUSY = answer(429, {"detail": "Busy"}, **{"Retry-After": "0.5"})
 DOWN = answer(503, {"detail": "Down", "deleted_count": 0, "unconfirmed_count": 0})
 LATE = [answer(504, "", **{"Retry-After": text}) for text in ["9999", "Fri, 1", "nan"]]
-LOST = "Already gone, or deleted by a request whose answer was lost"
+LOST = "Already deleted, or deleted by a request without a response"
 
 
 @pytest.mark.parametrize(
     ("answers", "waits", "outcome"),
     [
-        ([FakeApi.overtake], [], "Deleted: 6. Kept: 1.\nAlready gone: 2.\n"),
+        ([FakeApi.overtake], [], "Deleted: 6. Kept: 1.\nAlready deleted: 2.\n"),
         ([BUSY, DOWN, REFUSED], [0.5, 4, 8], "Deleted: 8. Kept: 2.\n"),
         ([FakeApi.delete_some] * 2, [2, 2], "Deleted: 8. Kept: 2.\n"),
         ([FakeApi.lose], [2], f"Deleted: 0. Kept: 2.\n{LOST}: 8.\n"),

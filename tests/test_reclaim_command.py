@@ -339,7 +339,7 @@ def test_gives_up_after_a_few_attempts_and_says_so(run: Run, deployed: Function)
     deployed.faults.extend([with_time(0)] * 4)
 
     told = "Not finished: 2\n" + "".join(
-        f"  'resnet-50' {step}, 's3://artifacts/{step}/': The function did not get to it.\n"
+        f"  'resnet-50' {step}, 's3://artifacts/{step}/': The function has not processed it.\n"
         for step in (1, 2)
     )
     assert Result(1, told, "") == run("--batches")
@@ -406,7 +406,7 @@ def test_stops_if_the_function_cannot_be_invoked(
 
     told = (
         "Freed: 1 (1 object, 1.5 KB)\nNot finished: 1\n"
-        "  'resnet-50' 2, 's3://artifacts/2/': The function did not get to it.\n"
+        "  'resnet-50' 2, 's3://artifacts/2/': The function has not processed it.\n"
     )
     assert Result(1, told, f"reclaim.py: {message}\n") == result
     assert [key] == stored(BATCHES)
@@ -442,7 +442,7 @@ def test_leaves_what_is_not_a_batch(run: Run, content: str) -> None:
     key = FOLDER + "b.json"
     s3().put_object(Bucket=BATCHES, Key=key, Body=content.encode())
 
-    message = f"s3://{BATCHES}/{key} is not a batch of removed records.\n"
+    message = f"s3://{BATCHES}/{key} is not a batch of deleted records.\n"
     assert Result(1, "Freed: 1 (1 object, 1.5 KB)\n", message) == run("--batches")
     assert ([], [key]) == (stored(ARTIFACTS), stored(BATCHES))
 

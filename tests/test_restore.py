@@ -30,9 +30,9 @@ from scripts import restore
 RESTORED = "restored-checkpoints"
 HEADLINE = f"Model '{MODEL}', from {RESTORED} to CheckpointsTable:\n"
 SEARCHING = f"Searching {LOG_GROUP}\n"
-SAVED_SINCE = "Saved since, and left as it is"
+SAVED_SINCE = "Saved again since, and not changed"
 REMINDER = "Their artifacts may have been deleted. To bring them back too, add --artifacts.\n"
-NOTHING = "It deleted nothing, so there is nothing to put back.\n"
+NOTHING = "The request deleted nothing, so there is nothing to put back.\n"
 
 type Records = dict[tuple[str, str], dict[str, Any]]
 type Delete = Callable[..., str]
@@ -161,7 +161,7 @@ def test_puts_back_whole_what_a_request_deleted(run: Run, delete: Delete) -> Non
     told = f"{HEADLINE}  Put back: 49 (1-49)\n{REMINDER}"
     assert Result(0, told, SEARCHING) == run("--request", request)
     assert before == all_records()
-    told = f"{HEADLINE}  There already: 49 (1-49)\n"
+    told = f"{HEADLINE}  Already there: 49 (1-49)\n"
     assert Result(0, told, SEARCHING) == run("--request", request)
 
 
@@ -186,7 +186,7 @@ def test_leaves_what_is_there_each_time_that_it_is_run(run: Run, delete: Delete)
     after = all_records()
     assert {"S": "saved anew"} == after[(MODEL, "1")]["notes"]
 
-    told = f"{HEADLINE}  There already: 2 (0,2)\n  {SAVED_SINCE}: 1 (1)\n"
+    told = f"{HEADLINE}  Already there: 2 (0,2)\n  {SAVED_SINCE}: 1 (1)\n"
     assert Result(0, told, SEARCHING) == run("--request", request)
     assert after == all_records()
 
@@ -195,7 +195,7 @@ def test_takes_sets_in_another_order_for_the_same_record(run: Run) -> None:
     put_restored([1], tags={"SS": ["a", "b"]})
     put_checkpoints(MODEL, [1], entity=ENTITY, tags={"SS": ["b", "a"]})
 
-    told = f"{HEADLINE}  There already: 1 (1)\n"
+    told = f"{HEADLINE}  Already there: 1 (1)\n"
     assert Result(0, told, "") == run("--model", MODEL, "--steps", "1")
 
 
@@ -233,7 +233,7 @@ def test_does_not_put_back_the_checkpoint_of_another_entity(run: Run, delete: De
 
     told = (
         f"{HEADLINE}  Put back: 1 (2)\n"
-        "  Of another entity in the restored table, and not put back: 1 (1)\n"
+        "  Owned by another entity in the restored table, so not put back: 1 (1)\n"
     )
     assert Result(1, told, SEARCHING) == run("--request", request)
     assert {MODEL: {2}} == stored_checkpoints()
@@ -307,7 +307,7 @@ def test_a_dry_run_only_tells(run: Run, delete: Delete, endpoint: Endpoint) -> N
     told = f"{HEADLINE}  Would be put back: 2 (1-2)\n"
     assert Result(0, told, SEARCHING) == run("--request", request, "--dry-run")
     told = (
-        f"{HEADLINE}  Would be put back: 1 (2)\n  There already: 1 (3)\n"
+        f"{HEADLINE}  Would be put back: 1 (2)\n  Already there: 1 (3)\n"
         "  Not in the restored table: 1 (4)\n"
     )
     assert Result(1, told, "") == run("--model", MODEL, "--steps", "2-4", "--dry-run")
@@ -382,7 +382,7 @@ def test_puts_back_what_the_log_has_and_says_if_that_is_not_all(
     result = run("--request", request)
 
     assert (1, f"{HEADLINE}  Put back: 1 ({left})\n") == (result.returncode, result.stdout)
-    assert "The log has only a part of this request yet." in result.stderr
+    assert "The log does not have the whole request yet." in result.stderr
     assert {MODEL: {left}} == stored_checkpoints()
 
 
@@ -412,7 +412,7 @@ def test_reads_again_what_was_left_unprocessed(run: Run, endpoint: Endpoint) -> 
     put_restored(range(10))
     endpoint.fail("BatchGetItem", process_half, process_half, pass_on, process_half, process_half)
 
-    told = f"{HEADLINE}  Put back: 8 (2-9)\n  There already: 2 (0-1)\n"
+    told = f"{HEADLINE}  Put back: 8 (2-9)\n  Already there: 2 (0-1)\n"
     assert Result(0, told, "") == run("--model", MODEL, "--steps", "0-9")
 
 
@@ -468,9 +468,15 @@ def test_copies_the_largest_records(run: Run) -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("CheckpointsTable", "'CheckpointsTable' is the stack's own table. Name the restored one."),
+        (
+            "CheckpointsTable",
+            "'CheckpointsTable' is the stack's own table. Name the restored table.",
+        ),
         ("absent", "There is no table 'absent' in the region us-east-1."),
-        ("TokensTable", "The table 'TokensTable' has other keys than the stack's table."),
+        (
+            "TokensTable",
+            "The table 'TokensTable' does not have the same keys as the stack's table.",
+        ),
     ],
 )
 def test_refuses_a_table_that_it_cannot_restore_from(run: Run, table: str, message: str) -> None:
@@ -487,7 +493,7 @@ def test_refuses_a_table_that_is_still_being_restored(run: Run, endpoint: Endpoi
 
     result = run("--model", MODEL, "--steps", "1")
 
-    message = f"restore.py: The table '{RESTORED}' is still CREATING. Wait for it.\n"
+    message = f"restore.py: The table '{RESTORED}' is CREATING. Wait until it is ACTIVE.\n"
     assert Result(1, "", message) == result
 
 
@@ -591,7 +597,7 @@ def test_brings_artifacts_back(run: Run, bucket: str, monkeypatch: pytest.Monkey
     } == artifacts(bucket)
 
     told = (
-        f"  There already: 2 (1-2)\n  {SAVED_SINCE}: 1 (3)\nArtifacts in s3://{bucket}:\n"
+        f"  Already there: 2 (1-2)\n  {SAVED_SINCE}: 1 (3)\nArtifacts in s3://{bucket}:\n"
         "  Checkpoints with artifacts: 2 (1-2)\n"
     )
     assert Result(0, HEADLINE + told, "") == run_with_artifacts(run, bucket)
@@ -625,7 +631,7 @@ def test_leaves_what_was_deleted_before_the_moment_of_the_table(
     told = (
         f"  Put back: 3 (1-3)\nArtifacts in s3://{bucket}:\n"
         f"  Deleted before {datetime.fromtimestamp(later, UTC):%Y-%m-%d %H:%M:%S} UTC, "
-        "and left so: 2\n"
+        "and not brought back: 2\n"
         "  Checkpoints with artifacts: 1 (1)\n  Checkpoints without any artifact: 1 (2)\n"
     )
     assert Result(1, HEADLINE + told, "") == run_with_artifacts(run, bucket)
@@ -640,8 +646,9 @@ def test_tells_what_cannot_come_back(run: Run, bucket: str) -> None:
 
     told = (
         f"  Put back: 3 (1-3)\nArtifacts in s3://{bucket}:\n"
-        "  Deleted, and no version is left: 1\n  Checkpoints without any artifact: 1 (1)\n"
-        "  Checkpoints whose artifact_uri names nothing in this bucket: 2 (2-3)\n"
+        "  Deleted, with no version left to bring back: 1\n"
+        "  Checkpoints without any artifact: 1 (1)\n"
+        "  Checkpoints without a valid artifact_uri in this bucket: 2 (2-3)\n"
     )
     assert Result(1, HEADLINE + told, "") == run_with_artifacts(run, bucket)
 
@@ -651,7 +658,7 @@ def test_leaves_what_is_in_another_bucket_to_its_owner(run: Run, bucket: str) ->
 
     told = (
         f"  Put back: 3 (1-3)\nArtifacts in s3://{bucket}:\n"
-        "  Checkpoints whose artifact_uri names nothing in this bucket: 3 (1-3)\n"
+        "  Checkpoints without a valid artifact_uri in this bucket: 3 (1-3)\n"
     )
     assert Result(0, HEADLINE + told, "") == run_with_artifacts(run, bucket)
 
@@ -664,7 +671,7 @@ def test_says_that_a_bucket_is_not_versioned(run: Run) -> None:
 
     told = (
         "  Put back: 3 (1-3)\nArtifacts in s3://unversioned:\n"
-        "  The bucket is not versioned, so nothing that was deleted can come back.\n"
+        "  The bucket is not versioned, so deleted objects cannot be brought back.\n"
         "  Checkpoints with artifacts: 1 (1)\n  Checkpoints without any artifact: 1 (2)\n"
     )
     assert Result(1, HEADLINE + told, "") == run_with_artifacts(run, "unversioned")

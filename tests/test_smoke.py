@@ -177,7 +177,7 @@ def test_stops_where_nothing_answers(run: Run, url: list[str], cause: str) -> No
     assert (1, "") == (result.returncode, result.stderr)
     assert ["FAILED"] == outcomes(result)
     assert cause in result.stdout
-    assert result.stdout.endswith("\n0 checks passed, 1 failed, 9 left out.\n")
+    assert result.stdout.endswith("\n0 checks passed, 1 failed, 9 skipped.\n")
     assert {} == stored_checkpoints()
     assert [TOKEN] == token_names()
 

@@ -119,7 +119,7 @@ def test_prints_the_token_alone_and_what_is_known_about_it_to_standard_error(run
     listed = run("list").stdout.splitlines()
     (expires,) = [line.split()[-2] for line in listed if line.endswith(hash_token(token)[:12])]
     assert (
-        "Issued a token. It is shown only this once, and is stored nowhere.\n"
+        "Issued a token. It is shown only once, and is not stored.\n"
         "  entity   vision-team\n"
         "  name     laptop\n"
         "  scopes   checkpoints:delete,checkpoints:read\n"
@@ -216,7 +216,7 @@ def test_says_how_many_digits_of_a_hash_are_needed(run: Run) -> None:
 
 NO_SUCH_TOKEN = (
     "There is no such token in TokensTable in the region us-east-1. It may have been revoked "
-    "already. Check that it was pasted whole."
+    "already. Check that you pasted the whole token."
 )
 
 
@@ -314,8 +314,8 @@ def test_refuses_a_token_on_the_command_line_and_does_not_repeat_it(
     assert token not in refused.stderr
     assert refused.stderr.endswith(
         ": error: do not put a token on the command line, where the shell's history and the list "
-        "of processes show it. Revoke it now: run `tokens.py revoke -`, and paste the token when "
-        "asked for it.\n"
+        "of processes show it. Revoke it now: run `tokens.py revoke -`, and paste the token at "
+        "the prompt.\n"
     )
 
 

@@ -143,7 +143,7 @@ def test_leaves_nothing_running(name: signal.Signals) -> None:
         started = descendants(command.process.pid)
         assert started
 
-        assert (0, "Stopped; nothing is left running.") == command.stop(name)
+        assert (0, "Stopped. No process is left running.") == command.stop(name)
 
     assert [] == [pid for pid in started if is_running(pid)]
     assert port == free_port(port, EVERY_ADDRESS)
