@@ -104,7 +104,7 @@ def run(
     ],
     ids=["text", "not UTF-8", "deep", "a list", "a number", "no keys", "no path"],
 )
-def test_refuses_in_a_sentence_what_is_no_event(
+def test_explains_why_a_file_is_not_an_event(
     tmp_path: Path,
     content: bytes,
     message: str,
@@ -168,7 +168,7 @@ def test_shows_how_the_list_was_answered_if_there_is_none(tmp_path: Path) -> Non
         assert f'\n  {when}   GET answers 404 {{"detail":"Not Found"}}\n' in shown.stdout
 
 
-def test_ends_in_a_line_when_it_is_interrupted() -> None:
+def test_prints_one_line_when_it_is_interrupted() -> None:
     with subprocess.Popen(  # noqa: S603 it is ours
         [sys.executable, "-u", ROOT / "scripts" / "demo.py"],
         stdout=subprocess.PIPE,
@@ -176,7 +176,7 @@ def test_ends_in_a_line_when_it_is_interrupted() -> None:
         text=True,
     ) as process:
         assert process.stdout
-        process.stdout.readline()  # so that it is under way
+        process.stdout.readline()  # wait until it is running
         process.send_signal(signal.SIGINT)
         _, said = process.communicate()
 

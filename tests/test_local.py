@@ -1,4 +1,4 @@
-"""`make local` says what to do next, or why it does nothing."""
+"""`make local` prints the next commands, or why it failed."""
 
 import socket
 import sys
@@ -70,7 +70,7 @@ def test_starts_nothing_if_the_port_is_in_use(
 
 
 @pytest.mark.parametrize("port", [1, 99_999])
-def test_does_not_seed_afresh_what_does_not_run(
+def test_reseed_fails_if_nothing_is_running(
     port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(local, "stop_on_signals", lambda: None)

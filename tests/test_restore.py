@@ -1,4 +1,4 @@
-"""Putting deleted checkpoints back from a restored table, by the log or by a list of steps."""
+"""The restore command puts checkpoints back, by the log or by a list of steps."""
 
 import io
 import json
@@ -104,7 +104,7 @@ def put_restored(steps: Iterable[int], *, entity: str = ENTITY, **attributes: At
 
 
 def all_records(table: str = "CheckpointsTable") -> Records:
-    """Return all that a table holds."""
+    """Return all records of a table."""
     pages = boto3.client("dynamodb").get_paginator("scan").paginate(TableName=table)
     items = [item for page in pages for item in page["Items"]]
     return {(item["model_id"]["S"], item["step"]["N"]): item for item in items}
@@ -175,7 +175,7 @@ def test_puts_back_the_steps_of_a_list(run: Run) -> None:
     assert {MODEL: {-7, -6, -5, 0, most, big}} == stored_checkpoints()
 
 
-def test_leaves_what_is_there_each_time_that_it_is_run(run: Run, delete: Delete) -> None:
+def test_changes_nothing_when_it_is_run_again(run: Run, delete: Delete) -> None:
     put_checkpoints(MODEL, range(3), entity=ENTITY)
     put_restored(range(3))
     request = delete([0, 1, 2])
@@ -191,7 +191,7 @@ def test_leaves_what_is_there_each_time_that_it_is_run(run: Run, delete: Delete)
     assert after == all_records()
 
 
-def test_takes_sets_in_another_order_for_the_same_record(run: Run) -> None:
+def test_ignores_the_order_of_sets_when_it_compares_records(run: Run) -> None:
     put_restored([1], tags={"SS": ["a", "b"]})
     put_checkpoints(MODEL, [1], entity=ENTITY, tags={"SS": ["b", "a"]})
 
@@ -287,7 +287,7 @@ def test_finds_no_steps_on_the_line_of_another_request(run: Run, delete: Delete)
     assert Result(0, told, SEARCHING) == run("--request", request)
 
 
-def test_takes_a_line_that_the_log_has_twice_for_one(run: Run, delete: Delete) -> None:
+def test_counts_a_duplicate_log_line_once(run: Run, delete: Delete) -> None:
     put_checkpoints(MODEL, [1, 2], entity=ENTITY)
     put_restored([1, 2])
     request = delete([1, 2])
@@ -297,7 +297,7 @@ def test_takes_a_line_that_the_log_has_twice_for_one(run: Run, delete: Delete) -
     assert Result(0, told, SEARCHING) == run("--request", request)
 
 
-def test_a_dry_run_only_tells(run: Run, delete: Delete, endpoint: Endpoint) -> None:
+def test_a_dry_run_only_reports(run: Run, delete: Delete, endpoint: Endpoint) -> None:
     put_checkpoints(MODEL, [1, 2, 3], entity=ENTITY)
     put_restored([1, 2, 3])
     request = delete([1, 2])
@@ -336,7 +336,7 @@ def test_there_is_nothing_to_do_for_a_dry_run_of_the_api(
     assert {MODEL: {1, 2}} == stored_checkpoints()
 
 
-def test_says_that_the_log_does_not_know_a_request(run: Run) -> None:
+def test_says_that_the_log_has_no_line_of_the_request(run: Run) -> None:
     request = str(uuid.uuid4())
     log(f"REPORT RequestId: {request} Duration: 1 ms", f'["{request}"]')
 
@@ -368,7 +368,7 @@ def test_searches_the_log_from_the_moment_that_the_table_was_restored_to(
 
 
 @pytest.mark.parametrize(("lost", "left"), [(0, 4), (1, 2)], ids=["outcome", "rest of the steps"])
-def test_puts_back_what_the_log_has_and_says_if_that_is_not_all(
+def test_puts_back_what_the_log_has_and_says_if_it_is_incomplete(
     run: Run, delete: Delete, lost: int, left: int
 ) -> None:
     put_checkpoints(MODEL, [2, 4], entity=ENTITY)
@@ -517,7 +517,7 @@ def test_refuses_a_table_that_is_still_being_restored(run: Run, endpoint: Endpoi
     ],
     ids=lambda arguments: " ".join(arguments)[:60],
 )
-def test_refuses_what_it_does_not_understand(run: Run, arguments: list[str]) -> None:
+def test_refuses_invalid_arguments(run: Run, arguments: list[str]) -> None:
     refused = run(*arguments)
 
     assert (2, "") == (refused.returncode, refused.stdout)
@@ -570,7 +570,7 @@ def run_with_artifacts(run: Run, bucket: str, *arguments: str) -> Result:
 
 
 def test_brings_artifacts_back(run: Run, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the records that are there afterwards as they were, and no other."""
+    """Artifacts come back only for records that are the same in both tables."""
     kept = "2/a+b %20/été.bin"
     uris = {1: "s3://{}/1/", 2: "s3://{}/" + kept, 3: "s3://{}/3/"}
     put_restored_with_artifacts(bucket, uris)
@@ -579,7 +579,7 @@ def test_brings_artifacts_back(run: Run, bucket: str, monkeypatch: pytest.Monkey
     put_artifacts(bucket, "1/a", body="trained longer")
     delete_artifacts(bucket, *deleted, "1/there")
     put_artifacts(bucket, "1/there", body="saved again")
-    delete_artifacts(bucket, "1/a")  # a marker on a marker
+    delete_artifacts(bucket, "1/a")  # a second delete marker
     put_checkpoints(MODEL, [3], entity=ENTITY, artifact_uri={"S": f"s3://{bucket}/3/"}, n={"S": ""})
 
     monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "3")

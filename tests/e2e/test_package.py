@@ -69,7 +69,7 @@ def test_has_the_handlers(imported: dict[str, Any]) -> None:
 
 
 def test_compiles_nothing_when_it_is_imported(imported: dict[str, Any]) -> None:
-    """Only what Python makes up in memory, for named tuples and the like."""
+    """The only exceptions are code objects that Python creates in memory."""
     assert [] == [path for path in imported["compiled"] if "<" not in path]
 
 
@@ -77,7 +77,7 @@ def test_writes_nothing_when_it_is_imported(imported: dict[str, Any]) -> None:
     assert [] == imported["written"]
 
 
-def test_brings_all_it_needs(imported: dict[str, Any]) -> None:
+def test_contains_all_its_dependencies(imported: dict[str, Any]) -> None:
     standard_library = Path(os.__file__).parent
     for origin in imported["origins"]:
         assert Path(origin).is_relative_to(PACKAGE) or Path(origin).is_relative_to(standard_library)

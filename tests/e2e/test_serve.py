@@ -1,4 +1,4 @@
-"""`make serve` shows what the function does, until it is stopped."""
+"""`make serve` prints what the function does until it is stopped."""
 
 import re
 import shlex
