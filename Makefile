@@ -1,8 +1,8 @@
-# The one list of things to do here. All it installs goes into this folder: uv and the tools it
-# runs into .tools, the libraries into .venv. `make clean` removes everything.
+# All commands for development. They install only into this folder: uv and its tools into .tools, the
+# libraries into .venv. `make clean` removes everything.
 
 ifneq ($(words $(CURDIR)),1)
-$(error The path of this folder has a space, which make cannot deal with: $(CURDIR))
+$(error make does not support spaces in the path of this folder: $(CURDIR))
 endif
 
 UV := uv==0.13.9
@@ -18,37 +18,38 @@ VERBOSE ?=
 uv := $(CURDIR)/.tools/bin/uv
 python := .venv/bin/python
 
-# Each in an environment of its own, as their pins clash with the project's; frozen on a day.
+# Each tool has its own environment, because its pinned dependencies conflict with the project's.
+# --exclude-newer makes their versions reproducible.
 export SAM := $(uv) tool run --exclude-newer 2026-11-20 --from aws-sam-cli==1.170.0 sam
 export MINISTACK := $(uv) tool run --exclude-newer 2026-11-20 --python 3.13 \
 	--from ministack==1.5.33 --with aws-sam-translator==1.115.0 python $(CURDIR)/emulators/run_ministack.py
 cfn_lint := $(uv) tool run --exclude-newer 2026-11-20 --from cfn-lint==1.58.0 cfn-lint
 checkov := $(uv) tool run --exclude-newer 2026-11-20 --from checkov==3.3.30 checkov
 
-# Where this is set, every process would compile all its libraries again.
+# If this is set, every process compiles all its libraries again.
 unexport PYTHONDONTWRITEBYTECODE
 export UV_CACHE_DIR := $(CURDIR)/.tools/cache
 export UV_TOOL_DIR := $(CURDIR)/.tools/tools
 export UV_PYTHON_INSTALL_DIR := $(CURDIR)/.tools/python
 export SAM_CLI_TELEMETRY := 0
 
-# samconfig.toml has an environment for each kind of processor; the default one is for arm64.
+# samconfig.toml has an environment for each processor architecture. The default is arm64.
 config_env := $(if $(filter x86_64 amd64,$(shell uname -m)),--config-env x86_64)
 
-# In bold on a terminal, unless NO_COLOR is set.
+# Print in bold on a terminal, unless NO_COLOR is set.
 define say
 	@if [ -t 1 ] && [ -z "$$NO_COLOR" ]; then printf '\033[1m%s\033[0m\n' "$(1)"; else echo "$(1)"; fi
 endef
 
 .PHONY: help
-help: ## List what can be done
+help: ## List the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 .PHONY: setup
-setup: .venv/ready ## Install the libraries, into this folder
+setup: .venv/ready ## Install the libraries into this folder
 
 .PHONY: demo
-demo: .venv/ready ## Send the sample events through the function, on a DynamoDB in memory
+demo: .venv/ready ## Send sample events through the functions, with DynamoDB and S3 in memory
 	@$(python) scripts/demo.py $(EVENTS)
 
 .PHONY: test
@@ -56,7 +57,7 @@ test: .venv/ready ## Run the tests
 	$(python) -m pytest --numprocesses 3 --dist worksteal
 
 .PHONY: check
-check: .venv/ready ## Check format, lint, types, template, the links of the docs, and generated files
+check: .venv/ready ## Check format, lint, types, template, links in the docs, and generated files
 	$(uv) lock --check
 	$(python) -m ruff format --check
 	$(python) -m ruff check
@@ -69,55 +70,55 @@ check: .venv/ready ## Check format, lint, types, template, the links of the docs
 	$(uv) export $(requirements) | diff -u src/requirements.txt -
 
 .PHONY: build
-build: .venv/ready ## Package the function for Lambda into .aws-sam/build
+build: .venv/ready ## Package the functions for Lambda into .aws-sam/build
 	@PYTHON="$(CURDIR)/$(python)" $(SAM) build
 
 .PHONY: deploy
-deploy: build ## Build, and deploy to the AWS account of the environment, with the options in ARGS
+deploy: build ## Build and deploy to your AWS account, with the options of sam deploy in ARGS
 	@$(SAM) deploy $(ARGS)
 
 .PHONY: local
-local: .venv/ready ## Run a DynamoDB with the demo's data for sam local, on PORT or on 8000
+local: .venv/ready ## Run a DynamoDB with the demo's data for sam local, on PORT (default: 8000)
 	@$(python) scripts/local.py $(if $(PORT),--port $(PORT))
 
 .PHONY: reseed
-reseed: .venv/ready ## Restore the data of the DynamoDB that make local runs, on PORT or on 8000
+reseed: .venv/ready ## Reset the data of the DynamoDB that make local runs, on PORT (default: 8000)
 	@$(python) scripts/local.py --reseed $(if $(PORT),--port $(PORT))
 
 .PHONY: invoke
-invoke: build ## Send EVENT to the function in a container, beside make local
+invoke: build ## Send EVENT to the function in a container; needs make local
 	@$(SAM) local invoke ApiFunction --event $(EVENT) $(config_env) $(ARGS)
 
 .PHONY: start-api
-start-api: build ## Serve the API by the function in a container, beside make local
+start-api: build ## Serve the API with the function in a container; needs make local
 	@$(SAM) local start-api $(config_env) $(ARGS)
 
 .PHONY: serve
-serve: .venv/ready ## Deploy to a local cloud and keep it running, on PORT or on a free one
+serve: .venv/ready ## Deploy to a local AWS emulator and keep it running, on PORT (default: a free port)
 	@$(python) scripts/serve.py $(if $(PORT),--port $(PORT)) $(if $(VERBOSE),--verbose)
 
 .PHONY: smoke
-smoke: .venv/ready ## Check the deployed STACK (checkpoints), by requests to its ApiUrl or to URL
+smoke: .venv/ready ## Test the deployed STACK (default: checkpoints) at its ApiUrl, or at URL
 	@$(python) scripts/smoke.py --stack "$(STACK)" $(if $(URL),--url "$(URL)")
 
 .PHONY: e2e
-e2e: .venv/ready ## Run the end-to-end tests, against a local cloud
+e2e: .venv/ready ## Run the end-to-end tests against a local AWS emulator
 	$(python) -m pytest --timeout 300 -o faulthandler_timeout=360 tests/e2e
 
 .PHONY: bench
-bench: .venv/bench ## Measure beside other ways to build the API; write docs/benchmarks.md (Linux)
+bench: .venv/bench ## Compare with other implementations; write docs/benchmarks.md (Linux)
 	@PYTHONPATH=tests $(python) benchmarks/run.py
 
 .PHONY: bench-check
-bench-check: bench-types ## Measure the same, and fail if a target is missed (Linux)
+bench-check: bench-types ## Run the benchmarks, and fail if a target is missed (Linux)
 	@PYTHONPATH=tests $(python) benchmarks/run.py --check
 
 .PHONY: bench-types
-bench-types: .venv/bench ## Check the types of the benchmarks
+bench-types: .venv/bench ## Check the types in benchmarks/
 	$(python) -m mypy benchmarks
 
 .PHONY: update
-update: .venv/ready ## Bring formatting and generated files up to date
+update: .venv/ready ## Format the code, and write the generated files
 	$(python) -m ruff format
 	$(python) -m ruff check --fix
 	$(python) scripts/openapi.py
@@ -133,27 +134,27 @@ clean: ## Remove everything that was installed or built
 .venv/ready: pyproject.toml uv.lock $(uv)
 	$(call say,Installing the libraries into .venv)
 	@$(uv) python find --system "$${UV_PYTHON:-3.13}" > /dev/null 2>&1 || echo "Python 3.13 was not \
-	found, so uv downloads it from GitHub, where the project python-build-standalone publishes it, \
-	into .tools/python. To use your own, put it on the PATH: PATH=/path/to/bin:\$$PATH make setup"
-	@$(uv) sync --locked --quiet || { echo "Could not set up .venv; uv says above why. If Python 3.13 \
-	could not be downloaded, install it, and put python3.13 on the PATH. If a library could not be \
-	downloaded, check that a package index is reachable." >&2; exit 1; }
+	found. uv now downloads it from GitHub (the project python-build-standalone) into .tools/python. \
+	To use your own Python 3.13, put it on the PATH: PATH=/path/to/bin:\$$PATH make setup"
+	@$(uv) sync --locked --quiet || { echo "Could not set up .venv. See the error of uv above. If \
+	Python 3.13 could not be downloaded, install it, and put python3.13 on the PATH. If a library \
+	could not be downloaded, check that a package index is reachable." >&2; exit 1; }
 	@touch $@
 
-# What only the benchmarks need: the other implementations' libraries, the plots, and bytecode for a
-# Python that uv downloaded, as Lambda's Python has it.
+# The benchmarks also need the libraries of the other implementations and of the plots. They compile
+# a Python that uv downloaded to bytecode, because Lambda's Python is compiled too.
 .venv/bench: .venv/ready
 	@test "$$(uname)" = Linux || { echo "The benchmarks run only on Linux." >&2; exit 1; }
-	@$(uv) sync --locked --quiet --group bench || { echo "Could not install what the benchmarks \
-	need. Is a package index reachable?" >&2; exit 1; }
+	@$(uv) sync --locked --quiet --group bench || { echo "Could not install the libraries of the \
+	benchmarks. Is a package index reachable?" >&2; exit 1; }
 	@! test -d .tools/python || $(python) -m compileall -q -j 0 -x 'site-packages|/tests?/' .tools/python
 	@touch $@
 
 $(uv): Makefile
 	$(call say,Installing uv into .tools)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 8))' || { echo "$(PYTHON) is no Python \
-	that runs here. Name one of 3.8 or later: make PYTHON=/path/to/python3" >&2; exit 1; }
-	@$(PYTHON) -m venv .tools || { echo "$(PYTHON) cannot make virtual environments. On Debian and \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 8))' || { echo "$(PYTHON) does not run, \
+	or is older than 3.8. Name another Python: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -m venv .tools || { echo "$(PYTHON) cannot create virtual environments. On Debian and \
 	Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@.tools/bin/python -m pip --disable-pip-version-check install --quiet $(UV) || { echo "Could not \
 	install uv. Is a package index reachable?" >&2; exit 1; }

@@ -23,7 +23,7 @@ SHORT_SECONDS = 20  # for requests that cannot be finished in 29 s either
 
 @dataclass(frozen=True)
 class Case:
-    """A request for the steps from 0 on, and the checkpoints that exist."""
+    """A request for the steps from 0, and the checkpoints that exist."""
 
     asked: int
     present: range

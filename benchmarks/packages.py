@@ -33,11 +33,11 @@ HANDLERS[ONE_AT_A_TIME] = f"{ONE_AT_A_TIME}.lambda_handler"
 
 
 class BenchError(Exception):
-    """The benchmark cannot go on; the message says why."""
+    """The benchmark cannot continue; the message says why."""
 
 
 def build_all(progress: Callable[[str], None]) -> None:
-    """Build everything anew: the samples by `sam build` alone, the others by src/Makefile."""
+    """Rebuild everything: the samples with `sam build` only, the others with src/Makefile."""
     shutil.rmtree(BUILD, ignore_errors=True)
     progress("build Lambda's runtime client")
     RUNTIME.mkdir(parents=True)

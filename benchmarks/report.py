@@ -51,7 +51,7 @@ GROWTH = "![Time, DynamoDB calls and write units by number of steps](growth.svg)
 
 
 class Target(NamedTuple):
-    """A figure, and the most that it should be."""
+    """A measured value and its maximum."""
 
     name: str
     value: float
@@ -59,7 +59,7 @@ class Target(NamedTuple):
     tolerance: float = 1.0  # of a check
 
     def is_met(self, tolerance: float = 1.0) -> bool:
-        """Tell whether the figure is within its limit, or not too far from it."""
+        """Return whether the value is within its limit and tolerance."""
         return self.value <= self.limit * tolerance
 
 

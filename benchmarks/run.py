@@ -1,4 +1,4 @@
-"""Measure the function beside what it could have been built with instead.
+"""Compare the function with other implementations.
 
 Writes docs/benchmarks.md and its pictures. With --check it writes nothing, and fails if a target
 is missed: a time by more than a quarter, anything else at all.
@@ -15,7 +15,7 @@ START = time.monotonic()
 
 
 def progress(step: str) -> None:
-    """Print what begins, after the seconds that have passed."""
+    """Print what starts, with the elapsed seconds."""
     sys.stderr.write(f"{time.monotonic() - START:4.0f} s  {step}\n")
 
 

@@ -42,7 +42,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Invocation:
-    """An answer of the function, what it took, and what it asked of DynamoDB."""
+    """A response of the function, its time and CPU, and its DynamoDB usage."""
 
     status: int  # as API Gateway makes it: 502 if the function crashed, 504 if it was too slow
     body: str
@@ -66,7 +66,7 @@ class Function:
         self._before = (0.0, 0.0, 0)  # what `_usage` returned when the event was handed out
 
     def invoke(self, event: object, seconds: float = LIMIT_SECONDS) -> Invocation:
-        """Have the function answer an event. If its time runs out, kill it, as Lambda does."""
+        """Send an event to the function. If its time runs out, kill it, as Lambda does."""
         self.events.put((event, seconds))
         try:
             return self._answers.get(timeout=seconds)
@@ -75,7 +75,7 @@ class Function:
             return Invocation(504, "", seconds)
 
     def peak_bytes(self) -> int:
-        """Return the most memory that the process has had."""
+        """Return the peak memory of the process."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
 

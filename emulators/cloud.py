@@ -1,4 +1,4 @@
-"""An AWS on this machine (MiniStack), and the function built and deployed to it."""
+"""A local AWS emulator (MiniStack), with the functions built and deployed to it."""
 
 import os
 import platform
@@ -33,7 +33,7 @@ STOP_SECONDS = 10
 
 
 class LocalCloudError(Exception):
-    """The local cloud could not be brought up; the message says what failed, and how."""
+    """The local cloud could not start; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class LocalCloud:
 
     @property
     def endpoint(self) -> str:
-        """The URL where every AWS service answers."""
+        """The URL of all AWS services."""
         return f"http://{LOOPBACK}:{self.port}"
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes any AWS tool talk to it, as its administrator."""
+        """The environment variables that make any AWS tool use this emulator."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": "test",
@@ -70,7 +70,7 @@ class LocalCloud:
         )
 
     def is_listening(self) -> bool:
-        """Tell whether it accepts connections."""
+        """Return whether it accepts connections."""
         with socket.socket() as connection:
             connection.settimeout(1)
             return connection.connect_ex((LOOPBACK, self.port)) == 0
@@ -78,7 +78,7 @@ class LocalCloud:
     def deploy(self, stack: str = STACK, **parameters: str) -> dict[str, str]:
         """Create or update a stack from what `build` built; return its outputs.
 
-        `ApiUrl` is where the API answers here, instead of in the cloud.
+        `ApiUrl` is replaced with the local URL of the API.
         """
         bucket = "packages"
         self.client("s3").create_bucket(Bucket=bucket)
@@ -104,7 +104,7 @@ def free_port(wanted: int, host: str = LOOPBACK) -> int:
     """Return the wanted port, or a free one if that is 0.
 
     Raises:
-        LocalCloudError: the port is already in use, or is none.
+        LocalCloudError: the port is already in use, or is not valid.
 
     """
     if not 0 <= wanted <= LAST_PORT:
@@ -116,18 +116,18 @@ def free_port(wanted: int, host: str = LOOPBACK) -> int:
             with socket.create_server((address, port)) as server:
                 port = server.getsockname()[1]
     except OSError as error:
-        reason = os.strerror(error.errno or 0)  # without the address, which nobody chose
+        reason = os.strerror(error.errno or 0)  # without the address, which the user did not choose
         raise LocalCloudError(f"cannot listen on port {wanted}: {reason}") from None
     return port
 
 
 def architecture() -> str:
-    """Return this machine's architecture in Lambda's words."""
+    """Return this machine's architecture by Lambda's name."""
     return ARCHITECTURES[platform.machine().lower()]
 
 
 def build() -> None:
-    """Package the function."""
+    """Package the functions."""
     _run(
         *_tool("SAM"),
         *("build", "--build-dir", str(BUILD)),
@@ -165,7 +165,7 @@ def local_cloud(
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that it and all it starts can be stopped together
+                start_new_session=True,  # to stop it together with all its child processes
             )
         try:
             _wait_until_ready(cloud, process, log)
@@ -175,7 +175,7 @@ def local_cloud(
 
 
 def _run(*command: str, environment: dict[str, str]) -> None:
-    """Run a command in silence; what it printed is told if it fails."""
+    """Run a command silently; if it fails, the error contains its output."""
     process = subprocess.Popen(  # noqa: S603 the Makefile names it
         command,
         env=_without_aws(os.environ) | environment,
@@ -195,7 +195,7 @@ def _run(*command: str, environment: dict[str, str]) -> None:
 
 
 def _tool(name: str) -> list[str]:
-    """Return the command that the Makefile, the home of the tools' versions, has for a tool."""
+    """Return the command of a tool, which the Makefile exports with the pinned version."""
     try:
         return shlex.split(os.environ[name])
     except KeyError:
@@ -203,7 +203,7 @@ def _tool(name: str) -> list[str]:
 
 
 def _without_aws(environment: Mapping[str, str]) -> dict[str, str]:
-    """Leave out all that could lead to a real account."""
+    """Return the environment without settings that could lead to a real account."""
     return {name: value for name, value in environment.items() if not name.startswith("AWS_")}
 
 
@@ -217,7 +217,7 @@ def _wait_until_ready(cloud: LocalCloud, process: subprocess.Popen[bytes], log: 
 
 
 def _stop(process: subprocess.Popen[Any]) -> None:
-    """Stop a process and all it started, if it still runs."""
+    """Stop a process and its child processes, if it is still running."""
     for name in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, name)

@@ -115,7 +115,7 @@ def stored_checkpoints() -> Table:
 
 
 def checkpoint_owners() -> dict[str, str]:
-    """Tell in words how many checkpoints of each model each entity has."""
+    """Describe how many checkpoints of each model each entity has."""
     owners: dict[str, Counter[str]] = {}
     for items in moto_tables()[os.environ["CHECKPOINTS_TABLE"]].items.values():
         for item in items.values():
@@ -144,7 +144,7 @@ def clear_tables() -> None:
 
 
 def moto_tables() -> dict[str, MotoTable]:
-    """Return the tables themselves; to scan them through the API takes seconds in all."""
+    """Return moto's tables; scanning them through the API would take seconds in total."""
     tables: dict[str, MotoTable] = dynamodb_backends[DEFAULT_ACCOUNT_ID][REGION].tables
     return tables
 

@@ -1,4 +1,4 @@
-"""Invocations as Lambda makes them. Imports nothing slow: processes start with it."""
+"""The context of a Lambda invocation. Keep its imports fast: processes start with it."""
 
 import time
 import uuid

@@ -1,4 +1,4 @@
-"""Saving records in the two tables, wherever they are."""
+"""Save records in the two tables, in memory or deployed."""
 
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -87,7 +87,7 @@ def put_run(client: "DynamoDBClient", table: str) -> None:
 
 
 def put_demo(client: "DynamoDBClient", checkpoints_table: str, tokens_table: str) -> None:
-    """Save what the sample events speak of: three models, and the tokens of two teams.
+    """Save the records for the sample events: three models, and the tokens of two teams.
 
     One model has a checkpoint of the other team's.
     """

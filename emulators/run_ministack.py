@@ -1,4 +1,4 @@
-"""MiniStack, made to accept what it does not know: saved queries, and alarms on several metrics.
+"""Run MiniStack, and make it accept saved queries and alarms on several metrics.
 
 The Makefile runs this with the Python of MiniStack's own environment.
 """

@@ -37,11 +37,11 @@ def embedded_bucket() -> Iterator[None]:
         clear_bucket()
         _backend().delete_bucket(BUCKET)
         moto_tables()[table].set_stream_specification(None)
-        moto_tables()[table].stream_shard = None  # moto leaves it
+        moto_tables()[table].stream_shard = None  # moto does not remove it
 
 
 def put_objects(*keys: str, content: bytes = b"weights", saved_at: datetime | None = None) -> None:
-    """Save an object at each key, now or as if at another time."""
+    """Save an object at each key, now or with another modification time."""
     for key in keys:
         stored = _backend().put_object(BUCKET, key, content)
         if saved_at:
@@ -59,7 +59,7 @@ def clear_bucket() -> None:
 
 
 def stream_event() -> dict[str, Any]:
-    """Return what changed in the checkpoints table since the last call, as Lambda passes it on.
+    """Return the changes of the checkpoints table since the last call, as a Lambda event.
 
     It has every change; the filter of the event source mapping is not applied.
     """

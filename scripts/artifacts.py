@@ -20,14 +20,14 @@ CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 10})
 
 THERE = "Checkpoints with artifacts"
 ABSENT = "Checkpoints without any artifact"
-ELSEWHERE = "Checkpoints whose artifact_uri names nothing in this bucket"
+ELSEWHERE = "Checkpoints without a valid artifact_uri in this bucket"
 UNCONFIRMED = "Checkpoints not confirmed to have artifacts"
 
 
 class Recovery:
-    """Removes delete markers of artifacts that were made since a time, and counts what came back.
+    """Removes delete markers that were created after a given time, and counts the results.
 
-    A delete marker hides the versions of an object. Without it, the latest version is there again.
+    A delete marker hides the versions of an object. Without it, the latest version is visible.
     """
 
     def __init__(self, bucket: str, *, since: datetime, dry_run: bool) -> None:
@@ -41,19 +41,19 @@ class Recovery:
 
     @property
     def succeeded(self) -> bool:
-        """Whether no checkpoint lacks its artifacts, or would if this were no dry run."""
+        """Whether every checkpoint has its artifacts; in a dry run, whether it would."""
         return set(self._outcomes.values()) <= {THERE, ELSEWHERE}
 
     def run(self, uris: Mapping[int, str | None]) -> None:
-        """Bring back what these values of `artifact_uri` name, each that of a step."""
+        """Bring back the artifacts that these values of `artifact_uri` name; the keys are steps."""
         self._outcomes = dict.fromkeys(uris, UNCONFIRMED)
         work_through(self._recover, uris.items(), concurrency=CONCURRENT_CHECKPOINTS)
 
     def report(self) -> None:
-        """Print what came back, and what did not."""
+        """Print which artifacts came back, and which did not."""
         print(f"Artifacts in s3://{self._bucket}:")
         if not self._is_versioned:
-            print("  The bucket is not versioned, so nothing that was deleted can come back.")
+            print("  The bucket is not versioned, so deleted objects cannot be brought back.")
         for name, count in sum(self._objects.values(), Counter[str]()).items():
             print(f"  {name}: {count:,}")
         for outcome in (THERE, ABSENT, ELSEWHERE, UNCONFIRMED):
@@ -69,7 +69,7 @@ class Recovery:
             self._outcomes[step] = ELSEWHERE
             return
         removed: set[str] = set()
-        while True:  # a marker can lie on another
+        while True:  # an object can have several markers
             versions, markers = self._list(artifacts)
             recoverable = {each["Key"] for each in versions}
             current = {each["Key"] for each in versions if each["IsLatest"]}
@@ -89,8 +89,8 @@ class Recovery:
                 "Objects that would come back" if self._dry_run else "Objects brought back": len(
                     back
                 ),
-                f"Deleted before {moment}, and left so": len(markers) - len(recent),
-                "Deleted, and no version is left": len(recent) - len(to_remove),
+                f"Deleted before {moment}, and not brought back": len(markers) - len(recent),
+                "Deleted, with no version left to bring back": len(recent) - len(to_remove),
             }
         )
 
@@ -106,7 +106,7 @@ class Recovery:
             found, hidden = page.get("Versions", []), page.get("DeleteMarkers", [])
             versions += [each for each in found if artifacts.include(each["Key"])]
             markers += [each for each in hidden if artifacts.include(each["Key"])]
-            # The key of a single object is the first of those that begin like it.
+            # Keys are sorted, so all keys that belong to the artifacts come first.
             if not all(artifacts.include(each["Key"]) for each in (*found, *hidden)):
                 break
         return versions, [each for each in markers if each["IsLatest"]]

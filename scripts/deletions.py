@@ -1,4 +1,4 @@
-"""What was deleted: as the function's log tells it, or as a person lists the steps."""
+"""Find out which steps a request deleted, from the function's log, or parse a list of steps."""
 
 import argparse
 import re
@@ -25,24 +25,24 @@ class Deleted(NamedTuple):
 
 
 def find_in_log(log_group: str, request: UUID, *, since: datetime) -> Deleted:
-    """Return what a request deleted, or may have deleted, by all its lines in the function's log.
+    """Return the checkpoints that a request deleted or may have deleted, from the function's log.
 
-    The search begins at `since`.
+    The search starts at `since`.
 
     Raises:
-        UsageError: the log does not know the request.
+        UsageError: the log has no line of the request.
 
     """
-    # CloudWatch can have a line twice.
+    # CloudWatch can return a line twice.
     messages = dict.fromkeys(logs.search(log_group, f'"{request}"', since=since))
     fields = map(logs.read_fields, messages)
-    # Not all that were found: a caller can have the id of another request logged as its own.
+    # Filter the lines, because a caller can put the id of another request into its own log lines.
     lines = [line for line in fields if line.get("function_request_id") == str(request)]
     if not lines:
         raise UsageError(
             f"{log_group} has no line with the function_request_id {request} since "
             f"{since.astimezone(UTC):%Y-%m-%d %H:%M} UTC. Lines appear some seconds after the "
-            "request. If it is older, the table was restored to a moment after it."
+            "request. If the request is older, restore the table to an earlier time."
         )
     if any(line.get("dry_run") for line in lines):
         print(f"The request {request} was a dry run.")
@@ -56,7 +56,7 @@ def find_in_log(log_group: str, request: UUID, *, since: datetime) -> Deleted:
     counts = ("deleted_count", "unconfirmed_count")
     expected = sum(line.get(key, 0) for line in lines for key in counts)
     return Deleted(
-        lines[0].get("model_id", ""),  # a request that was refused may have none
+        lines[0].get("model_id", ""),  # a refused request may have none
         steps,
         lines[0].get("entity"),
         complete=len(steps) == expected,
@@ -67,7 +67,7 @@ def parse_steps(text: str) -> list[int]:
     """Return the steps of a list such as `100,200-203`.
 
     Raises:
-        ArgumentTypeError: it is none, or has a step that DynamoDB cannot hold.
+        ArgumentTypeError: it is not such a list, or a step is too large for DynamoDB.
 
     """
     ranges = []
@@ -75,9 +75,7 @@ def parse_steps(text: str) -> list[int]:
         match = re.fullmatch(r"(-?[0-9]{1,126})(?:-(-?[0-9]{1,126}))?", part.strip())
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
         if first > last or storable([first, last]) != [first, last]:
-            raise argparse.ArgumentTypeError(
-                f"{part[:40]!r} is neither a step nor a range such as 200-203"
-            )
+            raise argparse.ArgumentTypeError(f"{part[:40]!r} is not a step or a range like 200-203")
         ranges.append((first, last))
     try:
         return expand(ranges)
@@ -86,10 +84,10 @@ def parse_steps(text: str) -> list[int]:
 
 
 def expand(ranges: Iterable[Sequence[int]]) -> list[int]:
-    """Return the steps of ranges `[first, last]`, ascending and each once.
+    """Return the steps of ranges `[first, last]`, ascending and without duplicates.
 
     Raises:
-        UsageError: they are too many.
+        UsageError: there are more than `MAX_STEPS`.
 
     """
     ranges = list(ranges)
@@ -99,7 +97,7 @@ def expand(ranges: Iterable[Sequence[int]]) -> list[int]:
 
 
 def format_steps(steps: Collection[int]) -> str:
-    """Return ascending steps as `parse_steps` takes them."""
+    """Format ascending steps for `parse_steps`."""
     runs = [
         [step for _, step in run]
         for _, run in groupby(enumerate(steps), lambda pair: pair[1] - pair[0])

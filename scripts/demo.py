@@ -1,4 +1,4 @@
-"""Send sample events through the function, on a DynamoDB in memory, and show what happens."""
+"""Send sample events through the functions, with DynamoDB and S3 in memory, and show results."""
 
 import argparse
 import contextlib
@@ -28,17 +28,17 @@ type Event = dict[str, Any]
 
 
 def main() -> int:
-    """Run the events named on the command line, or all there are."""
+    """Send the events named on the command line, or all events in events/."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="Each event finds the same tables: three models, and the tokens of two teams.",
+        epilog="Each event starts with the same tables: three models, and the tokens of two teams.",
     )
     parser.add_argument(
         "event",
         nargs="*",
         type=Path,
-        help="a file with a REST API proxy event, such as events/delete-checkpoints.json; "
-        "by default every file in events/",
+        help="a file with a REST API proxy event, such as events/delete-checkpoints.json "
+        "(default: all files in events/)",
     )
     paths = parser.parse_args().event or sorted(
         EVENTS.glob("*.json"), key=lambda path: (path.name != FIRST_EVENT, path.name)
@@ -51,10 +51,10 @@ def main() -> int:
 
 
 def read_event(path: Path) -> Event:
-    """Return the event that a file has.
+    """Read an event from a file.
 
     Raises:
-        ValueError: the file cannot be read, or has no event; the message says which.
+        ValueError: the file cannot be read, or is not an event; the message says why.
 
     """
     try:
@@ -77,8 +77,8 @@ def read_event(path: Path) -> Event:
 
 
 def send(events: list[tuple[str, Event]]) -> int:
-    """Send events, each to the same tables, and show them; return 1 if the function failed."""
-    # Slow imports come here, so that Ctrl-C ends them in a line, and wrong files are told at once.
+    """Send each event to the same tables, and show it; return 1 if the function failed."""
+    # Slow imports are here, so that errors in files come first, and Ctrl-C prints no traceback.
     from emulators.dynamodb import (  # noqa: PLC0415
         checkpoint_owners,
         embedded_dynamodb,
@@ -101,7 +101,7 @@ def send(events: list[tuple[str, Event]]) -> int:
     deleted = freed = 0
     an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
     with embedded_dynamodb(), embedded_bucket():
-        with contextlib.redirect_stdout(log):  # the functions' logs go where their prints go
+        with contextlib.redirect_stdout(log):  # the functions log to standard output
             from checkpoints import reclaim  # noqa: PLC0415 needs the environment
             from checkpoints.app import lambda_handler  # noqa: PLC0415 the same
 
@@ -111,7 +111,7 @@ def send(events: list[tuple[str, Event]]) -> int:
 
         put_demo()
         before, tokens = stored_checkpoints(), stored_tokens()
-        print("Each request finds the same tables.")
+        print("Each request starts with the same tables.")
         show("models", *(f"{model}: {owners}" for model, owners in checkpoint_owners().items()))
         show("tokens", *tokens.values())
         for name, event in events:
@@ -147,16 +147,16 @@ def send(events: list[tuple[str, Event]]) -> int:
 
 
 def summary_of(statuses: Counter[int], deleted: int, freed: int) -> str:
-    """Return in a sentence what all requests did together."""
+    """Return a sentence with the totals of all requests."""
     answered = ", ".join(f"{count} answered {status}" for status, count in sorted(statuses.items()))
     return (
         f"{count_of(statuses.total(), 'request')}: {answered}; "
-        f"{count_of(deleted, 'checkpoint')} and {count_of(freed, 'object')} deleted in all."
+        f"{count_of(deleted, 'checkpoint')} and {count_of(freed, 'object')} deleted in total."
     )
 
 
 def show(name: str, *lines: str) -> None:
-    """Print lines under a name, cut to the width of a terminal and harmless to it."""
+    """Print lines with a label, truncated to `WIDTH`, with control characters escaped."""
     for line in lines:
         text = line if line.isprintable() else repr(line)[1:-1]
         room = WIDTH - len(f"  {name:7}  ")
@@ -165,7 +165,7 @@ def show(name: str, *lines: str) -> None:
 
 
 def list_of(answer: Event) -> list[str]:
-    """Return the lines that show what a GET listed: each step with its metrics."""
+    """Return lines with the checkpoints that a GET listed: each step with its metrics."""
     if answer["statusCode"] != HTTPStatus.OK:
         return [f"GET answers {answer['statusCode']} {answer['body']}"]
     page = json.loads(answer["body"])
@@ -191,7 +191,7 @@ def body_of(event: Event) -> str:
 
 
 def caller_of(event: Event, tokens: dict[str, str]) -> str:
-    """Tell whose token the event has."""
+    """Return the owner of the event's token."""
     from checkpoints.auth import NotAuthenticatedError, bearer_token, hash_token  # noqa: PLC0415
 
     try:
@@ -203,7 +203,7 @@ def caller_of(event: Event, tokens: dict[str, str]) -> str:
 
 
 def difference(before: "Table", after: "Table") -> dict[str, list[int]]:
-    """Return the steps that are gone, of each model that lost any."""
+    """Return the deleted steps of each model that lost any."""
     gone = {model: sorted(steps - after.get(model, set())) for model, steps in before.items()}
     return {model: steps for model, steps in gone.items() if steps}
 

@@ -1,4 +1,4 @@
-"""Run a DynamoDB on this machine for `sam local`, with the data of the demo."""
+"""Run a local DynamoDB for `sam local`, with the data of the demo."""
 
 import argparse
 import sys
@@ -22,18 +22,18 @@ from scripts.terminal import say, stop_on_signals
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-DEFAULT_PORT = 8000  # samconfig.toml has it too
-TABLES = ("CheckpointsTable", "TokensTable")  # what `sam local` makes of their !Ref
+DEFAULT_PORT = 8000  # the same as in samconfig.toml
+TABLES = ("CheckpointsTable", "TokensTable")  # `sam local` replaces their !Ref with these names
 
 
 def main() -> int:
-    """Serve until interrupted, or seed afresh; return the exit code."""
+    """Serve until interrupted, or reset the data; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="default: %(default)s")
     parser.add_argument(
         "--reseed",
         action="store_true",
-        help="restore the records and tokens of the DynamoDB that already listens on this port",
+        help="reset the records and tokens of the DynamoDB that is running on this port",
     )
     options = parser.parse_args()
     stop_on_signals()
@@ -43,7 +43,7 @@ def main() -> int:
         else:
             _serve(options.port)
     except KeyboardInterrupt:
-        say("Stopped; nothing is left running.")
+        say("Stopped. No process is left running.")
     except (LocalCloudError, BotoCoreError, ClientError) as error:
         print(f"local.py: {error}", file=sys.stderr)
         return 1
@@ -51,19 +51,19 @@ def main() -> int:
 
 
 def _serve(port: int) -> None:
-    # Only DynamoDB, because others in the network can reach it: they must not be able to run code.
+    # Only DynamoDB, because other machines in the network can reach it, and must not run code here.
     with local_cloud(port, host=EVERY_ADDRESS, services="dynamodb") as cloud:
         _seed(cloud.client("dynamodb"))
         print(instructions(cloud.port), flush=True)
         while cloud.is_listening():
             time.sleep(1)
-        raise LocalCloudError("DynamoDB stopped by itself")
+        raise LocalCloudError("DynamoDB stopped unexpectedly")
 
 
 def _reseed(port: int) -> None:
     cloud = LocalCloud(port)
     if not 0 < port <= LAST_PORT or not cloud.is_listening():
-        raise LocalCloudError(f"nothing listens on port {port}; start make local, or name its PORT")
+        raise LocalCloudError(f"nothing listens on port {port}; run make local first, or set PORT")
     client = cloud.client("dynamodb")
     for table in client.list_tables()["TableNames"]:
         if table in TABLES:
@@ -78,7 +78,7 @@ def _seed(client: "DynamoDBClient") -> None:
 
 
 def instructions(port: int) -> str:
-    """Return what to do in another terminal, as commands that work for this port and machine."""
+    """Return the commands for another terminal, for this port and this processor."""
     options = ""
     overrides = ""
     if architecture() == "x86_64":
@@ -90,7 +90,8 @@ def instructions(port: int) -> str:
     reseed = "make reseed" if port == DEFAULT_PORT else f"make reseed PORT={port}"
     return f"""\
 DynamoDB listens on port {port}, with the tables, records and tokens of make demo.
-It listens beyond 127.0.0.1, because a container must reach it: others in your network can, too.
+It listens on all addresses, because a container must reach it.
+Others in your network can reach it too.
 
 In another terminal:
 
@@ -103,7 +104,7 @@ or, to send requests:
   curl -X DELETE http://127.0.0.1:3000/v1/preview/models/resnet-50/checkpoints \\
       -H 'Authorization: Bearer vision-team-demo-token' -d '{{"steps": [100, 200, 999]}}'
 
-{reseed} restores what was deleted. Ctrl-C stops everything.
+{reseed} resets the data. Ctrl-C stops everything.
 """
 
 

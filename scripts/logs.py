@@ -1,4 +1,4 @@
-"""The log of a deployed function, as the commands read it."""
+"""Search the log of a deployed function."""
 
 import json
 import sys
@@ -11,9 +11,9 @@ from botocore.config import Config
 
 
 def search(log_group: str, pattern: str, *, since: datetime) -> Iterator[str]:
-    """Return the lines that match a filter pattern, the oldest first. One can come twice.
+    """Return the lines that match a filter pattern, oldest first. A line can come twice.
 
-    The search begins at `since`: to read all of a large log would take hours.
+    The search starts at `since`, because to read a whole large log would take hours.
     """
     print(f"Searching {log_group}", file=sys.stderr)
     client = boto3.client("logs", config=Config(retries={"mode": "standard", "max_attempts": 10}))
@@ -26,7 +26,7 @@ def search(log_group: str, pattern: str, *, since: datetime) -> Iterator[str]:
 
 
 def read_fields(line: str) -> dict[str, Any]:
-    """Return the fields of a line; none if it is not one of the function's own."""
+    """Return the fields of a line, or an empty dictionary if it is not JSON of the function."""
     try:
         fields = json.loads(line)
     except ValueError:

@@ -33,7 +33,7 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "openapi.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the document, or with `--check` only tell whether the one on disk is current."""
+    """Write the document, or with `--check` only check whether the file is up to date."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--check", action="store_true", help="write nothing, and fail if the file is out of date"
@@ -52,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def document() -> dict[str, Any]:
     """Return the OpenAPI document of both operations.
 
-    The routes are declared once more here, because the generator reads a request off the function's
-    signature, and the handlers take none: they let no one parse before they have authenticated.
-    What the declarations say, tests hold against the running handlers.
+    The routes are declared again here, because the generator reads the request from a function's
+    signature. The signatures of the handlers do not have it, because they authenticate before they
+    parse. Tests compare these declarations with the handlers.
     """
     resolver = APIGatewayRestResolver(enable_validation=True)
 
@@ -62,9 +62,10 @@ def document() -> dict[str, Any]:
         ROUTE,
         summary="List checkpoints of a model",
         description=(
-            "Lists the caller's checkpoints by training step, page by page. To get the next page, "
-            "pass the last_id as after: that works even if the checkpoint was deleted meanwhile. "
-            "A page with very many metrics can be shorter than limit although has_more is true."
+            "Lists the caller's checkpoints in pages, sorted by training step. To get the next "
+            "page, pass last_id as after. This works even if that checkpoint was deleted since. "
+            "If there are very many metrics, a page can be shorter than limit although has_more is "
+            "true."
         ),
         operation_id="list_model_checkpoints_v1_preview_models__model_id__checkpoints_get",
         tags=["models"],
@@ -81,7 +82,7 @@ def document() -> dict[str, Any]:
             str,
             Query(
                 title="After",
-                description="The id of a checkpoint. The page begins with the next one.",
+                description="The id of a checkpoint. The page starts after this checkpoint.",
                 default_factory=str,  # so that the document gives no default
             ),
         ],
@@ -94,20 +95,22 @@ def document() -> dict[str, Any]:
         ROUTE,
         summary="Delete checkpoints of a model",
         description=(
-            "Deletes the caller's checkpoints at the given training steps. A step that has no "
-            "checkpoint, or one of another owner, is reported as not found. More than 100 steps "
-            "are not one atomic act. Repeating a request is safe. With dry_run, nothing is deleted."
+            "Deletes the caller's checkpoints at the given training steps. If a step has no "
+            "checkpoint, or the checkpoint of another owner, it is reported as not found. A "
+            "request for more than 100 steps is not atomic. It is safe to repeat a request. "
+            "With dry_run, nothing is deleted."
         ),
         operation_id="delete_model_checkpoints_v1_preview_models__model_id__checkpoints_delete",
         tags=["models"],
         security=[{"HTTPBearer": []}],
         responses={
             200: _response(
-                "What was deleted, and what there was not to delete", DeleteCheckpointsResponse
+                "The number of deleted checkpoints, and the steps that were not found",
+                DeleteCheckpointsResponse,
             ),
             **_refusals(DELETE_SCOPE),
             503: _response(
-                "The database is not available, and the deletion may have been done in part",
+                "The database is not available. A part of the checkpoints may be deleted.",
                 IncompleteDeletion,
                 RETRY_AFTER,
             ),
@@ -127,7 +130,7 @@ def document() -> dict[str, Any]:
             security_schemes={"HTTPBearer": HTTPBearer()},
         )
     )
-    # The generator puts in errors of its own: one without its `msg`, and one that no answer has.
+    # The generator adds its own error schemas: one lacks `msg`, and no response has the other.
     schemas = schema["components"]["schemas"]
     del schemas["ResponseValidationError"]
     schemas |= TypeAdapter.json_schemas(
@@ -138,7 +141,7 @@ def document() -> dict[str, Any]:
 
 
 def _refusals(scope: str) -> dict[int, OpenAPIResponse]:
-    """Return the answers to a request that is refused, by status."""
+    """Return the responses to a refused request, by status."""
     return {
         401: _response(
             "The bearer token is missing, malformed, unknown or expired",
@@ -148,10 +151,10 @@ def _refusals(scope: str) -> dict[int, OpenAPIResponse]:
         403: _response(
             f"The token lacks the scope {scope}",
             ErrorMessage,
-            {"WWW-Authenticate": _header("string", "The challenge, naming the scope")},
+            {"WWW-Authenticate": _header("string", "The challenge, with the scope")},
         ),
         404: _response("There is no such path or method", ErrorMessage),
-        422: _response("The request is not as described here", HTTPValidationError),
+        422: _response("The request is invalid", HTTPValidationError),
     }
 
 

@@ -21,23 +21,24 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-PAGE_SIZE = 100  # the most that the API lists at once
-# Small enough to be answered within a second or two. The API has 29 seconds for a request, and
-# DynamoDB can slow it down to 500 deletions a second.
+PAGE_SIZE = 100  # the API's maximum
+# Such a request takes one or two seconds. The API's time-out is 29 seconds, and DynamoDB can limit
+# it to 500 deletes per second.
 BATCH_SIZE = 1_000
 MAX_TRIES = 6  # of one request, without any progress
 MAX_WAIT_SECONDS = 60.0
-TIMEOUT = httpx2.Timeout(40, connect=10)  # longer than the API works on any request
+TIMEOUT = httpx2.Timeout(40, connect=10)  # longer than the API's own time-out
 MAX_DETAIL = 300
-MAX_METRICS = 3  # that fit beside each other in 80 columns; those of the rules always show
+MAX_METRICS = 3  # as many as fit into 80 columns; the metrics of the rules are always shown
 HINTS = {
     401: "Set CHECKPOINTS_TOKEN to a token that is not revoked or expired.",
     403: "The token needs the scopes checkpoints:read and checkpoints:delete.",
 }
 URL_HINT = "Set CHECKPOINTS_API_URL to the address of the API, such as https://api.example.com."
 EPILOG = """\
-The rules add up: a checkpoint stays if any of them keeps it. Each has to keep
-at least one. Checkpoints that are saved while the command runs always stay.
+You can combine rules: a checkpoint is kept if any rule keeps it. If a rule
+keeps no checkpoint, the command fails. Checkpoints that are saved while the
+command runs are always kept.
 
 Set CHECKPOINTS_API_URL to the address of the API, and CHECKPOINTS_TOKEN to a
 token with the scopes checkpoints:read and checkpoints:delete.
@@ -48,11 +49,11 @@ examples:
   prune.py resnet-50 --keep-every 1000 --keep 4200,5000-5100 --yes
   prune.py resnet-50 --all
 
-exit codes: 0 nothing is left of what was to be deleted, 1 not done or not
-finished, 2 wrong usage, 130 interrupted
+exit codes: 0 everything in the plan is deleted, 1 nothing or only a part is
+deleted, 2 wrong usage, 130 interrupted
 """
 
-# They print text as it is. If nobody reads it, as after `| head`, rich ends the command.
+# Print text without markup. If the reader closes the pipe, as `| head` does, rich ends the command.
 OUTPUT = Console(highlight=False, markup=False, emoji=False)
 ERRORS = Console(highlight=False, markup=False, emoji=False, stderr=True)
 say = partial(OUTPUT.print, soft_wrap=True)
@@ -63,20 +64,20 @@ Checkpoints = Mapping[int, Metrics]  # by step
 
 
 class Answer(BaseModel):
-    """What the API answers; other keys are ignored."""
+    """A response of the API. Unknown keys are ignored."""
 
     model_config = ConfigDict(strict=True)
 
 
 class Checkpoint(Answer):
-    """One of a page."""
+    """A checkpoint on a page."""
 
     step: int
     metrics: dict[str, Annotated[int | float, Field(gt=-1e127, lt=1e127)]]  # as DynamoDB has them
 
 
 class Page(Answer):
-    """Some checkpoints of a model, and whether there are more."""
+    """A page of the checkpoints of a model, and whether there are more."""
 
     data: list[Checkpoint]
     has_more: bool
@@ -90,7 +91,7 @@ class Deletion(Answer):
 
 
 class Problem(Answer):
-    """Why a request failed. Without counts, it is unknown what it deleted."""
+    """Why a request failed. Without counts, the number of deleted checkpoints is unknown."""
 
     detail: str | list[Any] = ""
     deleted_count: NonNegativeInt = 0
@@ -101,21 +102,21 @@ AnswerT = TypeVar("AnswerT", bound=Answer)
 
 
 class Failure(NamedTuple):
-    """One try of a request that did not succeed."""
+    """One failed try of a request."""
 
     reason: str
     is_final: bool = False
     deleted: int = 0
     in_doubt: bool = True  # whether it may have deleted more
-    wait: float | None = None  # seconds, as the API asked for
+    wait: float | None = None  # in seconds, from the API
 
 
 class PruneError(Exception):
-    """The command cannot go on; the message says why."""
+    """The command cannot continue; the message says why."""
 
 
 class Rule(NamedTuple):
-    """What to keep, as one option says."""
+    """What one option keeps."""
 
     option: str
     reason: str
@@ -131,7 +132,7 @@ class Api:
         self._client, self._url, self._token = client, url, token
         self.planned = 0
         self.deleted = 0
-        self.in_doubt = False  # whether a request whose answer is unknown may have deleted more
+        self.in_doubt = False  # whether a request without a response may have deleted more
 
     def list_checkpoints(self) -> dict[int, Metrics]:
         """Return all checkpoints of the model that the token can see."""
@@ -150,13 +151,13 @@ class Api:
                 status.update(f"Listing checkpoints: {len(found):,}")
 
     def delete(self, steps: Sequence[int]) -> None:
-        """Delete the checkpoints at these steps, as far as they exist."""
-        # In two statements, because `_send` adds to the count, too, if a try deletes a part.
+        """Delete the checkpoints at these steps, if they exist."""
+        # Not one `+=` statement, because `_send` also adds to the count.
         answer = self._send(Deletion, "DELETE", json={"steps": steps})
         self.deleted += answer.deleted_count
 
     def _send(self, kind: type[AnswerT], method: str, **content: Any) -> AnswerT:  # noqa: ANN401
-        """Send a request until it succeeds. Repeating a deletion is safe, and finishes it."""
+        """Send a request until it succeeds. It is safe to repeat a deletion."""
         tries = 0
         while True:
             answer = self._try(kind, method, **content)
@@ -164,7 +165,7 @@ class Api:
                 return answer
             self.deleted += answer.deleted
             self.in_doubt |= answer.in_doubt and method == "DELETE"
-            # A gateway may repeat the token in its answer.
+            # The response of a gateway may contain the token.
             reason = printable(answer.reason.replace(self._token, "[token]"))
             tries = 1 if answer.deleted else tries + 1
             if answer.is_final:
@@ -189,7 +190,7 @@ class Api:
         except ValidationError:
             if status == httpx2.codes.OK:
                 return Failure(
-                    f"This is not an answer of the checkpoints API. {URL_HINT}", is_final=True
+                    f"This is not a response of the checkpoints API. {URL_HINT}", is_final=True
                 )
             problem = Problem()
         detail = str(problem.detail)[:MAX_DETAIL] or response.reason_phrase
@@ -199,7 +200,7 @@ class Api:
             hint = HINTS.get(status, "" if status in {413, 422} else URL_HINT)
             return Failure(f"{reason} {hint}".rstrip(), in_doubt=False, is_final=True)
         retry_after = response.headers.get("Retry-After", "")
-        seconds = re.fullmatch(r"\d{1,9}(\.\d+)?", retry_after, re.ASCII)  # it may also be a date
+        seconds = re.fullmatch(r"\d{1,9}(\.\d+)?", retry_after, re.ASCII)  # otherwise it is a date
         return Failure(
             reason,
             deleted=problem.deleted_count,
@@ -215,18 +216,18 @@ def main(
     parser = _parser()
     options = parser.parse_args(arguments)
     if bool(options.rules) == options.all:
-        parser.error("give rules for what to keep, or --all to delete everything, but not both")
+        parser.error("give --keep... options, or --all to delete everything, but not both")
     try:
         url = httpx2.URL(os.environ.get("CHECKPOINTS_API_URL", "").strip())
-        url.host.encode("idna")  # as the HTTP client does, but without a traceback
+        url.host.encode("idna")  # the HTTP client would raise a traceback later
     except (httpx2.InvalidURL, UnicodeError):
         url = httpx2.URL("")
     if url.scheme not in {"http", "https"} or not url.host or re.search("[@?#]", str(url)):
         parser.error(URL_HINT)
     token = os.environ.get("CHECKPOINTS_TOKEN", "").strip()
-    if not re.fullmatch("[!-~]+", token):  # the error of the HTTP client would print it
+    if not re.fullmatch("[!-~]+", token):  # the error of the HTTP client would print the token
         parser.error("Set CHECKPOINTS_TOKEN to a token, without blanks or special characters.")
-    # Dots too, because a path segment of one or two of them means something else.
+    # Encode dots too, because the path segments "." and ".." have a special meaning.
     model = quote(options.model, safe="").replace(".", "%2E")
     path = f"{str(url).rstrip('/')}/v1/preview/models/{model}/checkpoints"
     headers = {"Authorization": f"Bearer {token}"}
@@ -246,7 +247,7 @@ def main(
 
 
 def prune(api: Api, options: argparse.Namespace) -> int:
-    """Show the plan, ask, delete, and check that nothing of the plan is left."""
+    """Show the plan, ask, delete, and check that everything in the plan is deleted."""
     found = api.list_checkpoints()
     if not found:
         say(f"{options.model} has no checkpoints that this token can see.")
@@ -257,7 +258,7 @@ def prune(api: Api, options: argparse.Namespace) -> int:
     if options.dry_run or not to_delete:
         return 0
     if not options.yes and not sys.stdin.isatty():
-        raise PruneError("Nothing was deleted, because there is no terminal to ask on. Add --yes.")
+        raise PruneError("Nothing was deleted: without a terminal, add --yes to confirm.")
     if not options.yes and not confirm("Delete them? [y/N] "):
         raise PruneError("Nothing was deleted.")
 
@@ -270,8 +271,8 @@ def prune(api: Api, options: argparse.Namespace) -> int:
     left = [step for step in to_delete if step in now]
     say(f"Deleted: {api.deleted:,}. Kept: {len(now.keys() & kept.keys()):,}.")
     if (gone := len(to_delete) - len(left) - api.deleted) > 0:
-        doubt = ", or deleted by a request whose answer was lost" if api.in_doubt else ""
-        say(f"Already gone{doubt}: {gone:,}.")
+        doubt = ", or deleted by a request without a response" if api.in_doubt else ""
+        say(f"Already deleted{doubt}: {gone:,}.")
     if new := now.keys() - found.keys():
         say(f"Saved while this ran, and kept: {len(new):,}.")
     if left:
@@ -280,7 +281,7 @@ def prune(api: Api, options: argparse.Namespace) -> int:
 
 
 def choose(found: Checkpoints, rules: Sequence[Rule]) -> dict[int, list[str]]:
-    """Return the steps that stay, each with its reasons."""
+    """Return the steps to keep, each with its reasons."""
     kept: dict[int, list[str]] = {}
     for rule in rules:
         steps = rule.keep(found)
@@ -297,7 +298,7 @@ def show_plan(
     kept: Mapping[int, Sequence[str]],
     to_delete: Sequence[int],
 ) -> None:
-    """Print what stays and why, with the metrics of the rules before others, and what goes."""
+    """Print what is kept and why, and what is deleted. Metrics of the rules come first."""
     say(f"Checkpoints of {options.model}: {len(found):,}. To keep: {len(kept):,}.")
     wanted = dict.fromkeys(rule.metric for rule in options.rules if rule.metric)
     others = sorted({name for step in kept for name in found[step]})
@@ -322,13 +323,13 @@ def show_plan(
 
 
 def keep_last(text: str) -> Rule:
-    """Read the value of --keep-last."""
+    """Parse the value of --keep-last."""
     number = positive(text)
     return Rule(f"--keep-last {text}", "last", lambda found: sorted(found)[-number:])
 
 
 def keep_best(text: str) -> Rule:
-    """Read the value of --keep-best from its end, as a name may have `:` and `=` in it."""
+    """Parse the value of --keep-best from its end, because a name can contain `:` and `=`."""
     match = re.fullmatch(r"(.+?)(?::(min|max))?(?:=(\d+))?", text, re.ASCII | re.DOTALL)
     if not match:
         raise argparse.ArgumentTypeError("the metric has no name")
@@ -351,19 +352,19 @@ def keep_best(text: str) -> Rule:
 
 
 def keep_every(text: str) -> Rule:
-    """Read the value of --keep-every."""
+    """Parse the value of --keep-every."""
     number = positive(text)
     reason = f"every {number}"
     return Rule(f"--keep-{reason}", reason, lambda found: [s for s in found if s % number == 0])
 
 
 def keep_steps(text: str) -> Rule:
-    """Read the value of --keep: steps, and ranges with both their ends."""
+    """Parse the value of --keep: steps, and ranges, which include both ends."""
     ranges = {}
     for part in text.split(","):
         match = re.fullmatch(r"(-?\d+)(?:-(-?\d+))?", part, re.ASCII)
         if not match or int(match[1]) > int(match[2] or match[1]):
-            raise argparse.ArgumentTypeError(f"{part!r} is no step, nor a range such as 5000-5100")
+            raise argparse.ArgumentTypeError(f"{part!r} is not a step or a range like 5000-5100")
         ranges[part] = (int(match[1]), int(match[2] or match[1]))
 
     def keep(found: Checkpoints) -> list[int]:
@@ -377,21 +378,21 @@ def keep_steps(text: str) -> Rule:
 
 
 def positive(text: str) -> int:
-    """Read a number of 1 or more."""
+    """Parse a number of 1 or more."""
     if not re.fullmatch(r"0*[1-9]\d{0,99}", text, re.ASCII):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
     return int(text)
 
 
 def model_id(text: str) -> str:
-    """Check the name of a model, before it is sent and printed."""
+    """Check the id of a model before it is sent and printed."""
     if not text.isprintable() or not quote(text):
         raise ValueError
     return text
 
 
 def confirm(question: str) -> bool:
-    """Ask; only a clear yes counts."""
+    """Ask, and return whether the answer is yes."""
     try:
         return input(question).strip().lower() in {"y", "yes"}
     except EOFError:  # Ctrl-D
@@ -400,7 +401,7 @@ def confirm(question: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """Return the words of others, made harmless to a terminal."""
+    """Escape text from the API, because control characters could change the terminal."""
     return text if text.isprintable() else repr(text)
 
 
@@ -419,15 +420,15 @@ def _parser() -> argparse.ArgumentParser:
         "--keep-best",
         type=keep_best,
         metavar="METRIC[:min|max][=N]",
-        help="keep the N best by a metric, by default the one with the highest value; of equal "
-        "ones, those at larger steps",
+        help="keep the N best checkpoints by a metric (default: max, 1); if values are equal, keep "
+        "the larger steps",
     )
     add_rule("--keep-every", type=keep_every, metavar="N", help="keep the multiples of N")
     add_rule(
         "--keep",
         type=keep_steps,
         metavar="STEPS",
-        help="keep these, such as 4200,5000-5100; write --keep=-5 if the first is negative",
+        help="keep these steps, such as 4200,5000-5100; if the first is negative, write --keep=-5",
     )
     parser.add_argument("--all", action="store_true", help="keep nothing: delete everything")
     parser.add_argument("--dry-run", action="store_true", help="show the plan, and delete nothing")

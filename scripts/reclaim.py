@@ -1,6 +1,7 @@
-"""Delete the artifacts of removed checkpoints where that was refused, failed or was given up on.
+"""Retry deleting the artifacts of deleted checkpoints, after errors.
 
-Remove the cause first. The deployed function then gets the removed records again.
+Fix the cause first. Then this command sends the deleted records to the deployed function again:
+those that it refused or that failed, or those that Lambda gave up on.
 """
 
 import argparse
@@ -19,13 +20,13 @@ from scripts.removals import Fields, Removal, find_in_log, read_batches
 from scripts.stacks import UsageError, describe, output_of
 from scripts.terminal import format_size, parse_duration, run, stop_on_signals, work_through
 
-# For each attempt. What runs out of time beside others gets an invocation of its own in the end.
+# For each attempt. A record that runs out of time gets a separate invocation in the last attempt.
 RECORDS_PER_INVOCATION = (25, 5, 1)
 CONCURRENT_INVOCATIONS = 5
 PAUSE_SECONDS = 10.0
 
 S3_CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 10})
-# The function may take 300 seconds. A retry would invoke it again while it still runs.
+# The function can take 300 seconds. A retry would invoke it again while it is still running.
 LAMBDA_CONFIG = Config(read_timeout=330, tcp_keepalive=True, retries={"total_max_attempts": 1})
 
 HEADLINES = {
@@ -39,11 +40,11 @@ DONE = ("freed", "kept")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit code: 0 all are done, 1 not all, 2 not understood."""
+    """Return the exit code: 0 everything is done, 1 not everything, 2 wrong usage."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.since and not options.log:
-        parser.error("--since goes with --log")
+        parser.error("--since can only be used with --log")
     stop_on_signals()
     try:
         return _redo_log(options) if options.log else _redo_batches(options)
@@ -84,24 +85,24 @@ def _output(options: argparse.Namespace, key: str) -> str:
 
 
 class Redo:
-    """Sends removals to the function until each is done, or cannot be done now."""
+    """Sends removals to the function until each is done or has failed."""
 
     def __init__(self, options: argparse.Namespace, removals: Iterable[Removal]) -> None:
         self._client = boto3.client("lambda", config=LAMBDA_CONFIG)
         self._function = _output(options, "ReclaimFunctionName")
         self._dry_run: bool = options.dry_run
-        # By sequence number. A line of the log does not have the stream's, so they are new.
+        # By sequence number. The log does not have the stream's sequence numbers, so use new ones.
         self._pending = {str(number): removal for number, removal in enumerate(removals, 1)}
         self._left: set[str | None] = set()
         self._outcomes: list[Fields] = []
 
     @property
     def unfinished(self) -> set[str | None]:
-        """The batches that have a record which is not done; None is the batch of the log."""
+        """The keys of the batches with a record that is not done; None for records of the log."""
         return self._left | {removal.batch for removal in self._pending.values()}
 
     def run(self) -> None:
-        """Send what is pending, a few times, and print what became of it."""
+        """Send the pending removals, several times if necessary, and print the outcomes."""
         if not self._pending:
             print("There is nothing to do.")
         try:
@@ -114,7 +115,7 @@ class Redo:
             self._report()
 
     def _split(self, size: int) -> list[Sequence[str]]:
-        """Return what is pending in parts that are each of one batch."""
+        """Split the pending removals into parts that each belong to one batch."""
         groups = groupby(self._pending, key=lambda number: self._pending[number].batch)
         return [part for _, group in groups for part in batched(group, size, strict=False)]
 
@@ -151,9 +152,9 @@ class Redo:
                 print(f"  {identity}: {_explain(each)}")
 
     def _merge_outcomes(self) -> list[Fields]:
-        """Return the last outcome of each removal, with what all attempts have deleted."""
+        """Return the last outcome of each removal, with the total counts of all attempts."""
         none: Fields = {"outcome": "retry", "objects_deleted": 0, "bytes_freed": 0}
-        unknown = {"exception": "The function did not get to it."} | none
+        unknown = {"exception": "The function has not processed it."} | none
         outcomes = [removal._asdict() | unknown for removal in self._pending.values()]
         merged: dict[tuple[str, str, str], Fields] = {}
         for each in outcomes + self._outcomes:
@@ -165,7 +166,7 @@ class Redo:
 
 
 def _explain(removal: Fields) -> str:
-    """Tell what was deleted, what stays, and why."""
+    """Return what was deleted, what was kept, and why."""
     kept = removal.get("objects_kept", {}).items()
     parts = [
         _count_objects([removal]),
@@ -177,7 +178,7 @@ def _explain(removal: Fields) -> str:
 
 
 def _count_objects(removals: Collection[Fields]) -> str:
-    """Return how many objects were deleted, and their size; nothing if none was."""
+    """Return the number of deleted objects and their size, or an empty string if there are none."""
     objects = sum(each["objects_deleted"] for each in removals)
     size = sum(each["bytes_freed"] for each in removals)
     plural = "" if objects == 1 else "s"
@@ -187,27 +188,30 @@ def _count_objects(removals: Collection[Fields]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="It is safe to run this again. Exit code: 0 if everything is done afterwards, 1 if "
-        "not, 130 if interrupted.",
+        epilog="It is safe to run this command again. Exit codes: 0 everything is done, 1 not "
+        "everything is done, 2 wrong usage, 130 interrupted.",
     )
     parser.add_argument("--stack", required=True, help="name of the deployed stack")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--batches",
         action="store_true",
-        help="what Lambda gave up on; a batch is deleted once all its records are done",
+        help="retry the batches that Lambda gave up on; a batch is deleted when all its records "
+        "are done",
     )
     source.add_argument(
-        "--log", action="store_true", help="what the function's log tells as refused or failed"
+        "--log",
+        action="store_true",
+        help="retry the records that are refused or failed in the function's log",
     )
     parser.add_argument(
         "--since",
         type=parse_duration,
         metavar="TIME",
-        help="how far to look back in the log, such as 12h; 7d if not given",
+        help="how far to look back in the log, such as 12h (default: 7d)",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="only tell what would be deleted, record by record"
+        "--dry-run", action="store_true", help="delete nothing; show what would be deleted"
     )
     return parser
 

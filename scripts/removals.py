@@ -1,4 +1,4 @@
-"""Removed checkpoints whose artifacts were not deleted: from failed batches, or from the log."""
+"""Find deleted checkpoints whose artifacts were not deleted, in failed batches or in the log."""
 
 import json
 import math
@@ -13,24 +13,24 @@ from scripts.terminal import work_through
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-BATCHES_PREFIX = "aws/lambda/"  # where Lambda puts the batches that it gave up on
+BATCHES_PREFIX = "aws/lambda/"  # Lambda puts the batches that it gave up on here
 CONCURRENT_CALLS = 8
 
 type Fields = dict[str, Any]
 
 
 class Removal(NamedTuple):
-    """The removal of a record from the checkpoints table."""
+    """The deletion of a record from the checkpoints table."""
 
     model_id: str
     step: str
     artifact_uri: str | None  # None: the attribute is not a string
     entity: str | None
     removed_at: str  # in ISO 8601, whole seconds
-    batch: str | None = None  # the key of the failed batch that tells it
+    batch: str | None = None  # the key of the failed batch that it comes from
 
     def to_record(self, sequence_number: str) -> Fields:
-        """Return as much of the stream's record as the function reads."""
+        """Return a stream record with the fields that the function reads."""
         uri = {"NULL": True} if self.artifact_uri is None else {"S": self.artifact_uri}
         owner = {} if self.entity is None else {"entity": {"S": self.entity}}
         change = {
@@ -43,7 +43,7 @@ class Removal(NamedTuple):
 
 
 def read_batches(client: "S3Client", bucket: str) -> dict[str, list[Removal] | None]:
-    """Return the removals of each failed batch by its key; None for what cannot be read as one."""
+    """Return the removals of each failed batch by key; None for an object that is not a batch."""
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=BATCHES_PREFIX)
     keys = [each["Key"] for page in pages for each in page.get("Contents", [])]
     batches: dict[str, list[Removal] | None] = dict.fromkeys(keys)
@@ -53,7 +53,7 @@ def read_batches(client: "S3Client", bucket: str) -> dict[str, list[Removal] | N
         try:
             batches[key] = list(_read_batch(key, json.loads(content)))
         except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
-            print(f"s3://{bucket}/{key} is not a batch of removed records.", file=sys.stderr)
+            print(f"s3://{bucket}/{key} is not a batch of deleted records.", file=sys.stderr)
 
     work_through(read, keys, concurrency=CONCURRENT_CALLS, label="Reading ")
     return batches
@@ -76,7 +76,7 @@ def _read_batch(key: str, batch: Fields) -> Iterator[Removal]:
 
 
 def find_in_log(log_group: str, *, since: datetime) -> list[Removal]:
-    """Return the removals that were refused or failed, and that no other attempt has done."""
+    """Return the removals that were refused or failed, and not done by another attempt."""
     left: dict[Removal, None] = {}  # in this order
     done = set()
     for line in logs.search(log_group, '{ $.outcome = "*" }', since=since):

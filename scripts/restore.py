@@ -1,6 +1,6 @@
-"""Put back checkpoints that were deleted, from a table restored to a moment before.
+"""Put back deleted checkpoints from a restored copy of the table.
 
-With --artifacts, bring back their artifacts too, from a versioned bucket.
+With --artifacts, also bring back their artifacts from a versioned bucket.
 """
 
 import argparse
@@ -30,26 +30,26 @@ if TYPE_CHECKING:
 BATCH_SIZE = 25  # even the largest records, of 400 KB each, fit into one answer of 16 MB
 CONCURRENT_BATCHES = 8
 MAX_BACKOFF_SECONDS = 5.0
-RECOVERY_PERIOD = timedelta(days=35)  # how far back a table can be restored
+RECOVERY_PERIOD = timedelta(days=35)  # DynamoDB's maximum
 
 # DynamoDB throttles more than 1,000 writes a second to one model.
 CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 10})
 
 PUT_BACK = "Put back"
-THERE_ALREADY = "There already"
-SAVED_SINCE = "Saved since, and left as it is"
+THERE_ALREADY = "Already there"
+SAVED_SINCE = "Saved again since, and not changed"
 MISSING = "Not in the restored table"
-FOREIGN = "Of another entity in the restored table, and not put back"
-# Ctrl-C can come while a thread starts, which the pool then does not wait for.
+FOREIGN = "Owned by another entity in the restored table, so not put back"
+# If Ctrl-C comes while a thread starts, the pool does not wait for the thread.
 UNCONFIRMED = "Not confirmed to be there"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit code: 0 all are there, 1 not all, 2 not understood."""
+    """Return the exit code: 0 all checkpoints are there, 1 not all, 2 wrong usage."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if (options.model is None) != (options.steps is None):
-        parser.error("--model and --steps go together")
+        parser.error("--model and --steps must be used together")
     stop_on_signals()
     try:
         return _run(options)
@@ -78,7 +78,7 @@ def _run(options: argparse.Namespace) -> int:
         copy.run()
     finally:
         copy.report()
-    # Only now, because the artifacts of a record that is there are not deleted again.
+    # After the records, because artifacts are not deleted again if their record is in the table.
     if recovery and deleted.steps:
         try:
             recovery.run(copy.artifact_uris)
@@ -87,7 +87,10 @@ def _run(options: argparse.Namespace) -> int:
     elif copy.has_put_back_artifact_uris:
         print("Their artifacts may have been deleted. To bring them back too, add --artifacts.")
     if not deleted.complete:
-        print("The log has only a part of this request yet. Run it again.", file=sys.stderr)
+        print(
+            "The log does not have the whole request yet. Run this again later.",
+            file=sys.stderr,
+        )
     succeeded = copy.succeeded and (recovery is None or recovery.succeeded)
     return int(not (succeeded and deleted.complete))
 
@@ -98,10 +101,10 @@ def _prepare_recovery(options: argparse.Namespace, moment: datetime) -> Recovery
 
 
 def _check_tables(client: "DynamoDBClient", source: str, target: str) -> datetime:
-    """Return the moment that the source was restored to, or the earliest that it can be.
+    """Return the time to which the source was restored, or the earliest possible time.
 
     Raises:
-        UsageError: it is not a table to restore from.
+        UsageError: the source is not a restored copy of the table.
 
     """
     try:
@@ -112,18 +115,20 @@ def _check_tables(client: "DynamoDBClient", source: str, target: str) -> datetim
         ) from None
     own = client.describe_table(TableName=target)["Table"]
     if restored["TableArn"] == own["TableArn"]:
-        raise UsageError(f"{source!r} is the stack's own table. Name the restored one.")
+        raise UsageError(f"{source!r} is the stack's own table. Name the restored table.")
     if restored["TableStatus"] != "ACTIVE":
-        raise UsageError(f"The table {source!r} is still {restored['TableStatus']}. Wait for it.")
+        raise UsageError(
+            f"The table {source!r} is {restored['TableStatus']}. Wait until it is ACTIVE."
+        )
     if restored["KeySchema"] != own["KeySchema"]:
-        raise UsageError(f"The table {source!r} has other keys than the stack's table.")
+        raise UsageError(f"The table {source!r} does not have the same keys as the stack's table.")
     if "RestoreSummary" in restored:
         return restored["RestoreSummary"]["RestoreDateTime"]
     return restored["CreationDateTime"] - RECOVERY_PERIOD
 
 
 class Copy:
-    """Copies what is not there, and keeps what became of each step."""
+    """Copies missing records, and collects the outcome of each step."""
 
     def __init__(
         self, client: "DynamoDBClient", source: str, target: str, deleted: Deleted, *, dry_run: bool
@@ -134,28 +139,28 @@ class Copy:
         self._deleted = deleted
         self._dry_run = dry_run
         self._outcomes = dict.fromkeys(deleted.steps, UNCONFIRMED)
-        # By step, of the records that are there as they are in the restored table.
+        # By step, for records that are the same in both tables.
         self.artifact_uris: dict[int, str | None] = {}
 
     @property
     def succeeded(self) -> bool:
-        """Whether every checkpoint is there, or would be if this were no dry run."""
+        """Whether every checkpoint is there; in a dry run, whether it would be."""
         return set(self._outcomes.values()) <= {PUT_BACK, THERE_ALREADY, SAVED_SINCE}
 
     @property
     def has_put_back_artifact_uris(self) -> bool:
-        """Whether one of the records that were put back names artifacts."""
+        """Whether any record that was put back has an `artifact_uri`."""
         return any(self._outcomes[step] == PUT_BACK for step in self.artifact_uris)
 
     def run(self) -> None:
-        """Copy batch by batch, several at a time; after a failure, begin no other."""
+        """Copy batches of records concurrently. After a failure, start no more batches."""
         batches = batched(self._deleted.steps, BATCH_SIZE, strict=False)
         work_through(self._copy, batches, concurrency=CONCURRENT_BATCHES)
 
     def report(self) -> None:
-        """Print what became of the steps."""
+        """Print the outcomes of the steps."""
         if not self._outcomes:
-            print("It deleted nothing, so there is nothing to put back.")
+            print("The request deleted nothing, so there is nothing to put back.")
             return
         print(f"Model {self._deleted.model_id!r}, from {self._source} to {self._target}:")
         for outcome in (PUT_BACK, THERE_ALREADY, SAVED_SINCE, FOREIGN, MISSING, UNCONFIRMED):
@@ -201,7 +206,7 @@ class Copy:
         return records
 
     def _put(self, record: dict[str, Any]) -> bool:
-        """Save a record unless there is one; tell whether it was saved."""
+        """Save a record if there is none with its key; return whether it was saved."""
         try:
             self._client.put_item(
                 TableName=self._target,
@@ -210,14 +215,14 @@ class Copy:
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
         except self._client.exceptions.ConditionalCheckFailedException as error:
-            # Of a first attempt whose answer was lost, the record is there.
+            # If the response to the first attempt was lost, the record is already there.
             found: Any = error.response.get("Item")
             return _are_equal(found, record)
         return True
 
 
 def _are_equal(one: dict[str, Any] | None, other: dict[str, Any] | None) -> bool:
-    """Compare two records, if they are there. DynamoDB can return sets in any order."""
+    """Compare two records, which may be None. DynamoDB can return sets in any order."""
     if one is None or other is None:
         return one is other
     deserialize = TypeDeserializer().deserialize
@@ -233,9 +238,9 @@ def _model_id(text: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="A record that is there is never overwritten, so it is safe to run this again. "
-        "Exit code: 0 if every checkpoint is there afterwards, with --artifacts those too, 1 if "
-        "not, 130 if interrupted.",
+        epilog="This command never overwrites a record, so it is safe to run it again. Exit codes: "
+        "0 all checkpoints are there (with --artifacts, their artifacts too), 1 not all, 2 wrong "
+        "usage, 130 interrupted.",
     )
     parser.add_argument("--stack", required=True, help="name of the deployed stack")
     parser.add_argument(
@@ -246,22 +251,28 @@ def _parser() -> argparse.ArgumentParser:
         "--request",
         type=UUID,
         metavar="ID",
-        help="what this request deleted: the function_request_id of its line in the log",
+        help="put back what this request deleted; the ID is its function_request_id in the log",
     )
     what.add_argument(
-        "--model", type=_model_id, metavar="ID", help="checkpoints of this model, at --steps"
+        "--model",
+        type=_model_id,
+        metavar="ID",
+        help="put back the --steps of this model",
     )
     parser.add_argument(
         "--steps",
         type=parse_steps,
-        help="such as 100,200-203; before a negative step, write --steps=-5",
+        help="such as 100,200-203; if the first is negative, write --steps=-5",
     )
     parser.add_argument(
         "--artifacts",
         action="store_true",
-        help="also remove the delete markers from the artifacts, made since the table's moment",
+        help="also bring back the artifacts: remove delete markers that were created "
+        "after the time to which the table was restored",
     )
-    parser.add_argument("--dry-run", action="store_true", help="only tell what would be put back")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="change nothing; show what would be put back"
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Build the function and deploy the template to an AWS on this machine, and keep it running."""
+"""Build the functions, deploy the template to a local AWS emulator, and keep it running."""
 
 import argparse
 import json
@@ -19,21 +19,21 @@ from scripts.terminal import say, stop_on_signals
 def main() -> int:
     """Serve until interrupted; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=0, help="by default, one that is free")
+    parser.add_argument("--port", type=int, default=0, help="default: a free port")
     parser.add_argument(
-        "--verbose", action="store_true", help="show all that the function logs, as it is"
+        "--verbose", action="store_true", help="show all log lines of the functions, unformatted"
     )
     options = parser.parse_args()
     stop_on_signals()
     try:
         port = free_port(options.port)  # before the build, which takes a while
-        say("Building the function")
+        say("Building the functions")
         build()
-        say("Starting the local cloud")
+        say("Starting the local AWS emulator")
         with local_cloud(port) as cloud:
             _serve(cloud, verbose=options.verbose)
     except KeyboardInterrupt:
-        say("Stopped; nothing is left running.")
+        say("Stopped. No process is left running.")
     except (LocalCloudError, BotoCoreError, ClientError) as error:
         print(f"serve.py: {error}", file=sys.stderr)
         return 1
@@ -45,7 +45,7 @@ def _serve(cloud: LocalCloud, *, verbose: bool) -> None:
     dynamodb, s3 = cloud.client("dynamodb"), cloud.client("s3")
     s3.create_bucket(Bucket=ARTIFACTS_BUCKET)
     outputs = cloud.deploy(ArtifactsBucket=ARTIFACTS_BUCKET)
-    say("Issuing a token, and saving checkpoints with three objects each")
+    say("Creating a token, and checkpoints with three objects each")
     for key in artifact_keys():
         s3.put_object(Bucket=ARTIFACTS_BUCKET, Key=key, Body=bytes(1_000))
     put_run(dynamodb, outputs["CheckpointsTableName"])
@@ -60,12 +60,12 @@ def _serve(cloud: LocalCloud, *, verbose: bool) -> None:
 
 
 def instructions(cloud: LocalCloud, outputs: dict[str, str], token: str) -> str:
-    """Return what there is, with a line to paste for each."""
+    """Return what is deployed, with commands to paste."""
     api = outputs["ApiUrl"]
     settings = " ".join(
         f"{name}={value}"
         for name, value in cloud.environment.items()
-        if "FILE" not in name  # those keep tests from a developer's own settings
+        if "FILE" not in name  # only tests need these, to ignore a developer's own settings
     )
     return f"""
 The API answers at {api}
@@ -74,12 +74,12 @@ The API answers at {api}
   curl -X DELETE {api}/v1/preview/models/{MODEL}/checkpoints \\
       -H 'Authorization: Bearer {token}' -d '{{"steps": [100, 200, 999]}}'
 
-Or delete all but some:
+Or delete all checkpoints except some:
 
   export CHECKPOINTS_API_URL={api} CHECKPOINTS_TOKEN={token}
   .venv/bin/python scripts/prune.py {MODEL} --keep-last 2 --keep-best loss:min=3
 
-To use the commands of this project and other AWS tools on it, begin with the first line:
+To use the commands of this project and other AWS tools with the emulator, run the first line first:
 
   export {settings}
   .venv/bin/python scripts/tokens.py list --stack {STACK}
@@ -89,18 +89,18 @@ To use the commands of this project and other AWS tools on it, begin with the fi
   make smoke STACK={STACK} URL={api}
   make deploy ARGS=--no-confirm-changeset
 
-Unlike AWS, it answers unknown routes with 403 instead of 404, and throttles nothing.
-For a / in a model_id, write %252F in the path here instead of %2F.
+Unlike AWS, the emulator returns 403 instead of 404 for unknown routes, and does not throttle.
+For a / in a model_id, write %252F in the path instead of %2F.
 
-One line for each request follows, and one for each deleted checkpoint whose storage was freed.
+Below is one line for each request, and one for each deleted checkpoint whose storage was freed.
 Ctrl-C stops everything.
 """
 
 
 def format_outcome(message: str) -> str | None:
-    """Return a line of the function's log as people read it, or None if it tells nothing more.
+    """Format a line of a function's log for people, or return None to skip it.
 
-    What is not known, such as how a crash was logged, is returned as it is.
+    An unknown line, such as the error of a crash, is returned unchanged.
     """
     if message.startswith(("INIT_START ", "START ", "END ", "REPORT ")):
         return None
@@ -149,13 +149,13 @@ def _format_reclaim(record: dict[str, Any]) -> str:
 
 
 def _reason(record: dict[str, Any]) -> str:
-    # An exception ends with its type and message.
+    # The last line of an exception is its type and message.
     reason: str = record.get("reason") or record.get("exception", "").rpartition("\n")[2]
     return reason
 
 
 def log_messages(cloud: LocalCloud) -> Iterator[str]:
-    """Yield what the function logs, message by message, as it comes and for ever."""
+    """Yield the log messages of the functions as they arrive, without end."""
     logs = cloud.client("logs")
     shown: dict[str, int] = {}
     while True:

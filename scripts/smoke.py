@@ -1,4 +1,4 @@
-"""Check that a deployed stack deletes what it should and nothing else, on records of its own."""
+"""Check with temporary records that a deployed stack deletes what it should, and nothing else."""
 
 import argparse
 import secrets
@@ -22,28 +22,29 @@ from scripts.terminal import run, stop_on_signals
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-TOKEN_SECONDS = 600  # for the case that it cannot be removed
-TIMEOUT_SECONDS = (10, 35)  # to connect, and for the answer: API Gateway waits for 29
+TOKEN_SECONDS = 600  # the token expires even if the command cannot delete it
+TIMEOUT_SECONDS = (10, 35)  # to connect, and for the response: API Gateway's time-out is 29
 SHOWN_CHARACTERS = 300
 
-STEPS = range(1, 111)  # without two of them still more than one transaction takes
+STEPS = range(1, 111)  # without two of them, still more than fit into one transaction
 FOREIGN_STEP = 1_000  # has a checkpoint of another entity
 ABSENT_STEP = 2_000
 
-type Check = tuple[str, object, Callable[[], object]]  # what it shows, the expected, the actual
+type Check = tuple[str, object, Callable[[], object]]  # description, expected, actual
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit code: 0 all is well, 1 it is not, 2 not understood."""
+    """Return the exit code: 0 all checks passed, 1 not all passed, 2 wrong usage."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="The records are a token, and checkpoints of a model with a random name. They are "
-        "removed at the end. The permissions it takes: cloudformation:DescribeStacks; PutItem and "
-        "DeleteItem on the tokens table; BatchWriteItem and Query on the checkpoints table.",
+        epilog="The temporary records are a token, and checkpoints of a model with a random name. "
+        "They are deleted at the end. You need these permissions: cloudformation:DescribeStacks; "
+        "PutItem and DeleteItem on the tokens table; BatchWriteItem and Query on the checkpoints "
+        "table.",
     )
     parser.add_argument("--stack", required=True, help="name of the deployed stack")
     parser.add_argument(
-        "--url", type=_url, help="where its API answers, if not at its output ApiUrl"
+        "--url", type=_url, help="URL of the API (default: the stack's output ApiUrl)"
     )
     options = parser.parse_args(arguments)
     stop_on_signals()
@@ -67,7 +68,7 @@ def _url(text: str) -> str:
 
 
 class Smoke:
-    """The checks, and what they are made with."""
+    """Runs the checks with a temporary token and temporary checkpoints."""
 
     def __init__(self, url: str, checkpoints_table: str, tokens_table: str) -> None:
         self._client: DynamoDBClient = boto3.client("dynamodb")
@@ -80,7 +81,7 @@ class Smoke:
         self._answered = True
 
     def run(self) -> bool:
-        """Make all checks; tell whether all passed, and nothing is left behind."""
+        """Run all checks; return whether all passed, and all temporary records were deleted."""
         print(f"Sending requests to {self._url}", flush=True)
         checks = self._checks()
         results: list[bool] = []
@@ -95,7 +96,7 @@ class Smoke:
         left_out = len(checks) - len(results)
         print(
             f"{results.count(True)} checks passed, {results.count(False)} failed"
-            f"{f', {left_out} left out' if left_out else ''}."
+            f"{f', {left_out} skipped' if left_out else ''}."
         )
         return results.count(True) == len(checks) and removed
 
@@ -133,22 +134,22 @@ class Smoke:
                 self._delete,
             ),
             (
-                "A dry run tells what would be deleted",
+                "A dry run reports what would be deleted",
                 (200, found),
                 lambda: self._delete(steps=few, dry_run=True),
             ),
             (
-                "Nothing was deleted so far",
+                "Nothing has been deleted so far",
                 format_steps([*STEPS, FOREIGN_STEP]),
                 self._stored_steps,
             ),
             (
-                "Two checkpoints are deleted; a step without one, and another's, are not found",
+                "Two checkpoints are deleted; a missing one and another entity's are not found",
                 (200, found),
                 lambda: self._delete(steps=few),
             ),
             (
-                "The table has exactly the others",
+                "The table still has all other checkpoints",
                 format_steps([*others, FOREIGN_STEP]),
                 self._stored_steps,
             ),
@@ -170,7 +171,7 @@ class Smoke:
         ]
 
     def _passes(self, name: str, expected: object, ask: Callable[[], object]) -> bool:
-        """Make a check and print its line."""
+        """Run a check and print its result."""
         start = time.monotonic()
         try:
             actual = ask()
@@ -182,13 +183,13 @@ class Smoke:
         print(f"{'ok' if passed else 'FAILED':6} {milliseconds:6.0f} ms  {name}", flush=True)
         if not passed:
             for label, value in (("expected", expected), ("got", actual)):
-                # An address that is not the API's could send the token back.
+                # A wrong URL could send the token back.
                 text = str(value).replace(self._token, "(the token)")[:SHOWN_CHARACTERS]
                 print(f"{'':18}{label} {text}", flush=True)
         return passed
 
     def _delete(self, *, token: str | None = "", **body: object) -> tuple[int, object]:
-        """Send a request, with the good token unless another or none is given."""
+        """Send a request, by default with the valid token."""
         headers = {} if token is None else {"Authorization": f"Bearer {token or self._token}"}
         response = requests.delete(
             self._url,
@@ -196,7 +197,7 @@ class Smoke:
             headers=headers,
             timeout=TIMEOUT_SECONDS,
             allow_redirects=False,
-            auth=lambda request: request,  # else requests adds what ~/.netrc has
+            auth=lambda request: request,  # otherwise requests adds credentials from ~/.netrc
         )
         try:
             return response.status_code, response.json()
@@ -213,7 +214,7 @@ class Smoke:
         return [int(str(item["step"])) for item in found["Items"]]
 
     def _clean_up(self) -> bool:
-        """Remove the token and the checkpoints; tell whether that succeeded."""
+        """Delete the token and the checkpoints; return whether this succeeded."""
         removed = True
         for what, remove in (
             (f"the token {self._name!r} from {self._tokens_table}", self._remove_token),
@@ -226,7 +227,7 @@ class Smoke:
                 remove()
             except (BotoCoreError, ClientError, KeyboardInterrupt) as error:
                 why = describe(error) if isinstance(error, Exception) else "interrupted"
-                print(f"FAILED to remove {what}: {why}", flush=True)
+                print(f"FAILED to delete {what}: {why}", flush=True)
                 removed = False
         return removed
 
@@ -241,7 +242,7 @@ class Smoke:
 
 
 def _root_cause(error: BaseException) -> str:
-    """Return the innermost cause, which is the plainest, such as "Connection refused"."""
+    """Return the innermost cause, which is the clearest, such as "Connection refused"."""
     while cause := error.__cause__ or error.__context__:
         error = cause
     return str(error)

@@ -1,4 +1,4 @@
-"""The deployed stack as the commands find it, and what to tell when AWS says no."""
+"""Read the outputs of a deployed stack, and describe errors of AWS."""
 
 import os
 
@@ -26,7 +26,7 @@ REFUSALS = {
 
 
 class UsageError(Exception):
-    """What was asked for cannot be done; the message says why, and what to do."""
+    """The command cannot do what was asked; the message says why, and what to do."""
 
 
 def read_outputs(stack: str) -> dict[str, str]:
@@ -34,7 +34,7 @@ def read_outputs(stack: str) -> dict[str, str]:
 
     Raises:
         UsageError: there is no such stack in this account and region.
-        BotoCoreError, ClientError: AWS could not be asked; `describe` words it.
+        BotoCoreError, ClientError: the call to AWS failed; `describe` returns a message.
 
     """
     client = boto3.client("cloudformation")
@@ -51,7 +51,7 @@ def read_outputs(stack: str) -> dict[str, str]:
 
 
 def output_of(stack: str, key: str, *, parameter: str | None = None) -> str:
-    """Return one output of a deployed stack, which may need a parameter to be set.
+    """Return one output of a deployed stack. Some outputs exist only if a parameter is set.
 
     Raises:
         UsageError: there is no such stack, or it has no such output.
@@ -65,7 +65,7 @@ def output_of(stack: str, key: str, *, parameter: str | None = None) -> str:
 
 
 def describe(error: BotoCoreError | ClientError) -> str:
-    """Return in a sentence why AWS did not do what it was asked, and what to set."""
+    """Return a message that says why a call to AWS failed, and how to fix it."""
     match error:
         case NoRegionError():
             return "No AWS region is set. Set AWS_DEFAULT_REGION, or AWS_PROFILE."

@@ -1,4 +1,4 @@
-"""What the commands share: how they read times, print, show progress, and are stopped."""
+"""Helpers for the scripts: parse durations, print, show progress, and handle signals."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ MAX_DURATION = 100 * 365 * SECONDS["d"]
 def emphasize(text: str) -> str:
     """Return the text in bold, if standard output is a terminal and NO_COLOR is not set.
 
-    The rule is that of no-color.org: any value but an empty one switches it off.
+    As no-color.org defines it, any value except an empty one disables it.
     """
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         return f"\033[1m{text}\033[0m"
@@ -25,7 +25,7 @@ def emphasize(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Print a line that tells what the command does now."""
+    """Print what the command is doing now."""
     print(emphasize(text), flush=True)
 
 
@@ -33,20 +33,20 @@ def parse_duration(text: str) -> int:
     """Return the seconds of a time such as `90d`, `12h` or `30m`.
 
     Raises:
-        ArgumentTypeError: it is none, or more than a century.
+        ArgumentTypeError: it is not such a time, or more than 100 years.
 
     """
     match = re.fullmatch(r"([1-9][0-9]{0,8})([mhd])", text, re.ASCII)
     seconds = int(match[1]) * SECONDS[match[2]] if match else 0
     if not 0 < seconds <= MAX_DURATION:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a time such as 90d, 12h or 30m, of a century at the most"
+            f"{text!r} is not a time such as 90d, 12h or 30m, of at most 100 years"
         )
     return seconds
 
 
 def format_size(size: int) -> str:
-    """Return a number of bytes as people read it, such as `1.5 GB`."""
+    """Format a number of bytes for people, such as `1.5 GB`."""
     for factor, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB")):
         if size >= factor:
             return f"{size / factor:,.1f} {unit}"
@@ -56,12 +56,12 @@ def format_size(size: int) -> str:
 def work_through[T](
     work: Callable[[T], None], items: Iterable[T], *, concurrency: int, label: str = ""
 ) -> None:
-    """Work on the items, several at a time, and show the progress on a terminal.
+    """Call `work` on each item concurrently, and show the progress on a terminal.
 
-    After a failure or Ctrl-C, begin no other item, and wait for those that have begun.
+    After a failure or Ctrl-C, start no more items, and wait for those that have started.
 
     Raises:
-        Exception: what the work on one of the items raised.
+        Exception: `work` raised it.
 
     """
     with ThreadPoolExecutor(concurrency) as pool:
@@ -88,17 +88,17 @@ def run(command: Callable[[], int]) -> int:
         print("\nStopped.", file=sys.stderr)
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # Python flushes once more when it exits, and would complain again.
+        # Python flushes again when it exits, which would raise the error again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     return code
 
 
 def stop_on_signals() -> None:
-    """Raise KeyboardInterrupt on Ctrl-C, SIGTERM, and the SIGHUP of a terminal that is closed.
+    """Raise KeyboardInterrupt on Ctrl-C, SIGTERM, and SIGHUP (when the terminal is closed).
 
-    Only once: a terminal that is closed sends more than one signal, and the second must not break
-    off what the first made the command clean up.
+    Only once: when a terminal is closed, it sends several signals, and the second must not
+    interrupt the clean-up after the first.
     """
     for name in SIGNALS:
         signal.signal(name, _interrupt)

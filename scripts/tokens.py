@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 SCOPES = (DELETE_SCOPE, READ_SCOPE)
 TOKEN_BYTES = 32
 SHOWN_HASH_DIGITS = 12
-FEWEST_HASH_DIGITS = 8  # or a short name, mistyped, could hit the hash of another token
-LONGEST_LABEL = 200  # it is on every log line of the token's requests
+FEWEST_HASH_DIGITS = 8  # with fewer, a mistyped name could match the hash of another token
+LONGEST_LABEL = 200  # the log line of each request has it
 STANDARD_INPUT = "-"
 FREE_TEXT_OPTIONS = ("--table", "--stack", "--entity", "--name")  # may look like a token by chance
 LOOKS_LIKE_A_TOKEN = re.compile(r"(?:Bearer )?[A-Za-z0-9_-]{43}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit code: 0 done, 1 not done, 2 not understood."""
+    """Run one command; return the exit code: 0 success, 1 failure, 2 wrong usage."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = _parser()
     if any(
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(
             "do not put a token on the command line, where the shell's history and the list of "
             f"processes show it. Revoke it now: run `tokens.py revoke {STANDARD_INPUT}`, and paste "
-            "the token when asked for it."
+            "the token at the prompt."
         )
     options = parser.parse_args(arguments)
     try:
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def issue(  # noqa: PLR0913 what a token is made of
+def issue(  # noqa: PLR0913 these are the fields of a token
     client: "DynamoDBClient",
     table: str,
     *,
@@ -74,7 +74,7 @@ def issue(  # noqa: PLR0913 what a token is made of
     scopes: Collection[str],
     expires_at: int | None = None,
 ) -> str:
-    """Make a token that is good until `expires_at`, keep its hash, and return it."""
+    """Create a token that is valid until `expires_at`, store its hash, and return it."""
     token = secrets.token_urlsafe(TOKEN_BYTES)
     record: dict[str, Any] = {
         "token_hash": {"S": hash_token(token)},
@@ -92,7 +92,7 @@ def issue(  # noqa: PLR0913 what a token is made of
 
 
 def print_new(client: "DynamoDBClient", table: str, options: argparse.Namespace) -> None:
-    """Print a new token, this once, and to standard error what is known about it."""
+    """Print a new token to standard output, and its fields to standard error."""
     expires_at = options.expires and int(time.time()) + options.expires
     token = issue(
         client,
@@ -104,7 +104,7 @@ def print_new(client: "DynamoDBClient", table: str, options: argparse.Namespace)
     )
     token_hash = hash_token(token)
     print(
-        "Issued a token. It is shown only this once, and is stored nowhere.\n"
+        "Issued a token. It is shown only once, and is not stored.\n"
         f"  entity   {options.entity}\n"
         f"  name     {options.name}\n"
         f"  scopes   {','.join(sorted(set(options.scope)))}\n"
@@ -121,7 +121,7 @@ def print_new(client: "DynamoDBClient", table: str, options: argparse.Namespace)
 
 
 def _warn_of_namesakes(client: "DynamoDBClient", table: str, name: str, token_hash: str) -> None:
-    """Tell which other tokens go by the same name. The new one is good even if this fails."""
+    """Warn of other tokens with the same name. The new token is valid even if this fails."""
     try:
         namesakes = [
             record
@@ -141,7 +141,7 @@ def _warn_of_namesakes(client: "DynamoDBClient", table: str, name: str, token_ha
 
 
 def print_all(client: "DynamoDBClient", table: str, _: argparse.Namespace) -> None:
-    """Print a line for each token: all about it but the token."""
+    """Print a line for each token, without its secret."""
     records = sorted(_records(client, table), key=lambda r: (_text(r, "entity"), _text(r, "name")))
     rows = [("ENTITY", "NAME", "SCOPES", "CREATED", "EXPIRES", "HASH")]
     rows += [
@@ -161,7 +161,7 @@ def print_all(client: "DynamoDBClient", table: str, _: argparse.Namespace) -> No
 
 
 def revoke(client: "DynamoDBClient", table: str, options: argparse.Namespace) -> None:
-    """Delete the one token that is meant."""
+    """Delete the token with the given name, hash or secret."""
     if options.token == STANDARD_INPUT:
         key = {"token_hash": {"S": hash_token(_read_token())}}
     else:
@@ -170,13 +170,13 @@ def revoke(client: "DynamoDBClient", table: str, options: argparse.Namespace) ->
     if "Attributes" not in deleted:
         raise UsageError(
             f"There is no such token in {table} in the region {client.meta.region_name}. It may "
-            "have been revoked already. Check that it was pasted whole."
+            "have been revoked already. Check that you pasted the whole token."
         )
     print(f"Revoked {_identity(deleted['Attributes'])}. It is refused from now on.")
 
 
 def _read_token() -> str:
-    """Return the token that standard input has, without echo if that is a terminal."""
+    """Read a token from standard input, without echo if it is a terminal."""
     if sys.stdin.isatty():
         try:
             token = getpass.getpass("Token: ")
@@ -186,17 +186,17 @@ def _read_token() -> str:
         token = sys.stdin.buffer.read().decode(errors="replace")
     if not token.strip():
         raise UsageError("There is no token on standard input.")
-    # As it stands in a header or in quotes.
+    # People may paste the whole header, or the token in quotes.
     return re.sub(
         r"^(authorization: *)?bearer +", "", token.strip(" \t\r\n\"'"), flags=re.IGNORECASE
     )
 
 
 def _find(records: list[dict[str, Any]], wanted: str) -> dict[str, Any]:
-    """Return the one token that has this name, or whose hash begins so.
+    """Return the one token with this name or hash prefix.
 
     Raises:
-        UsageError: there is none, or more than one.
+        UsageError: there is no such token, or more than one.
 
     """
     found = [
@@ -223,7 +223,7 @@ def _find(records: list[dict[str, Any]], wanted: str) -> dict[str, Any]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Repeats no argument that could be a token, or a part of one."""
+    """Removes arguments that could be a token, or a part of one, from error messages."""
 
     def error(self, message: str) -> NoReturn:
         super().error(re.sub(r"[A-Za-z0-9_-]{40,}", "…", message))
@@ -232,33 +232,35 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     where = _Parser(add_help=False)
     place = where.add_mutually_exclusive_group()
-    place.add_argument("--table", help="name of the table of tokens")
-    place.add_argument("--stack", help="name of the deployed stack that has the table")
+    place.add_argument("--table", help="name of the tokens table")
+    place.add_argument("--stack", help="name of the deployed stack with the table")
 
     parser = _Parser(
         description=__doc__,
-        epilog="The table is that of --table, of --stack, or of the environment variable "
-        "TOKENS_TABLE. Account, region and endpoint are found as boto3 finds them.",
+        epilog="Name the table with --table, --stack, or the environment variable TOKENS_TABLE. "
+        "Set account, region and endpoint as for boto3.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser(
-        "issue", parents=[where], help="make a token and print it, this once"
+    command = commands.add_parser("issue", parents=[where], help="create a token and print it once")
+    command.add_argument(
+        "--entity", required=True, type=_label, help="owner of the checkpoints, such as a team"
     )
-    command.add_argument("--entity", required=True, type=_label, help="owner it will speak for")
-    command.add_argument("--name", required=True, type=_label, help="what to know it by")
+    command.add_argument(
+        "--name", required=True, type=_label, help="name of the token, in the list and the log"
+    )
     command.add_argument(
         "--scope",
         required=True,
         action="append",
         choices=SCOPES,
-        help="what it will permit; may be given again for more",
+        help="what the token allows; repeat the option for several scopes",
     )
     command.add_argument(
         "--expires",
         type=parse_duration,
         metavar="TIME",
-        help="how long it will be good for, such as 90d, 12h or 30m; for ever if not given",
+        help="how long the token is valid, such as 90d, 12h or 30m (default: it never expires)",
     )
     command.set_defaults(command=print_new)
 
@@ -267,11 +269,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(command=print_all)
 
-    command = commands.add_parser("revoke", parents=[where], help="make a token invalid at once")
+    command = commands.add_parser(
+        "revoke", parents=[where], help="make a token invalid immediately"
+    )
     command.add_argument(
         "token",
         metavar=f"NAME|HASH-PREFIX|{STANDARD_INPUT}",
-        help=f"its name, or the first {FEWEST_HASH_DIGITS} digits or more of its hash, or "
+        help=f"its name, or at least the first {FEWEST_HASH_DIGITS} digits of its hash, or "
         f"{STANDARD_INPUT} to read the token itself from standard input",
     )
     command.set_defaults(command=revoke)
@@ -281,7 +285,7 @@ def _parser() -> argparse.ArgumentParser:
 def _label(text: str) -> str:
     if not text.strip() or not text.isprintable() or len(text) > LONGEST_LABEL:
         raise argparse.ArgumentTypeError(
-            f"must be printable, not blank, and of {LONGEST_LABEL} characters at the most"
+            f"must be printable, not blank, and have at most {LONGEST_LABEL} characters"
         )
     return text
 
@@ -299,7 +303,7 @@ def _connect(options: argparse.Namespace) -> tuple["DynamoDBClient", str]:
     """Return a client, and the name of the table."""
     try:
         return boto3.client("dynamodb"), _table_name(options)
-    except ValueError as error:  # botocore found no URL, or no region, where one should be
+    except ValueError as error:  # a setting is not a valid URL or region
         raise UsageError(
             f"{str(error).rstrip('.')}. Check AWS_ENDPOINT_URL and AWS_DEFAULT_REGION."
         ) from None
@@ -316,7 +320,7 @@ def _raw(record: dict[str, Any], key: str) -> str:
 
 
 def _text(record: dict[str, Any], key: str) -> str:
-    """Return an attribute, harmless to a terminal whoever wrote it."""
+    """Return an attribute, with control characters escaped for the terminal."""
     text = _raw(record, key)
     return text if text.isprintable() else repr(text)
 
@@ -329,7 +333,7 @@ def _identity(record: dict[str, Any]) -> str:
 
 
 def _moment(seconds: str | int | None, default: str = "never") -> str:
-    """Return seconds since the epoch as people read them, and what is no such number as it is."""
+    """Format seconds since the epoch for people. Other text is returned unchanged."""
     if seconds is None:
         return default
     try:

@@ -1,4 +1,4 @@
-"""Running a command as a person does, for a stack that has the embedded tables."""
+"""Run a command on a stack that has the embedded tables."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from scripts import stacks, terminal
 
 STACK = "deployed"
 LOG_GROUP = "ApiFunctionLogGroup"
-# What a stack has besides if it was deployed with ArtifactsBucket.
+# Additional outputs of a stack that was deployed with ArtifactsBucket.
 RECLAIM_OUTPUTS = {
     "ArtifactsBucketName": "artifacts",
     "FailedBatchesBucketName": "failed-batches",
@@ -21,7 +21,7 @@ RECLAIM_OUTPUTS = {
 
 
 class Result(NamedTuple):
-    """What a person sees of a command."""
+    """The exit code and the output of a command."""
 
     returncode: object
     stdout: str

@@ -1,4 +1,4 @@
-"""The function, connected to an embedded DynamoDB that fails on command."""
+"""Fixtures: the function, connected to an embedded DynamoDB with fault injection."""
 
 import json
 import os
@@ -23,9 +23,9 @@ from checkpoints import app, audit, dynamodb, reclaim
 
 @pytest.fixture(scope="session")
 def endpoint() -> Iterator[Endpoint]:
-    """Serve both tables, and let the function try again sooner than it would.
+    """Serve both tables, and shorten the function's backoff.
 
-    It waits longer for an answer, lest a machine that stands still looks like a fault.
+    Its read time-out is longer, so that a slow machine does not look like a fault.
     """
     with (
         embedded_dynamodb(),
@@ -39,7 +39,7 @@ def endpoint() -> Iterator[Endpoint]:
 
 
 def connect_to(url: str) -> None:
-    """Have the function use this endpoint from now on, as an environment variable would."""
+    """Make the function use this endpoint from now on."""
     app.connect.cache_clear()
     with mock.patch.dict(os.environ, AWS_ENDPOINT_URL_DYNAMODB=url):
         app.connect()
@@ -47,7 +47,7 @@ def connect_to(url: str) -> None:
 
 @pytest.fixture
 def _impatient(endpoint: Endpoint) -> Iterator[None]:
-    """Let the function wait a moment for an answer, or tests of time-outs take minutes."""
+    """Shorten the function's time-outs, because tests of time-outs would take minutes."""
     with mock.patch.object(dynamodb, "READ_TIMEOUT_SECONDS", 0.2):
         connect_to(endpoint.url)
         yield
@@ -64,7 +64,7 @@ def _unreachable(endpoint: Endpoint) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def invoke(endpoint: Endpoint) -> Invoke:  # noqa: ARG001 what the function is connected to
-    """Hand an event to the function, which has 29 seconds unless told otherwise."""
+    """Invoke the function with an event; by default it has 29 seconds left."""
 
     def invoke(event: Any, milliseconds: int = 29_000) -> Answer:
         context = lambda_context(milliseconds)
@@ -77,7 +77,7 @@ def invoke(endpoint: Endpoint) -> Invoke:  # noqa: ARG001 what the function is c
 
 @pytest.fixture(scope="session")
 def call(invoke: Invoke) -> Call:
-    """Call the function with an event that `make_event` makes."""
+    """Call the function with an event from `make_event`."""
 
     def call(*, milliseconds: int = 29_000, **event: Any) -> Answer:
         return invoke(make_event(**event), milliseconds)
@@ -96,7 +96,7 @@ def bucket(endpoint: Endpoint) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _fresh_tables(endpoint: Endpoint) -> None:
-    """Begin with no checkpoint, one good token, and an endpoint in order."""
+    """Start with no checkpoints, one valid token, and an endpoint without faults."""
     clear_tables()
     put_token(TOKEN, entity=ENTITY)
     endpoint.heal()

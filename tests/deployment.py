@@ -1,4 +1,4 @@
-"""The stack as it is deployed."""
+"""The deployed stack, for the end-to-end tests."""
 
 import copy
 import json
@@ -37,7 +37,7 @@ class Deployment:
         entity: str = ENTITY,
         **attributes: records.Attribute,
     ) -> None:
-        """Keep a checkpoint at each step."""
+        """Save a checkpoint at each step."""
         client = self.cloud.client("dynamodb")
         table = self.outputs["CheckpointsTableName"]
         records.put_checkpoints(client, table, model_id, steps, entity=entity, **attributes)
@@ -62,13 +62,13 @@ class Deployment:
         return tokens.issue(client, table, entity=entity, name=name, scopes=scopes)
 
     def put_token(self, token: str, *, scope: str) -> None:
-        """Keep a token that is known beforehand."""
+        """Save a token with a known value."""
         client = self.cloud.client("dynamodb")
         table = self.outputs["TokensTableName"]
         records.put_token(client, table, token, entity=ENTITY, scopes=[scope])
 
     def put_objects(self, *keys: str, body: bytes = b"weights") -> None:
-        """Keep an object at each key of the bucket that has the artifacts."""
+        """Save an object at each key of the artifacts bucket."""
         client = self.cloud.client("s3")
         for key in keys:
             client.put_object(Bucket=ARTIFACTS_BUCKET, Key=key, Body=body)
@@ -83,7 +83,7 @@ class Deployment:
         }
 
     def outcomes(self, model_id: str) -> dict[int, str]:
-        """Return the last outcome that the log has of freeing the storage of each step."""
+        """Return the last logged outcome of freeing the storage of each step."""
         pages = self.cloud.client("logs").get_paginator("filter_log_events")
         lines = [
             json.loads(event["message"])
@@ -94,7 +94,7 @@ class Deployment:
         return {each["step"]: each["outcome"] for each in lines if each["model_id"] == model_id}
 
     def url(self, model_id: str = MODEL) -> str:
-        """Return where to delete checkpoints of a model."""
+        """Return the URL of the checkpoints of a model."""
         return f"{self.outputs['ApiUrl']}/v1/preview/models/{quote(model_id, safe='')}/checkpoints"
 
 
@@ -125,7 +125,7 @@ class Role:
         self.document: dict[str, Any] = document["PolicyDocument"]
 
     def take_away(self, *actions: str) -> None:
-        """Allow all that the policy does but these actions."""
+        """Remove these actions from the policy."""
         lesser = copy.deepcopy(self.document)
         for statement in lesser["Statement"]:
             statement["Action"] = [
@@ -135,7 +135,7 @@ class Role:
         self._put(lesser)
 
     def give_back(self) -> None:
-        """Allow all again that the policy does."""
+        """Restore the original policy."""
         self._put(self.document)
 
     def _put(self, document: dict[str, Any]) -> None:

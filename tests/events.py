@@ -1,4 +1,4 @@
-"""Calling the function the way an API Gateway does."""
+"""Call the function as API Gateway does."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ TOKEN = "a-good-token"
 ENTITY = "vision-team"
 MODEL = "resnet-50"
 
-# What each of the events in events/ is answered with.
+# The expected status of each event in events/.
 SAMPLE_STATUSES = {
     "base64-body": 200,
     "delete-checkpoints": 200,
@@ -60,7 +60,7 @@ def make_event(  # noqa: PLR0913 an event has so many parts
     method: str = "DELETE",
     **others: object,
 ) -> dict[str, Any]:
-    """Return a REST API proxy event, a good one but for what is said."""
+    """Return a REST API proxy event. It is valid by default; arguments change parts of it."""
     if isinstance(headers, EllipsisType):
         headers = {"Content-Type": "application/json"}
         headers |= {"Authorization": f"Bearer {token}"} if token is not None else {}
@@ -91,7 +91,7 @@ def make_removal(
     event_name: str = "REMOVE",
     **attributes: object,
 ) -> dict[str, Any]:
-    """Return the record that the stream has of a checkpoint's removal.
+    """Return the stream record of a deleted checkpoint.
 
     The URI is a string, any attribute, or `None` if there is none.
     """
@@ -118,12 +118,12 @@ def make_removal(
 
 
 def sequence_number(step: int) -> str:
-    """Return the sequence number of the removal that `make_removal` makes for a step."""
+    """Return the sequence number of the record that `make_removal` returns for a step."""
     return str(10**20 + step)
 
 
 def read_answer(response: Mapping[str, Any]) -> Answer:
-    """Read what the function returned, and hold it to what an API Gateway accepts."""
+    """Parse the function's response, and check that API Gateway accepts it."""
     assert set(response) == {"statusCode", "body", "isBase64Encoded", "multiValueHeaders"}
     assert response["isBase64Encoded"] is False
     headers = {}

@@ -1,4 +1,4 @@
-"""A DynamoDB endpoint over HTTP that fails on command, so that botocore meets real faults."""
+"""A DynamoDB endpoint over HTTP that injects faults, so that botocore handles real errors."""
 
 import json
 import sys
@@ -23,12 +23,12 @@ from emulators.dynamodb import REGION
 
 @dataclass(frozen=True)
 class Reply:
-    """What goes back over the wire, or does not."""
+    """A response, which can be damaged or cut off."""
 
     status: int
     body: bytes
-    checksum: int | None = None  # None: that of the body
-    sent_bytes: int | None = None  # the connection is cut after so many; None: it is not cut
+    checksum: int | None = None  # None: the checksum of the body
+    sent_bytes: int | None = None  # cut the connection after this number; None: do not cut it
 
 
 type Apply = Callable[[], Reply]
@@ -38,13 +38,13 @@ CUT = Reply(status=0, body=b"", sent_bytes=0)
 
 
 def reject(status: int, code: str) -> Fault:
-    """Answer with an error; the request has no effect."""
+    """Return an error; the request has no effect."""
     body = {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": "on command"}
     return lambda _request, _apply: Reply(status, json.dumps(body).encode())
 
 
 def cancel(*codes: str) -> Fault:
-    """Cancel a transaction for the sake of its first actions; it has no effect."""
+    """Cancel a transaction with these codes for its first actions; it has no effect."""
 
     def fault(request: dict[str, Any], _apply: Apply) -> Reply:
         others = len(request["TransactItems"]) - len(codes)
@@ -69,37 +69,37 @@ def drop_request(_request: dict[str, Any], _apply: Apply) -> Reply:
 
 
 def lose_answer(_request: dict[str, Any], apply: Apply) -> Reply:
-    """Let the request have its effect, then cut the connection."""
+    """Apply the request, then cut the connection."""
     apply()
     return CUT
 
 
 def tear_answer(_request: dict[str, Any], apply: Apply) -> Reply:
-    """Let the request have its effect, then cut the connection in the middle of the answer."""
+    """Apply the request, then cut the connection in the middle of the response."""
     reply = apply()
     return Reply(reply.status, reply.body, sent_bytes=len(reply.body) // 2)
 
 
 def garble_answer(_request: dict[str, Any], apply: Apply) -> Reply:
-    """Let the request have its effect, then answer with something else of the same length."""
+    """Apply the request, then return a different body of the same length."""
     reply = apply()
     return Reply(reply.status, b" " * len(reply.body), checksum=zlib.crc32(reply.body))
 
 
 def blank_answer(_request: dict[str, Any], apply: Apply) -> Reply:
-    """Let the request have its effect, then answer with nothing, as if that were right."""
+    """Apply the request, then return an empty body with status 200."""
     apply()
     return Reply(200, b"")
 
 
 def fail_after_effect(_request: dict[str, Any], apply: Apply) -> Reply:
-    """Let the request have its effect, then answer with a server error."""
+    """Apply the request, then return a server error."""
     apply()
     return reject(500, "InternalServerError")(_request, apply)
 
 
 def stall(seconds: float) -> Fault:
-    """Keep the caller waiting; the request has no effect."""
+    """Delay the response; the request has no effect."""
 
     def fault(_request: dict[str, Any], _apply: Apply) -> Reply:
         time.sleep(seconds)
@@ -109,7 +109,7 @@ def stall(seconds: float) -> Fault:
 
 
 def stall_answer(seconds: float) -> Fault:
-    """Let the request have its effect, then keep the caller waiting."""
+    """Apply the request, then delay the response."""
 
     def fault(_request: dict[str, Any], apply: Apply) -> Reply:
         apply()
@@ -123,7 +123,7 @@ class Server(ThreadingHTTPServer):
     """An HTTP server whose callers may stop waiting."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print what went wrong, unless the caller did not wait and closed the connection."""
+        """Print the error, unless the caller closed the connection."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -142,7 +142,7 @@ def serving(server: ThreadingHTTPServer) -> Iterator[None]:
 
 
 class Endpoint:
-    """Passes requests on to a DynamoDB, by default to the one that moto is in this process.
+    """Forwards requests to a DynamoDB, by default to moto in this process.
 
     For moto it adds what DynamoDB does and moto does not: it takes one request at a time, and a
     transaction that is sent again with the token of one that succeeded succeeds too, and changes
@@ -161,15 +161,15 @@ class Endpoint:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def fail(self, operation: str, *faults: Fault) -> None:
-        """Meet the next calls of an operation with these faults, one each."""
+        """Inject these faults into the next calls of an operation, one each."""
         self._faults[operation].extend(faults)
 
     def keep_failing(self, operation: str, fault: Fault) -> None:
-        """Meet every call of an operation with this fault."""
+        """Inject this fault into every call of an operation."""
         self._lasting[operation] = fault
 
     def heal(self) -> None:
-        """Forget all faults to come, and the calls that came."""
+        """Remove all faults, and forget the recorded calls."""
         self._faults.clear()
         self._lasting.clear()
         self.calls.clear()

@@ -1,4 +1,4 @@
-"""Faults of single calls to S3, for a client that fails on command."""
+"""Inject faults into single calls of an S3 client."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,13 +11,13 @@ type S3Fault = Callable[[Request, Apply], Any]
 
 
 class FaultyS3:
-    """Stands in for the calls of a client, and passes on what is not to fail."""
+    """Replaces the calls of a client, and forwards those without a fault."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
 
     def fail(self, operation: str, *faults: S3Fault) -> None:
-        """Meet the next calls of an operation with these faults, one each."""
+        """Inject these faults into the next calls of an operation, one each."""
         queue = iter(faults)
 
         def call(**request: Any) -> Any:
@@ -27,7 +27,7 @@ class FaultyS3:
         setattr(self._client, operation, call)
 
     def heal(self) -> None:
-        """Forget all faults to come."""
+        """Remove all faults."""
         for operation in ("list_objects_v2", "delete_objects", "delete_object"):
             vars(self._client).pop(operation, None)
 
@@ -38,7 +38,7 @@ def pass_on(request: Request, apply: Apply) -> Any:
 
 
 def s3_error(status: int, code: str) -> S3Fault:
-    """Answer with an error; the call has no effect."""
+    """Return an error; the call has no effect."""
     answer: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
 
     def fault(_request: Request, _apply: Apply) -> Any:
@@ -53,18 +53,18 @@ def drop_call(_request: Request, _apply: Apply) -> Any:
 
 
 def lose_reply(request: Request, apply: Apply) -> Any:
-    """Let the call have its effect, then cut the connection."""
+    """Apply the call, then cut the connection."""
     apply(**request)
     raise ConnectionClosedError(endpoint_url="https://s3")
 
 
 def blank_reply(_request: Request, _apply: Apply) -> Any:
-    """Answer with nothing, as if that were right."""
+    """Return an empty body with status 200."""
     return {}
 
 
 def object_errors(codes: dict[str, str]) -> S3Fault:
-    """Delete the objects of a call but those that have an error code."""
+    """Delete the objects of a call, except those with an error code."""
 
     def fault(request: Request, apply: Apply) -> Any:
         others = [each for each in request["Delete"]["Objects"] if each["Key"] not in codes]
@@ -75,7 +75,7 @@ def object_errors(codes: dict[str, str]) -> S3Fault:
 
 
 def after(action: Callable[[], object]) -> S3Fault:
-    """Let something happen before the call takes effect."""
+    """Run something before the call takes effect."""
 
     def fault(request: Request, apply: Apply) -> Any:
         action()

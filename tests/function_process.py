@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a process answered, all that it printed or logged, and the memory that it took."""
+    """The responses of a process, its output and log, and its memory usage."""
 
     answers: list[Answer]
     log: str
@@ -37,7 +37,7 @@ def run_in_a_process(
     without: Sequence[str] = (),
     **environment: str,
 ) -> Outcome:
-    """Hand events to a function that is newly started with this environment."""
+    """Start a function with this environment, and send events to it."""
     process = subprocess.run(  # noqa: S603 it is this file
         [sys.executable, __file__],
         input=json.dumps(events),
@@ -63,7 +63,7 @@ def run_in_a_process(
 
 
 def main() -> None:
-    """Log everything there is to log, as Lambda does at level DEBUG, and answer all events."""
+    """Handle all events, and log at level DEBUG, as Lambda can."""
     logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
     from checkpoints.app import lambda_handler  # noqa: PLC0415 logs from its import on
 
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def peak_kilobytes() -> int:
-    """Return the most memory that this process ever had, without that of the one it came from."""
+    """Return the peak memory of this process, without that of its parent."""
     status = Path("/proc/self/status")
     if not status.exists():  # then it is not Linux, where the other way counts both
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

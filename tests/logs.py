@@ -1,4 +1,4 @@
-"""Reading what a function logged and measured."""
+"""Read the log lines and the metrics of a function."""
 
 import sys
 from collections.abc import Callable
@@ -18,7 +18,7 @@ class CurrentStdout:
 
 
 def log_lines(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Keep what an operator reads, without what varies from run to run, and without the metrics."""
+    """Return the lines without metrics and without fields that vary between runs."""
     varying = {"timestamp", "location", "cold_start", "duration_ms", "exception", "exception_name"}
     return [
         {
@@ -32,7 +32,7 @@ def log_lines(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def names_of_metrics(line: dict[str, Any]) -> set[str]:
-    """Return what CloudWatch takes from a line in its embedded metric format."""
+    """Return the metrics that CloudWatch reads from a line."""
     directives = line.get("_aws", {}).get("CloudWatchMetrics", [])
     assert all("Checkpoints" == directive["Namespace"] for directive in directives)
     assert all(

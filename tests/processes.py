@@ -1,4 +1,4 @@
-"""Commands that run until they are stopped, and what they leave behind."""
+"""Run commands that run until they are stopped, and find the processes they leave behind."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ class Command:
     lines: list[str] = field(default_factory=list)
 
     def read_until(self, text: str) -> str:
-        """Read on until a line has this text; return that line."""
+        """Read until a line contains this text; return the line."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append(line.rstrip("\n"))
@@ -37,7 +37,7 @@ class Command:
 
 @contextmanager
 def running(script: str, *arguments: str) -> Iterator[Command]:
-    """Run one of the scripts in a process of its own."""
+    """Run one of the scripts in a separate process."""
     process = subprocess.Popen(  # noqa: S603 it is ours
         [sys.executable, ROOT / "scripts" / script, *arguments],
         stdin=subprocess.DEVNULL,
@@ -53,7 +53,7 @@ def running(script: str, *arguments: str) -> Iterator[Command]:
 
 
 def descendants(pid: int) -> set[int]:
-    """Return the processes that a process started, and those that they started."""
+    """Return all descendants of a process."""
     listed = subprocess.run(
         ["ps", "-A", "-o", "pid=,ppid="],  # noqa: S607 it has another place on each system
         capture_output=True,
@@ -69,7 +69,7 @@ def descendants(pid: int) -> set[int]:
 
 
 def is_running(pid: int) -> bool:
-    """Tell whether there is such a process."""
+    """Return whether the process exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -78,7 +78,7 @@ def is_running(pid: int) -> bool:
 
 
 def own_address() -> str:
-    """Return an address of this machine by which others reach it, as a container does."""
+    """Return the address of this machine in the network."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as connection:
         connection.connect(("192.0.2.1", 9))  # which is nowhere; nothing is sent
         address: str = connection.getsockname()[0]

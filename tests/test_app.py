@@ -1,4 +1,4 @@
-"""What every request gets."""
+"""Behaviour that is the same for every request."""
 
 import base64
 import gc
@@ -32,7 +32,7 @@ def _one_checkpoint(_fresh_tables: None) -> None:
 
 
 @pytest.mark.parametrize("method", ["HEAD", "POST", "PUT", "PATCH", "OPTIONS", ""])
-def test_knows_no_other_method(call: Call, method: str) -> None:
+def test_rejects_other_methods(call: Call, method: str) -> None:
     assert NOT_FOUND == call(method=method, steps=[1])
     assert {MODEL: {1}} == stored_checkpoints()
 
@@ -54,7 +54,7 @@ def test_knows_no_other_method(call: Call, method: str) -> None:
         "/" + "x" * 10_000,
     ],
 )
-def test_knows_no_other_path(call: Call, path: str, token: str | None) -> None:
+def test_rejects_other_paths(call: Call, path: str, token: str | None) -> None:
     assert NOT_FOUND == call(path=path, steps=[1], token=token)
     assert {MODEL: {1}} == stored_checkpoints()
 
@@ -87,7 +87,7 @@ def test_decodes_the_model_id_once(call: Call, encoded: str, model_id: str) -> N
 
 
 @pytest.mark.parametrize("encoded", ["%FF", "a%C3", "%ED%A0%80"])
-def test_rejects_a_model_id_that_is_not_unicode(call: Call, encoded: str) -> None:
+def test_rejects_a_model_id_that_is_not_utf_8(call: Call, encoded: str) -> None:
     put_checkpoints("\ufffd", [1], entity=ENTITY)
 
     answer = call(path=f"/v1/preview/models/{encoded}/checkpoints", steps=[1])
@@ -111,7 +111,9 @@ def test_rejects_a_model_id_that_is_not_unicode(call: Call, encoded: str) -> Non
     ],
     ids=["form", "text", "empty", "absent"],
 )
-def test_reads_the_body_as_json_whatever_it_is_called(call: Call, headers: dict[str, str]) -> None:
+def test_reads_the_body_as_json_whatever_the_content_type_is(
+    call: Call, headers: dict[str, str]
+) -> None:
     answer = call(headers={"Authorization": f"Bearer {TOKEN}", **headers}, steps=[1])
 
     assert Answer(200, JSON, {"deleted_count": 1, "not_found_steps": []}) == answer
@@ -125,7 +127,7 @@ def test_reads_a_base64_body(call: Call) -> None:
     assert Answer(200, JSON, {"deleted_count": 1, "not_found_steps": [2]}) == answer
 
 
-def test_routes_on_the_path_whatever_the_resource_is_called(call: Call) -> None:
+def test_routes_on_the_path_whatever_the_resource_is(call: Call) -> None:
     answer = call(steps=[1], resource="/{proxy+}", pathParameters={"proxy": "something/else"})
 
     assert Answer(200, JSON, {"deleted_count": 1, "not_found_steps": []}) == answer
@@ -207,7 +209,7 @@ def test_answers_whatever_the_context_is(context: Any, status: int) -> None:
     assert ({MODEL: {1}} if status == 500 else {}) == stored_checkpoints()
 
 
-def test_serves_on_after_a_failure(invoke: Invoke, call: Call) -> None:
+def test_handles_the_next_request_after_a_failure(invoke: Invoke, call: Call) -> None:
     invoke(None)
 
     assert Answer(200, JSON, {"deleted_count": 1, "not_found_steps": []}) == call(steps=[1])

@@ -1,4 +1,4 @@
-"""What an operator learns of a request, and what is never logged."""
+"""What is logged for a request, and what is never logged."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from function_process import run_in_a_process
 from logs import Lines, log_lines, metrics
 
 
-def test_one_line_tells_who_deleted_what(call: Call, lines: Lines) -> None:
+def test_one_line_says_who_deleted_what(call: Call, lines: Lines) -> None:
     put_checkpoints(MODEL, [1, 2, 3, 7, -5, 10], entity=ENTITY)
     lines()
 
@@ -71,7 +71,7 @@ def test_a_long_list_of_steps_is_split_and_complete(call: Call, lines: Lines) ->
         ({"path": "/elsewhere"}, 404, "unknown_route"),
     ],
 )
-def test_a_refusal_tells_why_and_not_what_was_sent(
+def test_a_refusal_is_logged_with_its_reason_and_without_the_input(
     call: Call, lines: Lines, event: dict[str, Any], status: int, reason: str
 ) -> None:
     put_token("expired", entity=ENTITY, expires_at={"N": "1"})
@@ -122,7 +122,7 @@ def test_a_refusal_of_a_known_caller_names_the_caller(
     assert {f"RequestsRefused {reason}": 1} == metrics(written)
 
 
-def test_an_incomplete_deletion_tells_what_is_certain_and_what_is_not(
+def test_an_incomplete_deletion_is_logged_with_confirmed_and_unconfirmed_steps(
     call: Call, endpoint: Endpoint, lines: Lines
 ) -> None:
     put_checkpoints(MODEL, range(250), entity=ENTITY)
@@ -165,7 +165,7 @@ def test_an_incomplete_deletion_tells_what_is_certain_and_what_is_not(
     ],
     ids=["not allowed", "garbled"],
 )
-def test_a_fault_after_some_deletions_tells_them(
+def test_a_failure_after_some_deletions_logs_them(
     call: Call, endpoint: Endpoint, lines: Lines, fault: Fault, name: str
 ) -> None:
     put_checkpoints(MODEL, range(500), entity=ENTITY)
@@ -207,7 +207,7 @@ def test_an_internal_error_is_logged_with_its_cause(
     assert {"RequestsFailed": 1} == metrics(written)
 
 
-def test_a_token_that_cannot_be_looked_up_is_no_incomplete_deletion(
+def test_a_failed_token_lookup_is_not_an_incomplete_deletion(
     call: Call, endpoint: Endpoint, lines: Lines
 ) -> None:
     endpoint.keep_failing("GetItem", reject(503, "ServiceUnavailable"))
@@ -241,7 +241,7 @@ def test_the_first_request_of_a_process_counts_as_one_cold_start(endpoint: Endpo
     assert 1 == outcome.log.count('"Name":"ColdStart"')
 
 
-def test_a_start_ahead_of_requests_is_no_cold_start(endpoint: Endpoint) -> None:
+def test_a_start_before_any_request_is_not_a_cold_start(endpoint: Endpoint) -> None:
     outcome = run_in_a_process(
         endpoint,
         [make_event(steps=[1])],
@@ -251,7 +251,7 @@ def test_a_start_ahead_of_requests_is_no_cold_start(endpoint: Endpoint) -> None:
     assert "ColdStart" not in outcome.log
 
 
-def test_a_line_tells_when_and_in_which_invocation(
+def test_a_line_has_the_time_and_the_invocation(
     call: Call, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = "1-5759e988-bd862e3fe1be46a994272793"
@@ -270,7 +270,7 @@ def test_a_line_tells_when_and_in_which_invocation(
 
 
 @pytest.mark.parametrize("length", [20_000, 300_000])
-def test_a_fault_of_any_length_fits_on_its_line_with_its_metrics(
+def test_a_long_exception_fits_on_its_line_with_its_metrics(
     call: Call, endpoint: Endpoint, lines: Lines, length: int
 ) -> None:
     answer = b"{" + "\N{SNOWMAN}".encode() * length
@@ -288,7 +288,7 @@ def test_a_fault_of_any_length_fits_on_its_line_with_its_metrics(
 
 
 @pytest.mark.parametrize("name", ["", "\N{SNOWMAN}\u2028\ud800\n"])
-def test_a_line_is_plain_json_whatever_the_request_is_called(
+def test_a_line_is_plain_json_whatever_the_request_id_is(
     call: Call, lines: Lines, name: str
 ) -> None:
     lines()
@@ -382,7 +382,7 @@ def test_the_libraries_do_not_log_what_is_normal(endpoint: Endpoint) -> None:
     assert all("{" == line[0] for line in outcome.log.splitlines() if line)
 
 
-def test_a_line_tells_what_dynamodb_was_asked_and_how_long_it_took(
+def test_a_line_has_the_number_and_the_time_of_dynamodb_calls(
     call: Call, endpoint: Endpoint, lines: Lines
 ) -> None:
     put_checkpoints(MODEL, range(250), entity=ENTITY)
@@ -412,7 +412,9 @@ def test_what_was_deleted_is_logged_even_if_the_answer_cannot_be_made(
 DRY_RUN = {"queryStringParameters": {"dry_run": "true"}}
 
 
-def test_a_dry_run_tells_what_would_be_deleted_and_counts_nothing(call: Call, lines: Lines) -> None:
+def test_a_dry_run_logs_what_would_be_deleted_and_emits_no_metrics(
+    call: Call, lines: Lines
+) -> None:
     put_checkpoints(MODEL, [1, 2, 3, 7], entity=ENTITY)
     lines()
 
@@ -461,7 +463,7 @@ def test_a_dry_run_of_many_steps_never_reads_like_a_deletion(call: Call, lines: 
     ("fault", "status"),
     [(reject(500, "InternalServerError"), 503), (reject(400, "AccessDeniedException"), 500)],
 )
-def test_a_dry_run_that_fails_is_no_incomplete_deletion(
+def test_a_failed_dry_run_is_not_an_incomplete_deletion(
     call: Call, endpoint: Endpoint, lines: Lines, fault: Fault, status: int
 ) -> None:
     endpoint.keep_failing("BatchGetItem", fault)
@@ -500,7 +502,7 @@ LISTING: dict[str, Any] = {"method": "GET", "token": "reader"}
 @pytest.mark.parametrize(
     ("query", "count"), [({}, 20), ({"after": "19"}, 10), ({"after": "29"}, 0), ({"limit": "1"}, 1)]
 )
-def test_one_line_tells_who_listed_how_many(
+def test_one_line_says_who_listed_how_many(
     call: Call, lines: Lines, query: dict[str, str], count: int
 ) -> None:
     call(**LISTING, queryStringParameters=query)

@@ -1,4 +1,4 @@
-"""Who may delete. Each refusal is tried with a good and with a bad body, and they look alike."""
+"""Authentication and scopes. Each refusal is the same with a valid and with an invalid body."""
 
 import os
 import time
@@ -75,7 +75,7 @@ def _one_checkpoint(endpoint: Endpoint, _fresh_tables: None) -> None:
         pytest.param(7, id="a number"),
     ],
 )
-def test_refuses_malformed_credentials_without_a_look_at_any_table(
+def test_refuses_malformed_credentials_without_reading_a_table(
     call: Call, endpoint: Endpoint, value: object, body: str | None
 ) -> None:
     assert NOT_AUTHENTICATED == call(headers={"Authorization": value}, body=body)
@@ -153,7 +153,9 @@ def test_refuses_a_token_that_was_not_issued(
 
 
 @either_body
-def test_refuses_a_revoked_token_at_once(call: Call, endpoint: Endpoint, body: str | None) -> None:
+def test_refuses_a_revoked_token_immediately(
+    call: Call, endpoint: Endpoint, body: str | None
+) -> None:
     put_token("short-lived", entity=ENTITY)
     assert call(token="short-lived", steps=[]).status == 200
     boto3.client("dynamodb").delete_item(
@@ -220,7 +222,7 @@ def test_refuses_a_token_whose_scopes_are_not_a_set(call: Call) -> None:
 
 
 @either_body
-def test_an_expired_token_does_not_tell_its_scopes(call: Call, body: str | None) -> None:
+def test_an_expired_token_does_not_reveal_its_scopes(call: Call, body: str | None) -> None:
     put_token("old", entity=ENTITY, scopes=["checkpoints:read"], expires_at={"N": "1"})
 
     assert INVALID_TOKEN == call(token="old", body=body)

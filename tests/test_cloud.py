@@ -1,4 +1,4 @@
-"""The local cloud starts only where nothing else listens."""
+"""The local cloud starts only if the port is free."""
 
 import socket
 

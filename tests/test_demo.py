@@ -34,7 +34,7 @@ def test_sends_every_sample_event_and_sums_up() -> None:
     assert (0, "") == (shown.returncode, shown.stderr)
     header, *sections, summary = shown.stdout.strip().split("\n\n")
     assert (
-        "Each request finds the same tables.\n"
+        "Each request starts with the same tables.\n"
         "  models   gpt-small: 400 of vision-team\n"
         "           resnet-50: 10 of vision-team, 1 of speech-team\n"
         "           été 2026/a+b: 2 of vision-team\n"
@@ -73,7 +73,7 @@ def test_sends_every_sample_event_and_sums_up() -> None:
     )
     assert (
         f"{len(SAMPLE_STATUSES)} requests: {answered}; "
-        "207 checkpoints and 12 objects deleted in all."
+        "207 checkpoints and 12 objects deleted in total."
     ) == " ".join(summary.split())
     assert 80 >= max(map(len, shown.stdout.splitlines()))
     (excerpt,) = re.findall(
@@ -104,7 +104,7 @@ def run(
     ],
     ids=["text", "not UTF-8", "deep", "a list", "a number", "no keys", "no path"],
 )
-def test_refuses_in_a_sentence_what_is_no_event(
+def test_explains_why_a_file_is_not_an_event(
     tmp_path: Path,
     content: bytes,
     message: str,
@@ -153,7 +153,7 @@ def test_sends_chosen_events_and_shows_the_log_if_the_function_fails(tmp_path: P
     ] == failed.splitlines()[:6]
     assert "AttributeError" in json.loads(failed.splitlines()[6])["exception"]
     assert (
-        "2 requests: 1 answered 401, 1 answered 500; 0 checkpoints and 0 objects deleted in all."
+        "2 requests: 1 answered 401, 1 answered 500; 0 checkpoints and 0 objects deleted in total."
     ) == " ".join(summary.split())
 
 
@@ -168,7 +168,7 @@ def test_shows_how_the_list_was_answered_if_there_is_none(tmp_path: Path) -> Non
         assert f'\n  {when}   GET answers 404 {{"detail":"Not Found"}}\n' in shown.stdout
 
 
-def test_ends_in_a_line_when_it_is_interrupted() -> None:
+def test_prints_one_line_when_it_is_interrupted() -> None:
     with subprocess.Popen(  # noqa: S603 it is ours
         [sys.executable, "-u", ROOT / "scripts" / "demo.py"],
         stdout=subprocess.PIPE,
@@ -176,7 +176,7 @@ def test_ends_in_a_line_when_it_is_interrupted() -> None:
         text=True,
     ) as process:
         assert process.stdout
-        process.stdout.readline()  # so that it is under way
+        process.stdout.readline()  # wait until it is running
         process.send_signal(signal.SIGINT)
         _, said = process.communicate()
 

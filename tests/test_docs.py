@@ -1,4 +1,4 @@
-"""What the pages say about files, commands and parameters is there."""
+"""The files, commands and parameters that the docs mention exist."""
 
 import re
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def anchors_of(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_each_link_leads_to_a_file_and_a_heading_of_it(page: Path) -> None:
+def test_each_link_points_to_an_existing_file_and_heading(page: Path) -> None:
     targets = [
         str(token.attrs[name])
         for token in tokens_of(page)

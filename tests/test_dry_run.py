@@ -1,4 +1,4 @@
-"""A dry run answers as the deletion would, and deletes nothing."""
+"""A dry run returns the same response as the deletion, and deletes nothing."""
 
 import base64
 import json
@@ -83,7 +83,7 @@ def test_tells_what_would_be_deleted_and_deletes_nothing(
     ],
     ids=["body", "query", "query twice", "other keys", "another parameter", "a key further down"],
 )
-def test_deletes_without_a_wish_for_a_dry_run(call: Call, no_wish: dict[str, Any]) -> None:
+def test_deletes_if_dry_run_is_not_true(call: Call, no_wish: dict[str, Any]) -> None:
     put_checkpoints(MODEL, [1, 2], entity=ENTITY)
 
     assert answer(1, []) == call(**no_wish)
@@ -162,7 +162,7 @@ asked_steps = st.lists(st.integers(-22, 22) | unstorable, max_size=30)
 
 @settings(max_examples=40, deadline=None)
 @given(owners=owners, asked=asked_steps, many=st.booleans())
-def test_answers_as_the_deletion_that_follows(
+def test_returns_the_same_response_as_the_deletion(
     call: Call,
     endpoint: Endpoint,
     owners: dict[int, str],
@@ -170,7 +170,7 @@ def test_answers_as_the_deletion_that_follows(
     *,
     many: bool,
 ) -> None:
-    model_id = str(next(numbers))  # one of its own for each example
+    model_id = str(next(numbers))  # a new one for each example
     for step, owner in owners.items():
         put_checkpoints(model_id, [step], entity=owner)
     steps = [*asked, *range(18, 140)] if many else asked
@@ -185,7 +185,7 @@ def test_answers_as_the_deletion_that_follows(
 
 
 @pytest.mark.parametrize("number", [100, 101, 2_000])
-def test_tells_of_any_number_of_steps(call: Call, endpoint: Endpoint, number: int) -> None:
+def test_works_with_any_number_of_steps(call: Call, endpoint: Endpoint, number: int) -> None:
     put_checkpoints(MODEL, range(0, number, 2), entity=ENTITY)
     endpoint.heal()
 
@@ -201,7 +201,7 @@ def test_tells_of_any_number_of_steps(call: Call, endpoint: Endpoint, number: in
     [([], MODEL), ([10**126, 10**38 + 1], MODEL), ([1], "é" * 1_025)],
     ids=["no steps", "steps that no number can hold", "a model id that no key can hold"],
 )
-def test_reads_nothing_where_there_can_be_nothing(
+def test_reads_nothing_for_impossible_keys(
     call: Call, endpoint: Endpoint, steps: list[int], model_id: str
 ) -> None:
     assert answer(0, steps) == call(steps=steps, model_id=model_id, **query("true"))
@@ -209,7 +209,7 @@ def test_reads_nothing_where_there_can_be_nothing(
 
 
 @pytest.mark.parametrize("number", [100, 101])
-def test_tells_what_is_true_now(call: Call, endpoint: Endpoint, number: int) -> None:
+def test_reports_the_current_state(call: Call, endpoint: Endpoint, number: int) -> None:
     call(steps=list(range(number)), **query("true"))
 
     _, read = endpoint.requests
@@ -217,7 +217,7 @@ def test_tells_what_is_true_now(call: Call, endpoint: Endpoint, number: int) -> 
     assert table["ConsistentRead"] is True
 
 
-def test_outlasts_a_short_fault(call: Call, endpoint: Endpoint) -> None:
+def test_recovers_from_a_short_fault(call: Call, endpoint: Endpoint) -> None:
     put_checkpoints(MODEL, [1], entity=ENTITY)
     endpoint.fail("BatchGetItem", reject(400, "ThrottlingException"), pass_on)
 
@@ -238,7 +238,7 @@ def test_answers_503_with_nothing_deleted_if_the_database_is_not_available(
     assert {MODEL: set(range(number))} == stored_checkpoints()
 
 
-def test_answers_500_if_it_may_not_read(call: Call, endpoint: Endpoint) -> None:
+def test_answers_500_without_permission_to_read(call: Call, endpoint: Endpoint) -> None:
     endpoint.keep_failing("BatchGetItem", reject(400, "AccessDeniedException"))
 
     assert INTERNAL_SERVER_ERROR == call(steps=[1], **query("true"))

@@ -1,4 +1,4 @@
-"""DynamoDB fails, for a moment or for longer; the answer stays exactly true."""
+"""DynamoDB fails, briefly or for longer; the response stays correct."""
 
 import json
 import re
@@ -74,7 +74,7 @@ late = (without_effect["time-out"], with_effect["answer too late"])
 
 @pytest.fixture
 def fault(request: pytest.FixtureRequest) -> Fault:
-    """Return the fault of the case, and have the function not wait for what is late."""
+    """Return the fault of the case, and shorten the time-outs of the function."""
     faults = throttling | throttling_of_transactions | without_effect | with_effect
     fault = faults[request.param]
     if fault in late:
@@ -90,7 +90,7 @@ def cases(*faults: dict[str, Fault]) -> pytest.MarkDecorator:
 def unavailable(deleted: str = "0") -> Answer:
     detail = (
         f"The database is not available. Checkpoints deleted so far: {deleted}. Repeat the "
-        "request to finish it. Checkpoints that are already deleted are then not found."
+        "request to finish it. Checkpoints already deleted are then reported as not found."
     )
     counts = [int(number) for number in re.findall(r"\d+", deleted)]
     body = {"detail": detail, "deleted_count": counts[0], "unconfirmed_count": sum(counts[1:])}
@@ -104,7 +104,7 @@ NOTHING_DELETED = Answer(
 
 
 class TestShortFault:
-    """A fault that passes is invisible."""
+    """The caller does not notice a short fault."""
 
     @cases(throttling, without_effect, damaged)
     @pytest.mark.parametrize("operation", ["GetItem", "Query"])
@@ -179,7 +179,7 @@ class TestShortFault:
 
 
 class TestLastingFault:
-    """A fault that stays ends in a 503 before the time is up, and a repetition finishes."""
+    """A lasting fault returns 503 before the time-out, and a repeated request finishes."""
 
     @pytest.mark.parametrize("operation", ["GetItem", "Query"])
     def test_of_capacity_for_reads(self, call: Call, endpoint: Endpoint, operation: str) -> None:
@@ -267,7 +267,7 @@ class TestLastingFault:
         assert unavailable() == call(steps=[1], milliseconds=milliseconds)
 
     @pytest.mark.usefixtures("_impatient")
-    def test_begins_no_attempt_whose_time_outs_outlast_the_deadline(
+    def test_starts_no_attempt_whose_time_outs_end_after_the_deadline(
         self, call: Call, endpoint: Endpoint
     ) -> None:
         """An attempt may take 1.2 s here, and 1.5 s are kept for the answer."""
@@ -314,7 +314,7 @@ class TestLastingFault:
 
 
 class TestInternalError:
-    """A fault that waiting does not mend is answered at once, and truthfully: 500."""
+    """A permanent fault returns 500 immediately, with correct counts."""
 
     @pytest.mark.parametrize("operation", ["GetItem", "Query", "TransactWriteItems"])
     @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ class TestInternalError:
     def test_of_any_kind_leaves_what_was_sent_unconfirmed(
         self, call: Call, endpoint: Endpoint
     ) -> None:
-        """Whatever is raised, the transaction that was sent may have had its effect."""
+        """After any exception, the transaction that was sent may have had its effect."""
 
         def answer_nonsense(_request: object, apply: Apply) -> Reply:
             apply()
@@ -399,7 +399,7 @@ class TestInternalError:
     def test_is_not_halved_while_an_earlier_attempt_is_open(
         self, call: Call, endpoint: Endpoint
     ) -> None:
-        """Half of it would not be recognised by its token, and be reported as not found."""
+        """A half has another token, so what was already deleted would be reported as not found."""
         put_checkpoints(MODEL, range(4), entity=ENTITY)
         endpoint.fail("TransactWriteItems", lose_answer, reject(400, "ValidationException"))
 
@@ -411,15 +411,15 @@ class TestInternalError:
             answer.body["unconfirmed_count"],
         )
 
-    def test_begins_no_other_transaction(self, call: Call, endpoint: Endpoint) -> None:
+    def test_starts_no_more_transactions(self, call: Call, endpoint: Endpoint) -> None:
         put_checkpoints(MODEL, range(1_000), entity=ENTITY)
         endpoint.keep_failing("TransactWriteItems", reject(400, "AccessDeniedException"))
 
         assert NOTHING_DELETED == call(steps=list(range(1_000)))
         assert endpoint.calls.count("TransactWriteItems") <= 4  # those that were under way together
 
-    def test_is_told_before_an_outage(self, call: Call, endpoint: Endpoint) -> None:
-        """Of two failures, the one that a retry does not help decides on the answer."""
+    def test_decides_the_response_before_an_outage(self, call: Call, endpoint: Endpoint) -> None:
+        """If there are two failures, the permanent one decides the response."""
         put_checkpoints(MODEL, range(200), entity=ENTITY)
         denied = reject(400, "AccessDeniedException")
 
@@ -445,7 +445,7 @@ class TestInternalError:
     def test_of_credentials_sends_nothing(
         self, call: Call, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, failures: int
     ) -> None:
-        """Where they come from a container, as with SnapStart, they can fail for a moment."""
+        """With SnapStart, credentials come from an endpoint, which can fail briefly."""
         put_checkpoints(MODEL, [1], entity=ENTITY)
         store = app.connect()[1]
         signer = store._client._request_signer  # type: ignore[attr-defined]  # noqa: SLF001

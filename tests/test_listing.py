@@ -57,7 +57,7 @@ def page(steps: list[int], *, has_more: bool = False) -> Answer:
 
 
 def steps_of(answer: Answer) -> list[int]:
-    """Return the steps that an answer lists, if it is one that a page can be."""
+    """Return the steps of a response, after checking that it is a valid page."""
     steps = [checkpoint["step"] for checkpoint in answer.body["data"]]
     assert page(steps, has_more=answer.body["has_more"]) == answer
     return steps
@@ -105,7 +105,7 @@ def test_lists_checkpoints_with_their_metrics(call: Call) -> None:
 @pytest.mark.parametrize(
     ("model_id", "calls"), [("unknown", ["GetItem", "Query"]), ("é" * 1_025, ["GetItem"])]
 )
-def test_a_model_that_is_unknown_or_that_no_key_can_hold_is_an_empty_list(
+def test_an_unknown_or_too_long_model_id_has_an_empty_list(
     call: Call, endpoint: Endpoint, model_id: str, calls: list[str]
 ) -> None:
     put_checkpoints(MODEL, [1], entity=ENTITY)
@@ -152,8 +152,8 @@ def test_the_pages_are_exactly_the_callers_checkpoints(call: Call, limit: int, o
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-def test_a_walk_goes_on_when_checkpoints_are_deleted_meanwhile(call: Call, order: str) -> None:
-    """Also the one that the cursor stands for, and others before and after it."""
+def test_listing_continues_if_checkpoints_are_deleted_meanwhile(call: Call, order: str) -> None:
+    """Also the checkpoint of the cursor, and others before and after it."""
     put_checkpoints(MODEL, range(100), entity=ENTITY)
     left = set(range(100))
     listed: list[int] = []
@@ -188,10 +188,10 @@ owners = st.dictionaries(st.integers(-20, 20), st.sampled_from([ENTITY, OTHERS, 
     limit=st.integers(1, 25),
     order=st.sampled_from(["asc", "desc"]),
 )
-def test_a_page_is_what_follows_its_cursor_and_tells_exactly_whether_there_is_more(
+def test_a_page_starts_after_its_cursor_and_has_more_is_exact(
     call: Call, owners: dict[int, str], after: int | None, limit: int, order: str
 ) -> None:
-    model_id = str(next(numbers))  # one of its own for each example
+    model_id = str(next(numbers))  # a new one for each example
     for step, owner in owners.items():
         put_checkpoints(model_id, [step], entity=owner)
     sign = 1 if order == "asc" else -1
@@ -228,7 +228,7 @@ def test_a_page_is_what_follows_its_cursor_and_tells_exactly_whether_there_is_mo
     ],
 )
 def test_follows_the_parameters(call: Call, query: dict[str, Any], answer: Answer) -> None:
-    """Unknown ones are ignored. Of a repeated one the last counts."""
+    """Unknown parameters are ignored. If one is repeated, the last counts."""
     put_checkpoints(MODEL, range(100), entity=ENTITY)
 
     assert answer == call(**request(**query))
@@ -421,7 +421,7 @@ def test_needs_one_query_of_about_as_many_records_as_are_asked_for(
 
 
 @pytest.mark.parametrize("limit", [1, 20])
-def test_passes_thousands_of_others_records_in_a_few_queries(
+def test_skips_thousands_of_other_entities_records_in_a_few_queries(
     call: Call, endpoint: Endpoint, limit: int
 ) -> None:
     put_checkpoints(MODEL, range(2_000), entity=OTHERS)
@@ -472,7 +472,7 @@ def test_a_page_of_very_many_metrics_is_short_enough_to_be_answered(
     assert list(range(count)) == listed
 
 
-def test_outlasts_a_short_fault(call: Call, endpoint: Endpoint) -> None:
+def test_recovers_from_a_short_fault(call: Call, endpoint: Endpoint) -> None:
     put_checkpoints(MODEL, [1], entity=ENTITY)
     endpoint.fail("Query", reject(400, "ThrottlingException"), reject(500, "InternalServerError"))
 
@@ -503,10 +503,10 @@ def test_answers_503_at_once_if_no_time_is_left(call: Call, endpoint: Endpoint) 
     assert [] == endpoint.calls
 
 
-def test_answers_503_if_it_takes_too_long_to_pass_others_records(
+def test_answers_503_if_it_takes_too_long_to_skip_other_entities_records(
     call: Call, endpoint: Endpoint
 ) -> None:
-    """However many there are, it stops in time."""
+    """It stops before the deadline, however many records there are."""
 
     def go_on_for_ever(query: dict[str, Any], _apply: object) -> Any:
         step = query["ExpressionAttributeValues"].get(":passed", {"N": "0"})["N"]
@@ -522,7 +522,7 @@ def test_answers_503_if_it_takes_too_long_to_pass_others_records(
     assert all(query.get("Limit", 0) <= MAX_READ_RECORDS for query in endpoint.requests)
 
 
-def test_answers_500_if_it_may_not_read(call: Call, endpoint: Endpoint) -> None:
+def test_answers_500_without_permission_to_read(call: Call, endpoint: Endpoint) -> None:
     endpoint.keep_failing("Query", reject(400, "AccessDeniedException"))
 
     assert INTERNAL_SERVER_ERROR == call(**request())

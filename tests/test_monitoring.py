@@ -21,7 +21,7 @@ from template_resolver import Json, deployed, of_type, only, policy_of
 
 TOPIC = "arn:aws:sns:us-east-1:123456789012:alarms"
 
-# AWS's own metrics that are of use here, with their dimensions.
+# The metrics of AWS that are used here, with their dimensions.
 AWS_METRICS = {
     ("AWS/ApiGateway", ("ApiName", "Stage")): {"Count", "4XXError", "5XXError", "Latency"},
     ("AWS/DynamoDB", ("TableName",)): {"ReadThrottleEvents", "WriteThrottleEvents"},
@@ -39,7 +39,7 @@ type Metric = tuple[str, str, frozenset[tuple[str, str]]]  # namespace, name, di
 
 @pytest.fixture(scope="module")
 def stack() -> Json:
-    """Deploy with all that there is to monitor."""
+    """Deploy the stack with all optional resources."""
     return deployed(ArtifactsBucket="artifacts")
 
 
@@ -54,7 +54,7 @@ def test_alarms_reach_a_human_if_a_topic_is_given(stack: Json) -> None:
         assert [TOPIC] == alarm["AlarmActions"] == alarm["OKActions"]
 
 
-def test_an_alarm_goes_off_above_its_threshold_and_not_for_want_of_requests(stack: Json) -> None:
+def test_an_alarm_goes_off_above_its_threshold_and_not_without_requests(stack: Json) -> None:
     for name, alarm in alarms_of(stack).items():
         assert "GreaterThanOrEqualToThreshold" == alarm["ComparisonOperator"], name
         assert "notBreaching" == alarm["TreatMissingData"], name
@@ -68,7 +68,7 @@ def test_the_docs_explain_each_alarm_and_no_other(stack: Json) -> None:
     assert sorted(alarms_of(stack)) == sorted(explained)
 
 
-def test_a_documented_outcome_sets_off_no_alarm_and_takes_back_no_version(
+def test_a_documented_outcome_triggers_no_alarm_and_no_rollback(
     stack: Json, call: Call, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
     at_once = {n: a for n, a in alarms_of(stack).items() if a.get("Namespace") == "Checkpoints"}
@@ -116,7 +116,7 @@ def test_a_documented_outcome_sets_off_no_alarm_and_takes_back_no_version(
         ({"OnFailureDestinationDeliveredEventCount": 1}, ["ReclaimGivenUpAlarm"]),
     ],
 )
-def test_alarms_on_several_metrics_go_off_on_what_no_other_alarm_sees(
+def test_alarms_on_several_metrics_cover_what_no_other_alarm_covers(
     stack: Json, values: dict[str, int], goes_off: list[str]
 ) -> None:
     def is_above(alarm: Json) -> bool:
@@ -143,7 +143,7 @@ def test_alarms_on_several_metrics_go_off_on_what_no_other_alarm_sees(
     } == at_once  # the others wait whether it lasts
 
 
-def test_a_slow_request_among_a_few_sets_off_no_alarm(stack: Json) -> None:
+def test_one_slow_request_among_a_few_triggers_no_alarm(stack: Json) -> None:
     for alarm in alarms_of(stack).values():
         percentile = alarm.get("ExtendedStatistic")
         assert (percentile and "ignore") == alarm.get("EvaluateLowSampleCountPercentile")
@@ -214,7 +214,7 @@ def emitted_metrics(
 
 
 def metrics_in(log: str) -> Iterator[Metric]:
-    """Yield each metric that a log has, as often as it is there."""
+    """Yield each metric in a log, including duplicates."""
     for line in log.splitlines():
         if '"_aws"' not in line:
             continue

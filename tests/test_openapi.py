@@ -255,7 +255,7 @@ def test_the_function_answers_as_published(
         assert answer.headers["Retry-After"].isdecimal()
 
 
-def test_the_check_tells_whether_the_file_is_current(
+def test_check_says_whether_the_file_is_up_to_date(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert 0 == openapi.main(["--check"])

@@ -1,4 +1,4 @@
-"""The command that prunes a model, against an API in memory that fails on command."""
+"""The prune command, with an in-memory API that injects faults."""
 
 import io
 import json
@@ -48,7 +48,7 @@ class FakeApi:
         return (answers.pop(0) if answers else FakeApi.serve)(self, request)
 
     def serve(self, request: httpx2.Request) -> httpx2.Response:
-        """Do what is asked."""
+        """Handle the request."""
         if request.method == "DELETE":
             wanted = self.sent[-1]
             found = [step for step in wanted if self.checkpoints.pop(step, None) is not None]
@@ -64,7 +64,7 @@ class FakeApi:
         return httpx2.Response(200, json=body)
 
     def lose(self, request: httpx2.Request) -> httpx2.Response:
-        """Do what is asked, and lose the answer."""
+        """Handle the request, and lose the response."""
         self.serve(request)
         raise httpx2.ReadTimeout("timed out")
 
@@ -75,7 +75,7 @@ class FakeApi:
         return self.serve(request)
 
     def save_anew(self, request: httpx2.Request) -> httpx2.Response:
-        """Do what is asked, and save a checkpoint again."""
+        """Handle the request, and save a checkpoint again."""
         response = self.serve(request)
         self.checkpoints[4] = {}
         return response
@@ -95,7 +95,7 @@ def answer(status: int, body: Any = None, **headers: str) -> Answer:
 
 
 class Result(NamedTuple):
-    """What a person sees of a command, and how long it waited."""
+    """The exit code and the output of a command, and how long it waited."""
 
     code: object
     stdout: str
@@ -111,7 +111,7 @@ class Terminal(io.StringIO):
 
 
 class ClosedPipe(io.StringIO):
-    """What the output of the command goes to when nobody reads it any more."""
+    """The output of the command after its reader closed the pipe."""
 
     def write(self, _: str) -> int:
         raise BrokenPipeError
@@ -328,7 +328,7 @@ def test_refuses_a_rule_that_keeps_nothing(rule: str, note: str) -> None:
     ],
     ids=lambda arguments: ascii(arguments)[:40],
 )
-def test_refuses_what_it_does_not_understand(arguments: list[str]) -> None:
+def test_refuses_invalid_arguments(arguments: list[str]) -> None:
     api = FakeApi(NUMBERS)
 
     result = run(api, *arguments)
@@ -424,7 +424,7 @@ NONSENSE += [
         (answer(400, {"detail": "x" * 9_999}), "400 xxx"),
         (answer(302, "", Location="https://elsewhere.example.com"), "302 Found. Set CHECKPOINTS_"),
         *(
-            (answer(200, body), "This is not an answer of the checkpoints API. Set")
+            (answer(200, body), "This is not a response of the checkpoints API. Set")
             for body in NONSENSE
         ),
     ],
@@ -456,13 +456,13 @@ INTERRUPTED = mock.Mock(side_effect=KeyboardInterrupt)
 BUSY = answer(429, {"detail": "Busy"}, **{"Retry-After": "0.5"})
 DOWN = answer(503, {"detail": "Down", "deleted_count": 0, "unconfirmed_count": 0})
 LATE = [answer(504, "", **{"Retry-After": text}) for text in ["9999", "Fri, 1", "nan"]]
-LOST = "Already gone, or deleted by a request whose answer was lost"
+LOST = "Already deleted, or deleted by a request without a response"
 
 
 @pytest.mark.parametrize(
     ("answers", "waits", "outcome"),
     [
-        ([FakeApi.overtake], [], "Deleted: 6. Kept: 1.\nAlready gone: 2.\n"),
+        ([FakeApi.overtake], [], "Deleted: 6. Kept: 1.\nAlready deleted: 2.\n"),
         ([BUSY, DOWN, REFUSED], [0.5, 4, 8], "Deleted: 8. Kept: 2.\n"),
         ([FakeApi.delete_some] * 2, [2, 2], "Deleted: 8. Kept: 2.\n"),
         ([FakeApi.lose], [2], f"Deleted: 0. Kept: 2.\n{LOST}: 8.\n"),
@@ -496,7 +496,7 @@ def test_gives_up_only_after_many_tries_without_progress() -> None:
     )
 
 
-def test_fails_if_something_of_the_plan_is_there_in_the_end() -> None:
+def test_fails_if_a_part_of_the_plan_is_not_deleted() -> None:
     api = FakeApi(NUMBERS)
     api.answers["DELETE"] = [FakeApi.save_anew]
 

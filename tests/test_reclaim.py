@@ -77,12 +77,12 @@ def run(*records: dict[str, Any], context: Any = None, **event: object) -> dict[
 
 
 def retry(*steps: int) -> dict[str, Any]:
-    """Return the answer that has the removals of these steps come again."""
+    """Return the response that makes Lambda retry the records of these steps."""
     return {"batchItemFailures": [{"itemIdentifier": sequence_number(step)} for step in steps]}
 
 
 def outcome(level: str, message: str, **fields: object) -> dict[str, object]:
-    """Return the line on the removal of step 1, by default of one that deleted nothing."""
+    """Return the log line for step 1, by default without deleted objects."""
     counts = {"objects_deleted": 0, "bytes_freed": 0, "objects_kept": {}}
     return (
         {
@@ -133,7 +133,7 @@ EVERYTHING = {"m/1", "m/1/", "m/1/a", "m/1/b/c", "m/10", "m/10/a", "M/1/a", "x/m
         *((key, set()) for key in ("m", "m/2/", "m/1/b", "/m/1/", "m//1/")),
     ],
 )
-def test_deletes_the_object_or_all_beneath_the_prefix(key: str, deleted: set[str]) -> None:
+def test_deletes_the_object_or_all_objects_with_the_prefix(key: str, deleted: set[str]) -> None:
     put_objects(*EVERYTHING, saved_at=BEFORE)
 
     assert DONE == run(make_removal(uri(key)))
@@ -150,8 +150,8 @@ KEYS = [
 
 
 @pytest.mark.parametrize("key", KEYS, ids=ascii)
-def test_takes_a_key_as_it_is(key: str, lines: Lines) -> None:
-    """All objects have the same ETag, so that no condition saves one that is named by mistake."""
+def test_uses_a_key_without_decoding(key: str, lines: Lines) -> None:
+    """All objects have the same ETag, so that the condition cannot hide a wrong key."""
     similar = {
         *(unquote_plus(key), quote(key), os.path.normpath(key), key.strip(), f"{key}/", key[:-1]),
         *(unicodedata.normalize(form, key) for form in ("NFC", "NFD")),
@@ -209,7 +209,7 @@ def test_refuses_what_is_not_a_key_in_the_bucket(value: object, reason: str, lin
 
 
 def test_refuses_a_folder_without_its_closing_slash(lines: Lines) -> None:
-    """Its record is more likely to mean the folder than an object that is not there."""
+    """The record probably means the folder, not an object that does not exist."""
     put_objects("m/1/a", "m/1-old", saved_at=BEFORE)
 
     assert DONE == run(make_removal(uri("m/1")))
@@ -220,7 +220,7 @@ def test_refuses_a_folder_without_its_closing_slash(lines: Lines) -> None:
     assert {"ReclaimsRefused": 1} == metrics(written)
 
 
-def test_refuses_a_stream_that_does_not_tell_what_the_record_was(lines: Lines) -> None:
+def test_refuses_a_stream_without_old_images(lines: Lines) -> None:
     put_objects("m/1/a", saved_at=BEFORE)
     removal = make_removal(uri("m/1/"))
     del removal["dynamodb"]["OldImage"]
@@ -232,7 +232,7 @@ def test_refuses_a_stream_that_does_not_tell_what_the_record_was(lines: Lines) -
     assert [refused | {"artifact_uri": "", "entity": ""}] == log_lines(lines())
 
 
-def test_a_record_that_is_not_understood_is_logged_and_comes_again(lines: Lines) -> None:
+def test_an_invalid_record_is_logged_and_retried(lines: Lines) -> None:
     removal = make_removal(uri("m/1/"))
     removal["dynamodb"]["ApproximateCreationDateTime"] = 1e300
 
@@ -244,7 +244,7 @@ def test_a_record_that_is_not_understood_is_logged_and_comes_again(lines: Lines)
 
 
 @pytest.mark.parametrize(("hours", "result"), [(5, "retry"), (7, "failed")])
-def test_a_fault_that_lasts_for_hours_no_longer_holds_up_other_records(
+def test_a_fault_that_lasts_for_hours_no_longer_blocks_other_records(
     hours: int, result: str, s3: FaultyS3, lines: Lines
 ) -> None:
     removal = make_removal(uri("m/1/"), at=datetime.now(UTC) - timedelta(hours=hours))
@@ -329,7 +329,7 @@ def test_keeps_an_object_that_is_overwritten_after_it_was_listed(
 @pytest.mark.parametrize(
     ("key", "operation"), [("m/1/a", "delete_objects"), ("m/1/\x01", "delete_object")], ids=ascii
 )
-def test_an_object_that_is_gone_meanwhile_is_neither_freed_nor_kept(
+def test_an_object_that_was_deleted_meanwhile_is_neither_freed_nor_kept(
     key: str, operation: str, s3: FaultyS3, lines: Lines
 ) -> None:
     put_objects(key, saved_at=BEFORE)
@@ -394,7 +394,7 @@ def test_a_dry_run_tells_what_would_be_deleted_and_deletes_nothing(
     assert {} == metrics(written)
 
 
-def test_tells_the_outcomes_of_what_is_no_dry_run_too() -> None:
+def test_returns_the_outcomes_also_without_a_dry_run() -> None:
     put_objects("m/1/a", saved_at=BEFORE)
 
     answer = run(make_removal(uri("m/1/")), dry_run=False)
@@ -419,7 +419,7 @@ OPERATIONS = {"list_objects_v2": "m/1/a", "delete_objects": "m/1/a", "delete_obj
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("fault", TRANSIENT)
-def test_a_transient_fault_of_s3_makes_exactly_that_record_come_again(
+def test_a_transient_fault_of_s3_retries_exactly_that_record(
     operation: str, fault: S3Fault, s3: FaultyS3, lines: Lines
 ) -> None:
     key = OPERATIONS[operation]
@@ -442,7 +442,7 @@ def test_a_transient_fault_of_s3_makes_exactly_that_record_come_again(
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("fault", LASTING)
-def test_a_lasting_fault_of_s3_is_told_and_does_not_block(
+def test_a_permanent_fault_of_s3_is_logged_and_does_not_block(
     operation: str, fault: S3Fault, s3: FaultyS3, lines: Lines
 ) -> None:
     key = OPERATIONS[operation]
@@ -461,7 +461,7 @@ def test_a_lasting_fault_of_s3_is_told_and_does_not_block(
 
 
 @pytest.mark.parametrize("operation", ["list_objects_v2", "delete_objects"])
-def test_a_blank_answer_is_not_taken_for_success(operation: str, s3: FaultyS3) -> None:
+def test_an_empty_response_is_not_a_success(operation: str, s3: FaultyS3) -> None:
     put_objects("m/1/a", saved_at=BEFORE)
     s3.fail(operation, blank_reply)
 
@@ -484,7 +484,7 @@ def test_a_blank_answer_is_not_taken_for_success(operation: str, s3: FaultyS3) -
     ],
     ids=str,
 )
-def test_errors_of_single_objects_do_not_keep_the_others_from_being_deleted(
+def test_errors_of_single_objects_do_not_stop_the_deletion_of_others(
     codes: list[str], answer: dict[str, Any], message: str, s3: FaultyS3, lines: Lines
 ) -> None:
     keys = [f"m/1/{name}" for name in "abcdef"]
@@ -531,7 +531,7 @@ def test_deletes_nothing_while_it_is_unknown_whether_the_record_exists_again(
 def test_fails_as_a_whole_if_it_could_handle_no_record(
     missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lambda reports such an error; what fails a single record is reported by the function."""
+    """Lambda reports such an error. The function itself reports the error of a single record."""
     if missing == "bucket":
         monkeypatch.delenv("ARTIFACTS_BUCKET")
     else:
@@ -566,7 +566,7 @@ def test_deletes_thousands_of_objects_page_by_page(s3: FaultyS3, lines: Lines) -
 
 @pytest.mark.usefixtures("_small_pages")
 @pytest.mark.parametrize(("key", "lists"), [("m/", 3), ("m/1", 1), ("m/0", 2)])
-def test_does_not_list_all_that_begins_like_a_single_object(
+def test_does_not_list_all_keys_that_start_like_a_single_object(
     key: str, lists: int, s3: FaultyS3
 ) -> None:
     put_objects("m/1", *(f"m/1{name}" for name in "abcdef"), saved_at=BEFORE)
@@ -577,7 +577,7 @@ def test_does_not_list_all_that_begins_like_a_single_object(
     assert ["freed"] == [each["outcome"] for each in answer["outcomes"]]
 
 
-def test_begins_no_record_without_time_for_it(lines: Lines) -> None:
+def test_starts_no_record_without_enough_time(lines: Lines) -> None:
     put_objects("m/1/a", "m/2/a", saved_at=BEFORE)
     batch = [make_removal(uri(f"m/{step}/"), step=step) for step in (1, 2)]
 
@@ -627,11 +627,11 @@ def test_ends_in_time_even_if_every_call_is_slow(seconds: int, s3: FaultyS3) -> 
     assert left[0] > 1_000
 
 
-# What is told
+# What is logged
 
 
 @pytest.mark.parametrize("fault", [pass_on, s3_error(403, "AccessDenied"), drop_call])
-def test_nothing_else_of_a_record_is_told(
+def test_no_other_field_of_a_record_is_logged(
     fault: S3Fault, s3: FaultyS3, lines: Lines, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

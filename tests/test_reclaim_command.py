@@ -1,4 +1,4 @@
-"""Freeing storage where that was refused, failed or was given up on, by a command."""
+"""The reclaim command frees storage after a refusal, a failure or a batch given up."""
 
 import io
 import json
@@ -38,7 +38,7 @@ type Fault = Callable[[Event], Answer]
 
 
 def handle(event: Event, milliseconds: int = 300_000) -> tuple[Event, list[str]]:
-    """Have the function handle an event; return its answer, and the lines of its log."""
+    """Invoke the function with an event; return its response and its log lines."""
     log = io.StringIO()
     with (
         redirect_stdout(io.StringIO()),  # the metrics
@@ -57,7 +57,7 @@ class Function:
         self._lock = threading.Lock()  # a process of Lambda has one invocation at a time
 
     def heal(self) -> None:
-        """Forget all faults to come, and the events that came."""
+        """Remove all faults, and forget the recorded events."""
         self.events.clear()
         self.faults.clear()
 
@@ -79,7 +79,7 @@ class Function:
 
 
 def with_time(milliseconds: int) -> Fault:
-    """Let the function do its work with so much time left."""
+    """Run the function with this much time left."""
 
     def work(event: Event) -> Answer:
         answer, lines = handle(event, milliseconds)
@@ -124,7 +124,7 @@ def _deployed(endpoint: Endpoint) -> Iterator[Function]:
 
 @pytest.fixture(autouse=True)
 def deployed(_deployed: Function, monkeypatch: pytest.MonkeyPatch) -> Iterator[Function]:
-    """Begin with empty buckets and an empty log."""
+    """Start with empty buckets and an empty log."""
     monkeypatch.setattr(reclaim, "PAUSE_SECONDS", 0)
     logs = boto3.client("logs")
     logs.create_log_group(logGroupName=LOG_GROUP)
@@ -169,7 +169,7 @@ def put_artifacts(*keys: str, size: int = 1_500) -> None:
 
 
 def put_batch(name: str, *records: Event, as_text: bool = True, **others: object) -> str:
-    """Save what Lambda saves when it gives up, and return its key."""
+    """Save a failed batch as Lambda does, and return its key."""
     payload = {"Records": records}
     batch = {
         "requestContext": {"condition": "RetryAttemptsExhausted"},
@@ -184,7 +184,7 @@ def put_batch(name: str, *records: Event, as_text: bool = True, **others: object
 
 
 def removal(step: int, uri: str | None = None, *, model_id: str = MODEL) -> Event:
-    """Return the record of a checkpoint that is removed in a moment, as the stream has it."""
+    """Return the stream record of a checkpoint."""
     uri = uri or f"s3://{ARTIFACTS}/{step}/"
     keys = {"model_id": {"S": model_id}, "step": {"N": str(step)}}
     return {
@@ -242,7 +242,7 @@ def test_keeps_a_batch_until_each_of_its_records_is_done(run: Run) -> None:
     assert (["3/a"], [left]) == (stored(ARTIFACTS), stored(BATCHES))
 
 
-def test_a_dry_run_only_tells(run: Run, deployed: Function) -> None:
+def test_a_dry_run_only_reports(run: Run, deployed: Function) -> None:
     put_artifacts("1/a", "1/b", "3/a", size=10)
     put_checkpoints(MODEL, [3], entity=ENTITY, artifact_uri={"S": f"s3://{ARTIFACTS}/3/"})
     records = [removal(1), removal(2), removal(3), removal(5, model_id="été\n")]
@@ -265,7 +265,7 @@ def test_a_dry_run_only_tells(run: Run, deployed: Function) -> None:
     assert [True] == [event["dry_run"] for event in deployed.events]
 
 
-def test_tells_what_a_dry_run_would_keep(run: Run) -> None:
+def test_a_dry_run_reports_what_would_be_kept(run: Run) -> None:
     put_artifacts("1/a")
     record = removal(1)
     record["dynamodb"]["ApproximateCreationDateTime"] -= 60
@@ -276,7 +276,7 @@ def test_tells_what_a_dry_run_would_keep(run: Run) -> None:
     assert (["1/a"], [key]) == (stored(ARTIFACTS), stored(BATCHES))
 
 
-def test_frees_what_the_log_tells_as_refused_or_failed(run: Run, deployed: Function) -> None:
+def test_frees_what_is_refused_or_failed_in_the_log(run: Run, deployed: Function) -> None:
     put_artifacts("1/a", "2/a", "3/a")
     refused, failed, freed = removal(1), removal(2, "s3://absent/2/"), removal(3)
     work(freed, refused, ARTIFACTS_BUCKET="another")
@@ -300,7 +300,7 @@ def test_does_not_free_again_what_an_earlier_run_freed(run: Run) -> None:
     assert Result(0, "There is nothing to do.\n", SEARCHING) == run("--log")
 
 
-def test_looks_back_as_far_as_told(run: Run) -> None:
+def test_searches_the_log_since_the_given_time(run: Run) -> None:
     put_artifacts("1/a")
     lines = handle({"Records": [removal(1, "s3://elsewhere/1/")]})[1]
     log(lines, age_hours=2 * 24)
@@ -339,7 +339,7 @@ def test_gives_up_after_a_few_attempts_and_says_so(run: Run, deployed: Function)
     deployed.faults.extend([with_time(0)] * 4)
 
     told = "Not finished: 2\n" + "".join(
-        f"  'resnet-50' {step}, 's3://artifacts/{step}/': The function did not get to it.\n"
+        f"  'resnet-50' {step}, 's3://artifacts/{step}/': The function has not processed it.\n"
         for step in (1, 2)
     )
     assert Result(1, told, "") == run("--batches")
@@ -347,12 +347,12 @@ def test_gives_up_after_a_few_attempts_and_says_so(run: Run, deployed: Function)
     assert (["1/a", "2/a"], [key]) == (stored(ARTIFACTS), stored(BATCHES))
 
 
-def test_adds_up_what_all_attempts_have_deleted(run: Run, deployed: Function) -> None:
+def test_adds_up_the_counts_of_all_attempts(run: Run, deployed: Function) -> None:
     put_artifacts("1/a", "1/b", "2/a")
     key = put_batch("b.json", removal(1), removal(2))
 
     def delete_a_part(event: Event) -> Answer:
-        """Finish, but answer as if S3 had asked to slow down in between."""
+        """Finish, but respond as if S3 had throttled."""
         answer = handle(event)[0]
         for each in answer["outcomes"]:
             each |= {"outcome": "retry", "exception": "Traceback:\n...\nSlowDown: 1"}
@@ -406,7 +406,7 @@ def test_stops_if_the_function_cannot_be_invoked(
 
     told = (
         "Freed: 1 (1 object, 1.5 KB)\nNot finished: 1\n"
-        "  'resnet-50' 2, 's3://artifacts/2/': The function did not get to it.\n"
+        "  'resnet-50' 2, 's3://artifacts/2/': The function has not processed it.\n"
     )
     assert Result(1, told, f"reclaim.py: {message}\n") == result
     assert [key] == stored(BATCHES)
@@ -442,7 +442,7 @@ def test_leaves_what_is_not_a_batch(run: Run, content: str) -> None:
     key = FOLDER + "b.json"
     s3().put_object(Bucket=BATCHES, Key=key, Body=content.encode())
 
-    message = f"s3://{BATCHES}/{key} is not a batch of removed records.\n"
+    message = f"s3://{BATCHES}/{key} is not a batch of deleted records.\n"
     assert Result(1, "Freed: 1 (1 object, 1.5 KB)\n", message) == run("--batches")
     assert ([], [key]) == (stored(ARTIFACTS), stored(BATCHES))
 
@@ -461,7 +461,7 @@ def test_says_that_the_stack_frees_no_storage(run: Run, source: str, output: str
     [[], ["--batches", "--log"], ["--batches", "--since", "1d"], ["--log", "--since", "1"]],
     ids=" ".join,
 )
-def test_refuses_what_it_does_not_understand(run: Run, arguments: list[str]) -> None:
+def test_refuses_invalid_arguments(run: Run, arguments: list[str]) -> None:
     refused = run(*arguments)
 
     assert (2, "") == (refused.returncode, refused.stdout)

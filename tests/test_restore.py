@@ -1,4 +1,4 @@
-"""Putting deleted checkpoints back from a restored table, by the log or by a list of steps."""
+"""The restore command puts checkpoints back, by the log or by a list of steps."""
 
 import io
 import json
@@ -30,9 +30,9 @@ from scripts import restore
 RESTORED = "restored-checkpoints"
 HEADLINE = f"Model '{MODEL}', from {RESTORED} to CheckpointsTable:\n"
 SEARCHING = f"Searching {LOG_GROUP}\n"
-SAVED_SINCE = "Saved since, and left as it is"
+SAVED_SINCE = "Saved again since, and not changed"
 REMINDER = "Their artifacts may have been deleted. To bring them back too, add --artifacts.\n"
-NOTHING = "It deleted nothing, so there is nothing to put back.\n"
+NOTHING = "The request deleted nothing, so there is nothing to put back.\n"
 
 type Records = dict[tuple[str, str], dict[str, Any]]
 type Delete = Callable[..., str]
@@ -104,7 +104,7 @@ def put_restored(steps: Iterable[int], *, entity: str = ENTITY, **attributes: At
 
 
 def all_records(table: str = "CheckpointsTable") -> Records:
-    """Return all that a table holds."""
+    """Return all records of a table."""
     pages = boto3.client("dynamodb").get_paginator("scan").paginate(TableName=table)
     items = [item for page in pages for item in page["Items"]]
     return {(item["model_id"]["S"], item["step"]["N"]): item for item in items}
@@ -161,7 +161,7 @@ def test_puts_back_whole_what_a_request_deleted(run: Run, delete: Delete) -> Non
     told = f"{HEADLINE}  Put back: 49 (1-49)\n{REMINDER}"
     assert Result(0, told, SEARCHING) == run("--request", request)
     assert before == all_records()
-    told = f"{HEADLINE}  There already: 49 (1-49)\n"
+    told = f"{HEADLINE}  Already there: 49 (1-49)\n"
     assert Result(0, told, SEARCHING) == run("--request", request)
 
 
@@ -175,7 +175,7 @@ def test_puts_back_the_steps_of_a_list(run: Run) -> None:
     assert {MODEL: {-7, -6, -5, 0, most, big}} == stored_checkpoints()
 
 
-def test_leaves_what_is_there_each_time_that_it_is_run(run: Run, delete: Delete) -> None:
+def test_changes_nothing_when_it_is_run_again(run: Run, delete: Delete) -> None:
     put_checkpoints(MODEL, range(3), entity=ENTITY)
     put_restored(range(3))
     request = delete([0, 1, 2])
@@ -186,16 +186,16 @@ def test_leaves_what_is_there_each_time_that_it_is_run(run: Run, delete: Delete)
     after = all_records()
     assert {"S": "saved anew"} == after[(MODEL, "1")]["notes"]
 
-    told = f"{HEADLINE}  There already: 2 (0,2)\n  {SAVED_SINCE}: 1 (1)\n"
+    told = f"{HEADLINE}  Already there: 2 (0,2)\n  {SAVED_SINCE}: 1 (1)\n"
     assert Result(0, told, SEARCHING) == run("--request", request)
     assert after == all_records()
 
 
-def test_takes_sets_in_another_order_for_the_same_record(run: Run) -> None:
+def test_ignores_the_order_of_sets_when_it_compares_records(run: Run) -> None:
     put_restored([1], tags={"SS": ["a", "b"]})
     put_checkpoints(MODEL, [1], entity=ENTITY, tags={"SS": ["b", "a"]})
 
-    told = f"{HEADLINE}  There already: 1 (1)\n"
+    told = f"{HEADLINE}  Already there: 1 (1)\n"
     assert Result(0, told, "") == run("--model", MODEL, "--steps", "1")
 
 
@@ -233,7 +233,7 @@ def test_does_not_put_back_the_checkpoint_of_another_entity(run: Run, delete: De
 
     told = (
         f"{HEADLINE}  Put back: 1 (2)\n"
-        "  Of another entity in the restored table, and not put back: 1 (1)\n"
+        "  Owned by another entity in the restored table, so not put back: 1 (1)\n"
     )
     assert Result(1, told, SEARCHING) == run("--request", request)
     assert {MODEL: {2}} == stored_checkpoints()
@@ -287,7 +287,7 @@ def test_finds_no_steps_on_the_line_of_another_request(run: Run, delete: Delete)
     assert Result(0, told, SEARCHING) == run("--request", request)
 
 
-def test_takes_a_line_that_the_log_has_twice_for_one(run: Run, delete: Delete) -> None:
+def test_counts_a_duplicate_log_line_once(run: Run, delete: Delete) -> None:
     put_checkpoints(MODEL, [1, 2], entity=ENTITY)
     put_restored([1, 2])
     request = delete([1, 2])
@@ -297,7 +297,7 @@ def test_takes_a_line_that_the_log_has_twice_for_one(run: Run, delete: Delete) -
     assert Result(0, told, SEARCHING) == run("--request", request)
 
 
-def test_a_dry_run_only_tells(run: Run, delete: Delete, endpoint: Endpoint) -> None:
+def test_a_dry_run_only_reports(run: Run, delete: Delete, endpoint: Endpoint) -> None:
     put_checkpoints(MODEL, [1, 2, 3], entity=ENTITY)
     put_restored([1, 2, 3])
     request = delete([1, 2])
@@ -307,7 +307,7 @@ def test_a_dry_run_only_tells(run: Run, delete: Delete, endpoint: Endpoint) -> N
     told = f"{HEADLINE}  Would be put back: 2 (1-2)\n"
     assert Result(0, told, SEARCHING) == run("--request", request, "--dry-run")
     told = (
-        f"{HEADLINE}  Would be put back: 1 (2)\n  There already: 1 (3)\n"
+        f"{HEADLINE}  Would be put back: 1 (2)\n  Already there: 1 (3)\n"
         "  Not in the restored table: 1 (4)\n"
     )
     assert Result(1, told, "") == run("--model", MODEL, "--steps", "2-4", "--dry-run")
@@ -336,7 +336,7 @@ def test_there_is_nothing_to_do_for_a_dry_run_of_the_api(
     assert {MODEL: {1, 2}} == stored_checkpoints()
 
 
-def test_says_that_the_log_does_not_know_a_request(run: Run) -> None:
+def test_says_that_the_log_has_no_line_of_the_request(run: Run) -> None:
     request = str(uuid.uuid4())
     log(f"REPORT RequestId: {request} Duration: 1 ms", f'["{request}"]')
 
@@ -368,7 +368,7 @@ def test_searches_the_log_from_the_moment_that_the_table_was_restored_to(
 
 
 @pytest.mark.parametrize(("lost", "left"), [(0, 4), (1, 2)], ids=["outcome", "rest of the steps"])
-def test_puts_back_what_the_log_has_and_says_if_that_is_not_all(
+def test_puts_back_what_the_log_has_and_says_if_it_is_incomplete(
     run: Run, delete: Delete, lost: int, left: int
 ) -> None:
     put_checkpoints(MODEL, [2, 4], entity=ENTITY)
@@ -382,7 +382,7 @@ def test_puts_back_what_the_log_has_and_says_if_that_is_not_all(
     result = run("--request", request)
 
     assert (1, f"{HEADLINE}  Put back: 1 ({left})\n") == (result.returncode, result.stdout)
-    assert "The log has only a part of this request yet." in result.stderr
+    assert "The log does not have the whole request yet." in result.stderr
     assert {MODEL: {left}} == stored_checkpoints()
 
 
@@ -412,7 +412,7 @@ def test_reads_again_what_was_left_unprocessed(run: Run, endpoint: Endpoint) -> 
     put_restored(range(10))
     endpoint.fail("BatchGetItem", process_half, process_half, pass_on, process_half, process_half)
 
-    told = f"{HEADLINE}  Put back: 8 (2-9)\n  There already: 2 (0-1)\n"
+    told = f"{HEADLINE}  Put back: 8 (2-9)\n  Already there: 2 (0-1)\n"
     assert Result(0, told, "") == run("--model", MODEL, "--steps", "0-9")
 
 
@@ -468,9 +468,15 @@ def test_copies_the_largest_records(run: Run) -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("CheckpointsTable", "'CheckpointsTable' is the stack's own table. Name the restored one."),
+        (
+            "CheckpointsTable",
+            "'CheckpointsTable' is the stack's own table. Name the restored table.",
+        ),
         ("absent", "There is no table 'absent' in the region us-east-1."),
-        ("TokensTable", "The table 'TokensTable' has other keys than the stack's table."),
+        (
+            "TokensTable",
+            "The table 'TokensTable' does not have the same keys as the stack's table.",
+        ),
     ],
 )
 def test_refuses_a_table_that_it_cannot_restore_from(run: Run, table: str, message: str) -> None:
@@ -487,7 +493,7 @@ def test_refuses_a_table_that_is_still_being_restored(run: Run, endpoint: Endpoi
 
     result = run("--model", MODEL, "--steps", "1")
 
-    message = f"restore.py: The table '{RESTORED}' is still CREATING. Wait for it.\n"
+    message = f"restore.py: The table '{RESTORED}' is CREATING. Wait until it is ACTIVE.\n"
     assert Result(1, "", message) == result
 
 
@@ -511,7 +517,7 @@ def test_refuses_a_table_that_is_still_being_restored(run: Run, endpoint: Endpoi
     ],
     ids=lambda arguments: " ".join(arguments)[:60],
 )
-def test_refuses_what_it_does_not_understand(run: Run, arguments: list[str]) -> None:
+def test_refuses_invalid_arguments(run: Run, arguments: list[str]) -> None:
     refused = run(*arguments)
 
     assert (2, "") == (refused.returncode, refused.stdout)
@@ -564,7 +570,7 @@ def run_with_artifacts(run: Run, bucket: str, *arguments: str) -> Result:
 
 
 def test_brings_artifacts_back(run: Run, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the records that are there afterwards as they were, and no other."""
+    """Artifacts come back only for records that are the same in both tables."""
     kept = "2/a+b %20/été.bin"
     uris = {1: "s3://{}/1/", 2: "s3://{}/" + kept, 3: "s3://{}/3/"}
     put_restored_with_artifacts(bucket, uris)
@@ -573,7 +579,7 @@ def test_brings_artifacts_back(run: Run, bucket: str, monkeypatch: pytest.Monkey
     put_artifacts(bucket, "1/a", body="trained longer")
     delete_artifacts(bucket, *deleted, "1/there")
     put_artifacts(bucket, "1/there", body="saved again")
-    delete_artifacts(bucket, "1/a")  # a marker on a marker
+    delete_artifacts(bucket, "1/a")  # a second delete marker
     put_checkpoints(MODEL, [3], entity=ENTITY, artifact_uri={"S": f"s3://{bucket}/3/"}, n={"S": ""})
 
     monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "3")
@@ -591,7 +597,7 @@ def test_brings_artifacts_back(run: Run, bucket: str, monkeypatch: pytest.Monkey
     } == artifacts(bucket)
 
     told = (
-        f"  There already: 2 (1-2)\n  {SAVED_SINCE}: 1 (3)\nArtifacts in s3://{bucket}:\n"
+        f"  Already there: 2 (1-2)\n  {SAVED_SINCE}: 1 (3)\nArtifacts in s3://{bucket}:\n"
         "  Checkpoints with artifacts: 2 (1-2)\n"
     )
     assert Result(0, HEADLINE + told, "") == run_with_artifacts(run, bucket)
@@ -625,7 +631,7 @@ def test_leaves_what_was_deleted_before_the_moment_of_the_table(
     told = (
         f"  Put back: 3 (1-3)\nArtifacts in s3://{bucket}:\n"
         f"  Deleted before {datetime.fromtimestamp(later, UTC):%Y-%m-%d %H:%M:%S} UTC, "
-        "and left so: 2\n"
+        "and not brought back: 2\n"
         "  Checkpoints with artifacts: 1 (1)\n  Checkpoints without any artifact: 1 (2)\n"
     )
     assert Result(1, HEADLINE + told, "") == run_with_artifacts(run, bucket)
@@ -640,8 +646,9 @@ def test_tells_what_cannot_come_back(run: Run, bucket: str) -> None:
 
     told = (
         f"  Put back: 3 (1-3)\nArtifacts in s3://{bucket}:\n"
-        "  Deleted, and no version is left: 1\n  Checkpoints without any artifact: 1 (1)\n"
-        "  Checkpoints whose artifact_uri names nothing in this bucket: 2 (2-3)\n"
+        "  Deleted, with no version left to bring back: 1\n"
+        "  Checkpoints without any artifact: 1 (1)\n"
+        "  Checkpoints without a valid artifact_uri in this bucket: 2 (2-3)\n"
     )
     assert Result(1, HEADLINE + told, "") == run_with_artifacts(run, bucket)
 
@@ -651,7 +658,7 @@ def test_leaves_what_is_in_another_bucket_to_its_owner(run: Run, bucket: str) ->
 
     told = (
         f"  Put back: 3 (1-3)\nArtifacts in s3://{bucket}:\n"
-        "  Checkpoints whose artifact_uri names nothing in this bucket: 3 (1-3)\n"
+        "  Checkpoints without a valid artifact_uri in this bucket: 3 (1-3)\n"
     )
     assert Result(0, HEADLINE + told, "") == run_with_artifacts(run, bucket)
 
@@ -664,7 +671,7 @@ def test_says_that_a_bucket_is_not_versioned(run: Run) -> None:
 
     told = (
         "  Put back: 3 (1-3)\nArtifacts in s3://unversioned:\n"
-        "  The bucket is not versioned, so nothing that was deleted can come back.\n"
+        "  The bucket is not versioned, so deleted objects cannot be brought back.\n"
         "  Checkpoints with artifacts: 1 (1)\n  Checkpoints without any artifact: 1 (2)\n"
     )
     assert Result(1, HEADLINE + told, "") == run_with_artifacts(run, "unversioned")

@@ -1,4 +1,4 @@
-"""Which bodies are understood, decided by a JSON Schema validator that is not ours."""
+"""The API accepts the same bodies as an independent JSON Schema validator."""
 
 import base64
 import json
@@ -45,7 +45,7 @@ def not_json(constant: str) -> None:
 
 
 def assert_is_as_published(answer: Answer) -> None:
-    """Hold an answer's body to the schema that the document has for its status."""
+    """Check a response body against the published schema for its status."""
     name = {200: "DeleteCheckpointsResponse", 422: "HTTPValidationError"}[answer.status]
     jsonschema.validate(answer.body, schema(name))
     if answer.status == 422:
@@ -53,7 +53,7 @@ def assert_is_as_published(answer: Answer) -> None:
 
 
 def send(call: Call, body: bytes) -> Answer:
-    """Send any bytes, as a gateway would: text if it can be, else base64."""
+    """Send any bytes, as a gateway would: as text if possible, otherwise in base64."""
     try:
         return call(body=body.decode("utf-8"))
     except UnicodeDecodeError:
@@ -135,7 +135,7 @@ numbers = count()
 @settings(max_examples=40, deadline=None)
 @given(present=st.sets(st.integers(0, 30)), asked=st.lists(st.integers(-2, 32)))
 def test_deletes_and_counts_exactly(call: Call, present: set[int], asked: list[int]) -> None:
-    model_id = str(next(numbers))  # one of its own for each example
+    model_id = str(next(numbers))  # a new one for each example
     put_checkpoints(model_id, present, entity=ENTITY)
 
     answer = call(model_id=model_id, steps=asked)
@@ -236,7 +236,7 @@ LARGE = 6_000_000  # bytes, as much as Lambda takes
         pytest.param('{"steps":[],"x":"\ud800"}', 422, id="not Unicode"),
     ],
 )
-def test_withstands_hostile_bodies(call: Call, body: str, status: int) -> None:
+def test_handles_hostile_bodies(call: Call, body: str, status: int) -> None:
     answer = call(body=body)
 
     assert status == answer.status
@@ -255,7 +255,7 @@ def test_answers_for_a_body_as_large_as_lambda_takes(call: Call) -> None:
 
 
 def test_fits_into_memory_whatever_is_sent(endpoint: Endpoint) -> None:
-    """The test's own libraries are in the figure too, and all the bodies three times more."""
+    """The memory includes the test's own libraries, and three copies of the bodies."""
     nest = "[" * 180 + "]" * 180 + ","
     bodies = [
         '{"steps":[[' + nest * (LARGE // len(nest)) + "0]]}",
@@ -274,7 +274,7 @@ def test_fits_into_memory_whatever_is_sent(endpoint: Endpoint) -> None:
 
 
 def test_is_not_slowed_down_by_steps_that_collide(call: Call) -> None:
-    """All of them have the same hash; the answer comes within the invocation all the same."""
+    """All steps have the same hash. The response still comes in time."""
     wanted = [number * sys.hash_info.modulus for number in range(250_000, 0, -1)]
     put_checkpoints(MODEL, wanted[:1], entity=ENTITY)
 

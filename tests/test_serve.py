@@ -1,4 +1,4 @@
-"""`make serve` shows one readable line for each request, and says how to use what it serves."""
+"""`make serve` prints one line for each request, and commands to use the stack."""
 
 import io
 import json
@@ -56,7 +56,7 @@ def test_shows_one_line_for_each_request(
         json.dumps({"message": "Dry run continued", "would_delete_steps": [[1, 2]]}),
     ],
 )
-def test_leaves_out_what_tells_no_outcome(message: str) -> None:
+def test_skips_lines_without_an_outcome(message: str) -> None:
     assert serve.format_outcome(message) is None
 
 
@@ -64,11 +64,11 @@ def test_leaves_out_what_tells_no_outcome(message: str) -> None:
     "message",
     ["Traceback (most recent call last):", "[1]", json.dumps({"message": "Task timed out"})],
 )
-def test_shows_as_it_is_what_it_does_not_know(message: str) -> None:
+def test_shows_unknown_lines_unchanged(message: str) -> None:
     assert message == serve.format_outcome(message)
 
 
-def test_prints_a_line_to_paste_for_each_thing_there_is() -> None:
+def test_prints_a_command_to_paste_for_each_resource() -> None:
     outputs = {
         "ApiUrl": "http://127.0.0.1:9000/api",
         "CheckpointsTableName": "checkpoints-1",

@@ -1,4 +1,4 @@
-"""A misconfigured function fails loudly in the log, and tells the caller only 500."""
+"""A misconfigured function logs the cause, and returns only 500 to the caller."""
 
 import pytest
 

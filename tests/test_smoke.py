@@ -1,4 +1,4 @@
-"""The smoke test of a deployed stack, here of the function behind a server of its own."""
+"""The smoke test, run against the function behind a local server."""
 
 import json
 import os
@@ -87,7 +87,7 @@ def outcomes(result: Result) -> list[str]:
     return [line.split()[0] for line in result.stdout.splitlines() if " ms  " in line]
 
 
-def test_passes_a_stack_in_order_and_leaves_nothing(run: Run, api: Api, endpoint: Endpoint) -> None:
+def test_passes_on_a_good_stack_and_leaves_nothing(run: Run, api: Api, endpoint: Endpoint) -> None:
     seen: list[str] = []
 
     def watch(path: str, headers: dict[str, str], body: str) -> tuple[int, str]:
@@ -118,7 +118,7 @@ def test_two_runs_use_other_names(run: Run, api: Api) -> None:
     assert first.startswith(f"Sending requests to {api.url}/v1/preview/models/smoke%20test%20")
 
 
-def test_finds_an_api_that_answers_well_and_deletes_nothing(run: Run, api: Api) -> None:
+def test_detects_an_api_that_returns_200_and_deletes_nothing(run: Run, api: Api) -> None:
     answers: list[tuple[int, str]] = []
 
     def record(path: str, headers: dict[str, str], body: str) -> tuple[int, str]:
@@ -143,7 +143,7 @@ def test_finds_an_api_that_answers_well_and_deletes_nothing(run: Run, api: Api) 
     [(200, "{}"), (502, "<html>Bad Gateway</html>"), (307, "")],
     ids=["another API", "no JSON", "redirected"],
 )
-def test_finds_an_address_that_is_not_the_api(run: Run, api: Api, status: int, body: str) -> None:
+def test_detects_a_url_that_is_not_the_api(run: Run, api: Api, status: int, body: str) -> None:
     api.respond = lambda *_: (status, body)
 
     result = run("--url", api.url)
@@ -177,13 +177,13 @@ def test_stops_where_nothing_answers(run: Run, url: list[str], cause: str) -> No
     assert (1, "") == (result.returncode, result.stderr)
     assert ["FAILED"] == outcomes(result)
     assert cause in result.stdout
-    assert result.stdout.endswith("\n0 checks passed, 1 failed, 9 left out.\n")
+    assert result.stdout.endswith("\n0 checks passed, 1 failed, 9 skipped.\n")
     assert {} == stored_checkpoints()
     assert [TOKEN] == token_names()
 
 
 @pytest.mark.parametrize("url", ["no-scheme", "ftp://127.0.0.1", ""])
-def test_refuses_what_is_no_url(run: Run, url: str) -> None:
+def test_refuses_an_invalid_url(run: Run, url: str) -> None:
     refused = run("--url", url)
 
     assert (2, "") == (refused.returncode, refused.stdout)

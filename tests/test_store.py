@@ -1,4 +1,4 @@
-"""Exactly what was asked for is deleted, and exactly that is answered."""
+"""A request deletes exactly the given steps, and the response is exact."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from faulty_dynamodb import Apply, Endpoint, Fault, Reply, cancel, pass_on, reje
 
 
 def deleted(count: int, not_found: list[int]) -> Answer:
-    """Return the whole answer that promises so much."""
+    """Return the whole response for these counts."""
     return Answer(200, JSON, {"deleted_count": count, "not_found_steps": not_found})
 
 
@@ -55,7 +55,7 @@ def test_answers_for_each_distinct_step(
 
 
 @pytest.mark.parametrize("step", [10**38 + 1, 10**126, -(10**38) - 1, -(10**126)])
-def test_asks_for_no_step_that_no_number_can_hold(
+def test_sends_no_step_that_is_too_large_for_dynamodb(
     call: Call, endpoint: Endpoint, step: int
 ) -> None:
     """DynamoDB would reject the others with it; moto takes it."""
@@ -116,7 +116,7 @@ LARGE_RECORD = {"padding": {"S": "x" * 10_000}}
 
 
 class TestSparseSteps:
-    """What a request reads is bounded by the steps that it asks for, not by what the model has."""
+    """The steps of a request limit its reads, not the size of the model."""
 
     wanted = range(0, 1_200, 10)  # a page of a query passes 10 of them
 
@@ -201,7 +201,7 @@ class TestSparseSteps:
         [reject(400, "ThrottlingException"), reject(500, "InternalServerError")],
         ids=["throttled", "server error"],
     )
-    def test_outlast_a_short_fault(self, call: Call, endpoint: Endpoint, fault: Fault) -> None:
+    def test_recover_from_a_short_fault(self, call: Call, endpoint: Endpoint, fault: Fault) -> None:
         endpoint.fail("BatchGetItem", fault)
 
         assert self.answer() == call(steps=list(self.wanted))
@@ -242,7 +242,7 @@ def test_reads_the_keys_page_by_page(call: Call, endpoint: Endpoint) -> None:
 
 @pytest.mark.parametrize("count", [1, 101], ids=["in one transaction", "after a query"])
 class TestLeavesAlone:
-    """What is not the caller's, or not asked for, is neither touched nor told of."""
+    """Other entities' checkpoints and other steps are not changed and not revealed."""
 
     def test_the_checkpoints_of_another_entity(self, call: Call, count: int) -> None:
         put_checkpoints(MODEL, range(count), entity="speech-team")
@@ -347,7 +347,7 @@ def test_tells_how_far_it_got_when_it_has_to_stop(call: Call, endpoint: Endpoint
 
 
 def test_decides_on_what_is_true_now(call: Call, endpoint: Endpoint) -> None:
-    """Revoked means revoked, and saved means saved, at the moment of the request."""
+    """Reads are consistent: tokens and checkpoints are as they are at the request."""
     call(steps=list(range(101)))
 
     reads = [request for request in endpoint.requests if "TransactItems" not in request]

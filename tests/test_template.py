@@ -1,4 +1,4 @@
-"""What the template promises to those who deploy it, call it and operate it."""
+"""What the template guarantees for callers and operators."""
 
 import copy
 import json
@@ -92,7 +92,7 @@ def test_each_parameter_is_optional_and_has_an_effect(stack: Json, parameter: st
     assert value in ("true", "false") or value in json.dumps(changed)
 
 
-def test_without_an_endpoint_the_function_finds_dynamodb_in_the_cloud(
+def test_without_an_endpoint_the_function_uses_dynamodb_in_the_cloud(
     stack: Json, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_DYNAMODB"):
@@ -105,7 +105,7 @@ def test_without_an_endpoint_the_function_finds_dynamodb_in_the_cloud(
     assert "https://dynamodb.eu-central-1.amazonaws.com" == dynamodb.connect().meta.endpoint_url
 
 
-def test_deploying_needs_no_right_to_name_roles(stack: Json) -> None:
+def test_deploying_needs_no_permission_to_name_roles(stack: Json) -> None:
     for resources in (stack, deployed(**OTHERS)):
         for role in of_type(resources, "AWS::IAM::Role").values():
             assert "RoleName" not in role
@@ -168,7 +168,7 @@ def test_a_change_to_the_template_publishes_a_version(stack: Json) -> None:
     assert set(version_of(stack)) != set(version_of(deployed(template)))
 
 
-def test_a_canary_is_taken_back_on_errors_and_made_only_if_asked_for(stack: Json) -> None:
+def test_a_canary_is_optional_and_rolled_back_on_errors(stack: Json) -> None:
     assert {} == of_type(stack, "AWS::CodeDeploy::DeploymentGroup")
 
     group = only(deployed(CanaryDeployment="true"), "AWS::CodeDeploy::DeploymentGroup")

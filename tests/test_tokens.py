@@ -1,4 +1,4 @@
-"""The administration of tokens, against an endpoint over HTTP."""
+"""The tokens command, with an endpoint over HTTP."""
 
 import contextlib
 import io
@@ -28,7 +28,7 @@ ISSUE = ["issue", "--entity", ENTITY, "--name", "laptop", "--scope", "checkpoint
 
 
 class Result(NamedTuple):
-    """What a person sees of a command."""
+    """The exit code and the output of a command."""
 
     returncode: object
     stdout: str
@@ -119,7 +119,7 @@ def test_prints_the_token_alone_and_what_is_known_about_it_to_standard_error(run
     listed = run("list").stdout.splitlines()
     (expires,) = [line.split()[-2] for line in listed if line.endswith(hash_token(token)[:12])]
     assert (
-        "Issued a token. It is shown only this once, and is stored nowhere.\n"
+        "Issued a token. It is shown only once, and is not stored.\n"
         "  entity   vision-team\n"
         "  name     laptop\n"
         "  scopes   checkpoints:delete,checkpoints:read\n"
@@ -128,7 +128,7 @@ def test_prints_the_token_alone_and_what_is_known_about_it_to_standard_error(run
     ) == issued.stderr
 
 
-def test_warns_of_other_tokens_with_the_name_and_issues_nevertheless(run: Run) -> None:
+def test_issues_a_token_and_warns_of_others_with_the_same_name(run: Run) -> None:
     put_token("x", entity="speech-team", name="laptop")
     put_token("y", entity="speech-team", name="desktop")
 
@@ -154,11 +154,11 @@ def test_issues_a_token_even_if_the_others_cannot_be_read(run: Run, endpoint: En
     ) == issued.stderr.splitlines()[-1]
 
 
-def test_no_two_tokens_are_alike(run: Run) -> None:
+def test_all_tokens_are_different(run: Run) -> None:
     assert run(*ISSUE).stdout != run(*ISSUE).stdout
 
 
-def test_lists_all_about_a_token_but_the_token(run: Run) -> None:
+def test_lists_tokens_without_their_secrets(run: Run) -> None:
     put_token(
         "x",
         entity="speech-team",
@@ -186,7 +186,7 @@ def test_lists_all_about_a_token_but_the_token(run: Run) -> None:
     assert token not in listed.stdout
 
 
-def test_lists_a_moment_that_is_none_as_it_is(run: Run) -> None:
+def test_lists_an_invalid_time_unchanged(run: Run) -> None:
     put_token("x", entity="zoo", created_at={"N": "1764012345000"})
 
     assert "1764012345000" == run("list").stdout.splitlines()[-1].split()[-3]
@@ -216,7 +216,7 @@ def test_says_how_many_digits_of_a_hash_are_needed(run: Run) -> None:
 
 NO_SUCH_TOKEN = (
     "There is no such token in TokensTable in the region us-east-1. It may have been revoked "
-    "already. Check that it was pasted whole."
+    "already. Check that you pasted the whole token."
 )
 
 
@@ -314,8 +314,8 @@ def test_refuses_a_token_on_the_command_line_and_does_not_repeat_it(
     assert token not in refused.stderr
     assert refused.stderr.endswith(
         ": error: do not put a token on the command line, where the shell's history and the list "
-        "of processes show it. Revoke it now: run `tokens.py revoke -`, and paste the token when "
-        "asked for it.\n"
+        "of processes show it. Revoke it now: run `tokens.py revoke -`, and paste the token at "
+        "the prompt.\n"
     )
 
 
@@ -336,7 +336,7 @@ def test_takes_a_table_whose_name_looks_like_a_token(run: Run) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["desktop", "", hash_token("x")[1:]])
-def test_revokes_nothing_when_none_is_meant(run: Run, prefix: str) -> None:
+def test_revokes_nothing_if_no_token_matches(run: Run, prefix: str) -> None:
     put_token("x", entity=ENTITY)
 
     revoked = run("revoke", prefix)
@@ -347,7 +347,7 @@ def test_revokes_nothing_when_none_is_meant(run: Run, prefix: str) -> None:
     assert hash_token("x")[:12] in run("list").stdout
 
 
-def test_revokes_nothing_when_several_could_be_meant(run: Run) -> None:
+def test_revokes_nothing_if_several_tokens_match(run: Run) -> None:
     put_token("x", entity=ENTITY, name="laptop")
     put_token("y", entity="speech-team", name="laptop")
 
@@ -378,7 +378,7 @@ def test_revokes_nothing_when_several_could_be_meant(run: Run) -> None:
     ],
     ids=" ".join,
 )
-def test_refuses_what_it_does_not_understand(run: Run, arguments: list[str]) -> None:
+def test_refuses_invalid_arguments(run: Run, arguments: list[str]) -> None:
     refused = run(*arguments)
 
     assert (2, "") == (refused.returncode, refused.stdout)
@@ -421,7 +421,7 @@ def test_explains_itself(run: Run, command: list[str]) -> None:
     ],
     ids=["no table", "an absent table", "no endpoint", "no URL"],
 )
-def test_says_in_a_line_what_went_wrong(run: Run, variable: str, value: str, message: str) -> None:
+def test_prints_errors_as_one_line(run: Run, variable: str, value: str, message: str) -> None:
     assert Result(1, "", f"tokens.py: {message}\n") == run("list", **{variable: value})
 
 

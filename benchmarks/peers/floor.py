@@ -1,4 +1,4 @@
-"""The least that deletes exactly: a bare handler, without routing, authentication or a log."""
+"""The minimum for exact deletes: a bare handler, without routing, authentication or logs."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What the two peers with single deletes have in common."""
+"""Shared code of the two peers with single deletes."""
 
 import hashlib
 import os

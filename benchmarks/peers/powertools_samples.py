@@ -1,4 +1,4 @@
-"""Powertools as its samples have it: its validation, its tracer, and single deletes in a row."""
+"""Powertools as its samples use it: validation, tracer, and one delete after the other."""
 
 from typing import Any
 

@@ -1,1 +1,1 @@
-"""List and delete model checkpoints: a Lambda function behind an API Gateway REST API."""
+"""List and delete model checkpoints, and free their storage: two AWS Lambda functions."""

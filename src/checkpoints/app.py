@@ -1,9 +1,9 @@
-"""Handle one request: authenticate, parse, list or delete, answer."""
+"""Handle one request: authenticate, parse, list or delete, respond."""
 
 import gc
 
-# The imports create many objects and no garbage, so to collect garbage meanwhile would only cost
-# time: 7 % of a cold start.
+# The imports create many objects and no garbage, so garbage collection would only waste time: 7 %
+# of a cold start.
 gc.disable()
 
 import os
@@ -40,23 +40,23 @@ ROUTE = f"{MODELS_PATH}<model_id>/checkpoints"
 RETRY_LATER = {"Retry-After": "2"}  # seconds
 INTERNAL_SERVER_ERROR = "Internal Server Error"
 
-# The resolver's own validation stays off: it would read the body before the token is checked, and
-# answer deep JSON, long integers and invalid UTF-8 with a 500. Its debug mode would log the event.
+# The resolver's own validation is off: it would parse the body before the token is checked, and
+# return 500 for deep JSON, long integers and invalid UTF-8. Its debug mode would log the event.
 app = APIGatewayRestResolver(
     enable_validation=False,
     debug=False,
-    # The base path of a custom domain, which API Gateway leaves in the path of the event.
+    # API Gateway leaves the base path of a custom domain in the path of the event.
     strip_prefixes=[re.compile(f"^(?!{MODELS_PATH})/[^/].*?(?={MODELS_PATH})")],
 )
 
 
 class MissingSettingError(Exception):
-    """An environment variable that the function needs is unset or empty."""
+    """A required environment variable is missing or empty."""
 
 
 @app.get(ROUTE)
 def list_model_checkpoints(model_id: str) -> Response[str]:
-    """Answer with a page of the caller's checkpoints of a model."""
+    """Return a page of the caller's checkpoints of a model."""
     store, entity, calls = _authenticate(READ_SCOPE)
     model_id = decode_model_id(model_id)
     request = ListCheckpointsRequest.parse(app.current_event)
@@ -78,9 +78,9 @@ def list_model_checkpoints(model_id: str) -> Response[str]:
 
 @app.delete(ROUTE)
 def delete_model_checkpoints(model_id: str) -> Response[str]:
-    """Delete the caller's checkpoints of a model at the steps that the body names.
+    """Delete the caller's checkpoints of a model at the steps in the body.
 
-    If the request is a dry run, only tell what would be deleted.
+    A dry run only reports what would be deleted.
     """
     store, entity, calls = _authenticate(DELETE_SCOPE)
     model_id = decode_model_id(model_id)
@@ -100,7 +100,7 @@ def delete_model_checkpoints(model_id: str) -> Response[str]:
         )
 
     deletion = store.delete(model_id, request.steps, entity=entity, calls=calls)
-    audit.completed(deletion)  # first, so that it is logged even if the answer cannot be made
+    audit.completed(deletion)  # first, so that it is logged even if the response fails
     return _answer(
         200,
         DeleteCheckpointsResponse(
@@ -110,10 +110,10 @@ def delete_model_checkpoints(model_id: str) -> Response[str]:
 
 
 def _authenticate(scope: str) -> tuple[CheckpointStore, str, dynamodb.Calls]:
-    """Begin a request: return the store, the caller's entity, and the calls of the request.
+    """Start a request: return the store, the caller's entity, and the calls of the request.
 
     Raises:
-        AuthError: the caller may not do this.
+        AuthError: the caller is not authenticated, or the token lacks the scope.
 
     """
     audit: Audit = app.context["audit"]
@@ -127,7 +127,7 @@ def _authenticate(scope: str) -> tuple[CheckpointStore, str, dynamodb.Calls]:
 
 @app.exception_handler(AuthError)
 def handle_auth_error(error: AuthError) -> Response[str]:
-    """Answer a caller who may not do this."""
+    """Return 401 or 403."""
     audit: Audit = app.context["audit"]
     if error.principal:
         audit.identify(entity=error.principal.entity, token_name=error.principal.token_name)
@@ -139,21 +139,21 @@ def handle_auth_error(error: AuthError) -> Response[str]:
 
 @app.exception_handler(InvalidRequestError)
 def handle_invalid_request(error: InvalidRequestError) -> Response[str]:
-    """Answer a request that is not what the API describes."""
+    """Return 422."""
     app.context["audit"].refused(422, "invalid_request")
     return _answer(422, HTTPValidationError(detail=error.errors))
 
 
 @app.exception_handler(NotFoundError)
 def handle_not_found(_: NotFoundError) -> Response[str]:
-    """Answer a request for a path or a method that does not exist."""
+    """Return 404."""
     app.context["audit"].refused(404, "unknown_route")
     return _answer(404, ErrorMessage(detail="Not Found"))
 
 
 @app.exception_handler(dynamodb.UnavailableError)
 def handle_unavailable(error: dynamodb.UnavailableError) -> Response[str]:
-    """Answer when the token could not be looked up, or a list or a dry run could not be made."""
+    """Return 503 if DynamoDB failed before a deletion started, or during a list or a dry run."""
     app.context["audit"].failed(503, error)
     if app.current_event.http_method == "GET":
         body = ErrorMessage(detail="The database is not available. Repeat the request.")
@@ -163,7 +163,7 @@ def handle_unavailable(error: dynamodb.UnavailableError) -> Response[str]:
 
 @app.exception_handler(IncompleteDeletionError)
 def handle_incomplete_deletion(error: IncompleteDeletionError) -> Response[str]:
-    """Answer when a deletion was not finished: say how far it got."""
+    """Return 503 or 500 for a deletion that stopped halfway, with the counts."""
     is_outage = isinstance(error.__cause__, dynamodb.UnavailableError)
     app.context["audit"].incomplete(503 if is_outage else 500, error.deletion, error)
     deleted, unconfirmed = len(error.deletion.deleted), len(error.deletion.unconfirmed)
@@ -178,12 +178,12 @@ def handle_incomplete_deletion(error: IncompleteDeletionError) -> Response[str]:
 
 
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Handle one REST API proxy event. Whatever happens, the caller gets an answer."""
+    """Handle one REST API proxy event. Any exception becomes a 500."""
     audit = Audit()
     app.context["audit"] = audit
     try:
         return _resolve(event, context)
-    except Exception as error:  # noqa: BLE001 the last resort, and it is logged
+    except Exception as error:  # noqa: BLE001 it is logged, and the caller gets a response
         audit.failed(500, error)
         return {
             "statusCode": 500,
@@ -193,7 +193,7 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
         }
 
 
-# Explicit, because an environment variable could turn `log_event` on, and the event has the token.
+# Explicit, because an environment variable could turn `log_event` on. The event has the token.
 @logger.inject_lambda_context(
     log_event=False, clear_state=True, correlation_id_path=correlation_paths.API_GATEWAY_REST
 )
@@ -204,10 +204,10 @@ def _resolve(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 @cache
 def connect() -> tuple[Authenticator, CheckpointStore]:
-    """Return the two tables, with one client for the life of the process.
+    """Return the two tables, which share one client for the lifetime of the process.
 
     Raises:
-        MissingSettingError: the name of a table is not in the environment.
+        MissingSettingError: the environment variable with the name of a table is missing.
 
     """
     tokens_table, checkpoints_table = _setting("TOKENS_TABLE"), _setting("CHECKPOINTS_TABLE")
@@ -231,7 +231,7 @@ def _answer_unavailable(*, deleted: int, unconfirmed: int) -> Response[str]:
     body = IncompleteDeletion(
         detail=(
             f"The database is not available. Checkpoints deleted so far: {deleted}{more}. Repeat "
-            "the request to finish it. Checkpoints that are already deleted are then not found."
+            "the request to finish it. Checkpoints already deleted are then reported as not found."
         ),
         deleted_count=deleted,
         unconfirmed_count=unconfirmed,
@@ -239,10 +239,10 @@ def _answer_unavailable(*, deleted: int, unconfirmed: int) -> Response[str]:
     return _answer(503, body, RETRY_LATER)
 
 
-# Connect while Lambda initialises, with a full CPU. If that fails, the first request fails for the
-# same reason, and logs it.
+# Connect during Lambda's init phase, which has a full CPU. If this fails, the first request fails
+# for the same reason, and logs it.
 with suppress(Exception):
     connect()
 
-gc.freeze()  # the objects created so far live as long as the process
+gc.freeze()  # the objects created so far are never garbage
 gc.enable()

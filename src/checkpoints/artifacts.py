@@ -1,4 +1,4 @@
-"""The artifacts of a checkpoint: which objects in S3 they are, and deleting them."""
+"""The artifacts of a checkpoint in S3: parse their URI, and delete the objects."""
 
 import re
 from collections import Counter
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MAX_KEY_BYTES = 1024  # S3's limit
 
-# botocore repeats a call, so one takes about 3 * (2 + 10) seconds at most, and 3 between attempts.
+# botocore retries a call: about 3 attempts * (2 + 10) seconds, plus 3 seconds of pauses.
 CONFIG = Config(
     connect_timeout=2,
     read_timeout=10,
@@ -26,8 +26,8 @@ CONFIG = Config(
 )
 MAX_CALL_SECONDS = 39
 
-# S3's errors that can be gone at the next attempt, besides those with such a status. An answer to
-# DeleteObjects names an error for each object, without its status.
+# S3 errors that are worth a retry, in addition to TRANSIENT_STATUSES. The response to DeleteObjects
+# has an error code for each object, but no status.
 TRANSIENT_ERRORS = frozenset(
     {
         "ConditionalRequestConflict",
@@ -43,17 +43,17 @@ TRANSIENT_ERRORS = frozenset(
 )
 TRANSIENT_STATUSES = frozenset({429, 500, 502, 503, 504})
 
-# XML 1.0 cannot hold these characters, and a parser reads a carriage return as a newline, so
-# DeleteObjects, which is XML both ways, cannot name a key that has one.
+# DeleteObjects uses XML for the request and the response. XML 1.0 does not allow these characters,
+# and a parser reads a carriage return as a newline, so such a key needs a DeleteObject.
 _NOT_IN_XML = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")
 
 
 class InvalidUriError(Exception):
-    """A URI does not name artifacts that may be deleted; the message says why."""
+    """A URI names no artifacts that may be deleted; the message is the reason code."""
 
 
 class NotDeletedError(Exception):
-    """S3 did not delete some of the objects; `codes` counts them by S3's error code."""
+    """S3 did not delete some of the objects; `codes` counts them by error code."""
 
     def __init__(self, codes: Mapping[str, int]) -> None:
         super().__init__(", ".join(f"{code}: {count}" for code, count in codes.items()))
@@ -61,17 +61,17 @@ class NotDeletedError(Exception):
 
 
 class Artifacts(NamedTuple):
-    """One object of a bucket or, if the key ends with a slash, all objects beneath it."""
+    """One object in a bucket or, if the key ends with a slash, all objects with this prefix."""
 
     bucket: str
     key: str
 
     @classmethod
     def parse(cls, uri: object, *, bucket: str | None = None) -> Self:
-        """Read a URI such as `s3://bucket/key` or `s3://bucket/prefix/`. Nothing is decoded.
+        """Parse a URI such as `s3://bucket/key` or `s3://bucket/prefix/`, without decoding.
 
         Raises:
-            InvalidUriError: it is not such a URI, has no key, or is in another bucket than the
+            InvalidUriError: it is not such a URI, has no key, or names another bucket than the
                 given one.
 
         """
@@ -93,27 +93,27 @@ class Artifacts(NamedTuple):
 
     @property
     def is_prefix(self) -> bool:
-        """Tell whether these are all objects beneath the key."""
+        """Whether these are all objects with the key as their prefix."""
         return self.key.endswith("/")
 
     def include(self, key: str) -> bool:
-        """Tell whether the object with this key is one of them."""
+        """Return whether the object with this key is one of them."""
         return key == self.key or (self.is_prefix and key.startswith(self.key))
 
     def overlap(self, other: "Artifacts") -> bool:
-        """Tell whether one is the same as the other, above or beneath.
+        """Return whether the two are the same, or one is inside the other.
 
-        Whether a key ends with a slash makes no difference: who left it out may mean the prefix.
+        A slash at the end of a key is ignored: a writer who forgot it may mean the prefix.
         """
         one, two = (f"{key.rstrip('/')}/" for key in (self.key, other.key))
         return self.bucket == other.bucket and (one.startswith(two) or two.startswith(one))
 
 
 class ArtifactDeletion:
-    """Deletes artifacts that were last modified before a time, and counts what became of them.
+    """Deletes artifacts that were last modified before a given time, and counts the results.
 
-    `freed_bytes` is the size of the `deleted` objects in bytes. `kept` counts objects that stay, by
-    the reason.
+    `freed_bytes` is the total size of the `deleted` objects. `kept` counts the objects that stay,
+    by reason.
     """
 
     def __init__(self, client: "S3Client", artifacts: Artifacts, *, before: datetime) -> None:
@@ -126,15 +126,15 @@ class ArtifactDeletion:
         self._errors: Counter[str] = Counter()
 
     def run(self, ensure_allowed: Callable[[], None], *, dry_run: bool) -> None:
-        """Delete page by page. Before each, `ensure_allowed` is called, which may raise.
+        """Delete page by page. Call `ensure_allowed` before each call that deletes; it may raise.
 
         A dry run deletes nothing, and counts what would be deleted.
 
         Raises:
             BotoCoreError, ClientError, ResponseParserError: a call to S3 failed. `is_transient`
-                tells whether to try again.
+                says whether to retry.
             NotDeletedError: the calls succeeded, but some objects were not deleted.
-            InvalidUriError: there is no such object, but there are objects beneath its key.
+            InvalidUriError: there is no such object, but there are objects with this prefix.
 
         """
         found = 0
@@ -158,8 +158,8 @@ class ArtifactDeletion:
             if any(_list(self._client, folder, limit=1)):
                 raise InvalidUriError("no_closing_slash")
 
-    # Each delete is on the condition that the ETag is the one that was listed, so that an object
-    # that is overwritten in between stays.
+    # Each delete has the listed ETag as its condition, so that an object stays if it is overwritten
+    # after it was listed.
 
     def _delete_together(self, objects: list["ObjectTypeDef"]) -> None:
         if not objects:
@@ -173,7 +173,7 @@ class ArtifactDeletion:
         self._count_deleted(each for each in objects if each["Key"] in deleted)
         for each in objects:
             if each["Key"] not in deleted:
-                # What the answer does not name may have been deleted or not.
+                # If the response does not name an object, it may have been deleted or not.
                 self._count_error(errors.get(each["Key"], "InternalError"))
 
     def _delete_single(self, each: "ObjectTypeDef") -> None:
@@ -196,21 +196,21 @@ class ArtifactDeletion:
     def _count_error(self, code: str) -> None:
         if code == "PreconditionFailed":  # it was overwritten after it was listed
             self.kept["changed"] += 1
-        elif code != "NoSuchKey":  # that is gone already
+        elif code != "NoSuchKey":  # it is already deleted
             self._errors[code] += 1
 
 
 def _list(
     client: "S3Client", artifacts: Artifacts, *, limit: int | None = None
 ) -> Iterator[list["ObjectTypeDef"]]:
-    """Yield the objects page by page, up to 1,000 each; at most `limit` in all."""
+    """Yield the objects in pages of up to 1,000, and at most `limit` in total."""
     if not artifacts.is_prefix:
-        limit = 1  # of all keys with a prefix, the first is the one that equals it
+        limit = 1  # S3 lists keys in order, so a key that equals the prefix comes first
     limits: PaginatorConfigTypeDef = {"MaxItems": limit, "PageSize": limit} if limit else {}
     for page in client.get_paginator("list_objects_v2").paginate(
         Bucket=artifacts.bucket, Prefix=artifacts.key, PaginationConfig=limits
     ):
-        if "IsTruncated" not in page:  # botocore reads an answer without a body as an empty one
+        if "IsTruncated" not in page:  # botocore parses a response without a body as an empty list
             raise ResponseParserError("The list of objects has no body.")
         yield [each for each in page.get("Contents", []) if artifacts.include(each["Key"])]
 
@@ -225,7 +225,7 @@ def connect() -> "S3Client":
 
 
 def is_transient(error: Exception) -> bool:
-    """Tell whether an error that `Cleanup.run` raised can be gone at the next attempt."""
+    """Return whether an error that `ArtifactDeletion.run` raised is worth a retry."""
     match error:
         case ClientError(response={"ResponseMetadata": {"HTTPStatusCode": status}}):
             code = error.response["Error"]["Code"]
@@ -234,5 +234,5 @@ def is_transient(error: Exception) -> bool:
             return not TRANSIENT_ERRORS.isdisjoint(error.codes)
         case ParamValidationError():
             return False
-    # No answer or half an answer, or no credentials for now.
+    # No response, an incomplete response, or temporarily no credentials.
     return isinstance(error, BotoCoreError | ResponseParserError)

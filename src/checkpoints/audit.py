@@ -1,8 +1,8 @@
-"""What is logged and measured, on Powertools' Logger and Metrics.
+"""Logs and metrics, with the Logger and Metrics of Powertools.
 
-One line tells the outcome of each request, and of each record of the stream. No line holds a token,
-a token's hash, or what a refused caller sent, except the correlation id and the trace id: a caller
-can choose those by headers.
+Each request, and each record of the stream, has one log line with its outcome. No line contains a
+token, the hash of a token, or input of a refused caller. The exceptions are the correlation id and
+the trace id, which a caller can set with headers.
 """
 
 import json
@@ -29,13 +29,12 @@ if TYPE_CHECKING:
 
 type Fields = dict[str, object]
 
-# CloudWatch cuts a log event at 256 KiB. What can be long on a line is the step ranges, and the
-# messages of exceptions.
+# CloudWatch truncates a log event at 256 KiB. Only step ranges and exception messages can be long.
 MAX_RANGES_BYTES = 150_000
 MAX_MESSAGE_CHARACTERS = 2_000
 
 # The service is POWERTOOLS_SERVICE_NAME; the template sets it to the stack's name.
-# The serializer writes ASCII, and values of any type: nothing can keep a line from being written.
+# The serializer writes ASCII and accepts values of any type, so that writing a line never fails.
 _to_json = partial(json.dumps, separators=(",", ":"), default=str)
 logger = Logger(use_rfc3339=True, utc=True, json_serializer=_to_json)
 metrics = Metrics(namespace="Checkpoints")
@@ -48,16 +47,16 @@ RECLAIM_OUTCOMES = {
     "failed": (logger.error, "Reclaim failed"),
 }
 
-# At INFO these libraries report where they found credentials; at DEBUG, each call with the hash of
-# the caller's token.
+# At INFO, these libraries log where they found credentials. At DEBUG, they log each call, with the
+# hash of the caller's token.
 for _library in ("boto3", "botocore", "urllib3"):
     logging.getLogger(_library).setLevel(logging.WARNING)
-# `Audit.failed` logs an error that nothing handles; the resolver would log it too.
+# The resolver would log an unhandled error a second time, after `Audit.failed`.
 logging.getLogger("aws_lambda_powertools.event_handler").setLevel(logging.CRITICAL)
 
 
 class Audit:
-    """The report on one request. Make it when the request arrives."""
+    """The log lines and metrics of one request. Create it when the request arrives."""
 
     def __init__(self) -> None:
         self._arrived = time.perf_counter()
@@ -70,21 +69,21 @@ class Audit:
                 metrics.provider.add_cold_start_metric(context)
 
     def watch(self, calls: Calls) -> None:
-        """Report what these calls to DynamoDB amount to."""
+        """Log the number and duration of these calls to DynamoDB."""
         self._calls = calls
 
     def identify(self, **fields: str | bool) -> None:
-        """Put what the request is about on every line that follows."""
+        """Add fields to all following lines of the request."""
         logger.append_keys(**fields)
 
     def listed(self, page: Page) -> None:
-        """Report a page of the list that was answered with 200."""
+        """Report a page of the list; the status is 200."""
         count = len(page.checkpoints)
         self._log(logger.info, "Checkpoints listed", status=200, listed_count=count)
         _count(CheckpointsListed=count)
 
     def completed(self, deletion: Deletion) -> None:
-        """Report a deletion that was answered with 200."""
+        """Report a complete deletion; the status is 200."""
         not_found_count = len(deletion.asked) - len(deletion.deleted)
         first, *others = _split_ranges(deletion.deleted)
         self._log(
@@ -99,7 +98,7 @@ class Audit:
         _count(CheckpointsDeleted=len(deletion.deleted), StepsNotFound=not_found_count)
 
     def dry_run_completed(self, dry_run: DryRun) -> None:
-        """Report a dry run that was answered with 200. Nothing was deleted, so nothing counts."""
+        """Report a dry run; the status is 200. It has no metrics, because nothing was deleted."""
         first, *others = _split_ranges(dry_run.would_delete)
         self._log(
             logger.info,
@@ -112,7 +111,7 @@ class Audit:
         self._continue("Dry run continued", "would_delete_steps", others)
 
     def incomplete(self, status: int, deletion: Deletion, cause: BaseException) -> None:
-        """Report a deletion that was answered with 5xx, and may have been done in part."""
+        """Report a deletion that stopped halfway; the status is 5xx."""
         first, *others = _split_ranges(deletion.deleted)
         self._log(
             logger.error,
@@ -130,18 +129,18 @@ class Audit:
         _count(CheckpointsDeleted=len(deletion.deleted), DeletionsIncomplete=1, **_failure(status))
 
     def refused(self, status: int, reason: str) -> None:
-        """Report a request that was answered with 4xx."""
+        """Report a request that is refused; the status is 4xx."""
         self._log(logger.warning, "Request refused", status=status, reason=reason)
         metrics.add_dimension("reason", reason)
         _count(RequestsRefused=1)
 
     def failed(self, status: int, error: Exception) -> None:
-        """Report a request that was answered with 5xx and began no deletion."""
+        """Report a request that failed and started no deletion; the status is 5xx."""
         self._log(logger.error, "Request failed", status=status, **_describe(error))
         _count(**_failure(status))
 
     def _log(self, write: Callable[..., None], message: str, **fields: object) -> None:
-        """Write the line that tells the outcome."""
+        """Write the line with the outcome."""
         calls = self._calls
         fields |= {
             "duration_ms": round((time.perf_counter() - self._arrived) * 1000, 1),
@@ -157,7 +156,7 @@ class Audit:
 
 
 class ReclaimAudit:
-    """The report on one record that was removed from the checkpoints table.
+    """The log line and metrics of one record that was deleted from the checkpoints table.
 
     Each method returns the fields of the line that it logs.
     """
@@ -169,7 +168,7 @@ class ReclaimAudit:
     def finished(
         self, outcome: str, deletion: "ArtifactDeletion", error: Exception | None = None
     ) -> Fields:
-        """Report what became of the objects: `freed`, `kept`, `failed` or `retry`."""
+        """Report the outcome for the objects: `freed`, `kept`, `failed` or `retry`."""
         counts = {
             "objects_deleted": deletion.deleted,
             "bytes_freed": deletion.freed_bytes,
@@ -201,8 +200,8 @@ class ReclaimAudit:
 
 
 def _write(write: Callable[..., None], message: str, **fields: object) -> None:
-    # The line must appear at any level that an operator sets. It is not enough to do this once:
-    # Powertools, if it samples, sets the operator's level again for each request.
+    # The line must be written at every log level that an operator sets. Set the level each time:
+    # with sampling, Powertools resets it to the operator's level for each request.
     if logger.log_level != logging.INFO:
         logging.getLogger(logger.name).setLevel(logging.INFO)
     write(message, extra=fields)
@@ -212,20 +211,20 @@ def _count(**counts: int) -> None:
     for name, value in counts.items():
         unit = MetricUnit.Bytes if name.startswith("Bytes") else MetricUnit.Count
         metrics.add_metric(name, unit, value)
-    with suppress(OSError, ValueError):  # a log that fails must not change the answer
+    with suppress(OSError, ValueError):  # a failure to log must not change the response
         metrics.flush_metrics()
-    metrics.clear_metrics()  # a failed flush leaves them
+    metrics.clear_metrics()  # a failed flush does not clear them
 
 
 def _failure(status: int) -> dict[str, int]:
-    """Count a fault apart from a 503, which is to be repeated: alarms watch the faults."""
+    """Count a 503 separately: the caller can retry it, so a single one triggers no alarm."""
     name = "RequestsUnavailable" if status == HTTPStatus.SERVICE_UNAVAILABLE else "RequestsFailed"
     return {name: 1}
 
 
 def _describe(error: BaseException) -> dict[str, str]:
-    """Return an exception with its causes as text, each message cut to a length that fits."""
-    parts = traceback.format_exception(error)  # each a frame or a message
+    """Return an exception and its causes as text, with long messages truncated."""
+    parts = traceback.format_exception(error)  # each part is a frame or a message
     return {
         "exception": "".join(
             part if len(part) <= MAX_MESSAGE_CHARACTERS else f"{part[:MAX_MESSAGE_CHARACTERS]}...\n"
@@ -236,7 +235,7 @@ def _describe(error: BaseException) -> dict[str, str]:
 
 
 def _split_ranges(steps: Collection[int]) -> list[list[list[int]]]:
-    """Return the steps as ranges `[first, last]`, in parts that each fit on a log line."""
+    """Return the steps as ranges `[first, last]`, in parts that each fit on one log line."""
     parts: list[list[list[int]]] = [[]]
     size = 0
     for pair in ranges(steps):

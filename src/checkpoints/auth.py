@@ -1,4 +1,4 @@
-"""Turn a bearer token into the principal it was issued to, or raise why it is not accepted."""
+"""Check a bearer token, and return the principal it was issued to."""
 
 import hashlib
 import re
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 DELETE_SCOPE = "checkpoints:delete"
 READ_SCOPE = "checkpoints:read"
 
-# RFC 6750 section 2.1, the scheme in any case (RFC 9110 section 11.1).
+# RFC 6750 section 2.1. The scheme is case-insensitive (RFC 9110 section 11.1).
 _CREDENTIALS = re.compile(r"(?i:bearer) +([A-Za-z0-9._~+/-]+=*)", re.ASCII)
 _CHALLENGE = 'Bearer realm="checkpoints"'
 
 
 class Principal(NamedTuple):
-    """Who a token speaks for: the owner of checkpoints, and the token's own name."""
+    """The owner of a token: the entity, which owns checkpoints, and the name of the token."""
 
     entity: str
     token_name: str
 
 
 class AuthError(Exception):
-    """The caller may not do this.
+    """The caller is not authenticated, or not authorized.
 
-    `challenge` is the value of `WWW-Authenticate` (RFC 6750 section 3). `reason` and `principal`,
-    if the caller is known, are for the operator's log alone.
+    `challenge` is the value of `WWW-Authenticate` (RFC 6750 section 3). `reason`, and `principal`
+    if the caller is known, are only for the log.
     """
 
     status = 401
@@ -44,14 +44,14 @@ class AuthError(Exception):
 
 
 class NotAuthenticatedError(AuthError):
-    """There are no bearer credentials, or they are malformed or sent more than once."""
+    """The bearer credentials are missing, malformed or sent more than once."""
 
     detail = "Not authenticated"
     challenge = _CHALLENGE
 
 
 class InvalidTokenError(AuthError):
-    """The token is unknown, revoked or expired; the caller is not told which."""
+    """The token is unknown, revoked or expired. The response does not say which."""
 
     detail = "Invalid or expired token"
     challenge = f'{_CHALLENGE}, error="invalid_token"'
@@ -84,13 +84,13 @@ class Authenticator:
         self._table = table
 
     def authenticate(self, event: Mapping[str, Any], *, scope: str, calls: Calls) -> Principal:
-        """Return the principal whose token the `Authorization` header of a REST event has.
+        """Return the principal of the token in the `Authorization` header of a REST event.
 
         Raises:
-            NotAuthenticatedError: the header is absent, malformed or repeated.
-            InvalidTokenError: the token is not in the table, or is expired.
+            NotAuthenticatedError: the header is missing, malformed or repeated.
+            InvalidTokenError: the token is not in the table, or has expired.
             InsufficientScopeError: the token does not have the scope.
-            UnavailableError: DynamoDB did not answer.
+            CallError: DynamoDB failed.
 
         """
         token = bearer_token(event)
@@ -98,15 +98,15 @@ class Authenticator:
             self._client.get_item,
             TableName=self._table,
             Key={"token_hash": {"S": hash_token(token)}},
-            ConsistentRead=True,  # a revoked token must be refused at once
+            ConsistentRead=True,  # a revoked token must be refused immediately
         )
         record = answer.get("Item")
         if record is None:
             raise InvalidTokenError("unknown_token")
-        # The table's time to live can remove an expired token days late.
+        # The table's time to live can delete an expired token days late.
         if "expires_at" in record and float(record["expires_at"]["N"]) <= time.time():
             raise InvalidTokenError("expired_token")
-        # The name only labels log lines, so it may be missing; the entity may not.
+        # The name is only for the log, so it may be missing. The entity must not be missing.
         principal = Principal(record["entity"]["S"], record.get("name", {}).get("S", ""))
         if scope not in record.get("scopes", {}).get("SS", ()):
             raise InsufficientScopeError(scope, principal)
@@ -116,7 +116,7 @@ class Authenticator:
 def bearer_token(event: Mapping[str, Any]) -> str:
     """Return the token of a REST proxy event, which has each header in two places.
 
-    The plain dictionaries, because Powertools' own would hide a header that is sent twice.
+    Read the plain dictionaries, because Powertools' class hides a header that is sent twice.
     """
     values = [
         value

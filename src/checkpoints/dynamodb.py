@@ -1,4 +1,4 @@
-"""The DynamoDB client, and the calls that one request makes: deadline, retries and time spent."""
+"""The DynamoDB client, and the calls of one request, with their deadline, retries and duration."""
 
 import random
 import time
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_SECONDS = 1.0
 READ_TIMEOUT_SECONDS = 2.0
-MAX_ATTEMPTS = 9  # throttled attempts do not count: they are repeated until the deadline
+MAX_ATTEMPTS = 9  # throttled attempts do not count: they are retried until the deadline
 INITIAL_BACKOFF_SECONDS = 0.1
 MAX_BACKOFF_SECONDS = 2.0
 
-# Kept free at the end of an invocation, to write the log and return the answer. It also covers the
+# Reserved at the end of an invocation to write the log and return the response. It also covers the
 # cold start, which counts in API Gateway's 29 seconds but not in Lambda's.
 ANSWER_SECONDS = 1.5
 
@@ -45,7 +45,7 @@ RETRYABLE_ERRORS = frozenset(
         "TransactionInProgressException",
     }
 )
-# The same causes as they are named among the reasons of a cancelled transaction.
+# The same errors have other names in the reasons of a cancelled transaction.
 RETRYABLE_CANCELLATIONS = frozenset(
     {"ProvisionedThroughputExceeded", "ThrottlingError", "TransactionConflict"}
 )
@@ -53,16 +53,16 @@ RETRYABLE_CANCELLATIONS = frozenset(
 _NEVER_SENT = (EndpointConnectionError, ConnectTimeoutError, CredentialRetrievalError)
 
 # SystemRandom, because all environments that Lambda restores from one SnapStart snapshot would
-# share the state of an ordinary generator, and so retry at the same moments.
+# share the state of an ordinary generator, and would retry at the same time.
 _jitter = random.SystemRandom()
 
 
 class CallError(Exception):
-    """A call to DynamoDB did not succeed; `__cause__` is botocore's error.
+    """A call to DynamoDB failed; `__cause__` is botocore's error.
 
-    `outcome_unknown` is true if an attempt was sent and not answered: it may have had its effect.
-    `cancellation_codes` has one code for each action of a cancelled transaction, in their order;
-    the string `None` means that this action was valid.
+    `outcome_unknown` is true if an attempt was sent and got no response: it may have succeeded.
+    `cancellation_codes` has one code for each action of a cancelled transaction, in order; the
+    string `None` means that this action was valid.
     """
 
     cancellation_codes: Sequence[str] = ()
@@ -73,11 +73,11 @@ class CallError(Exception):
 
 
 class UnavailableError(CallError):
-    """DynamoDB was throttled, in conflict or down until the attempts or the time were used up."""
+    """DynamoDB throttled, had conflicts or was down until no attempts or no time were left."""
 
 
 class RejectedError(CallError):
-    """DynamoDB rejected the call, and would reject it again; `code` is DynamoDB's error code."""
+    """DynamoDB rejected the call and would reject it again; `code` is DynamoDB's error code."""
 
     def __init__(self, error: ClientError, *, outcome_unknown: bool) -> None:
         super().__init__(str(error), outcome_unknown=outcome_unknown)
@@ -86,9 +86,9 @@ class RejectedError(CallError):
 
 
 def connect() -> "DynamoDBClient":
-    """Return a client that sends each call once, with time-outs; `Calls` repeats it.
+    """Return a client that sends each call once, with time-outs; `Calls` retries it.
 
-    botocore's own retries know neither the deadline nor the reasons of a cancelled transaction.
+    botocore's own retries ignore the deadline and the reasons of a cancelled transaction.
     """
     client = boto3.client(
         "dynamodb",
@@ -97,8 +97,8 @@ def connect() -> "DynamoDBClient":
             read_timeout=READ_TIMEOUT_SECONDS,
             retries={"mode": "standard", "total_max_attempts": 1},
             tcp_keepalive=True,
-            user_agent="checkpoints",  # botocore's own takes a twentieth of a request's CPU
-            parameter_validation=False,  # a quarter of a large deletion's CPU; DynamoDB checks too
+            user_agent="checkpoints",  # to build botocore's own takes 5 % of a request's CPU
+            parameter_validation=False,  # 25 % of a large deletion's CPU; DynamoDB validates too
         ),
     )
     client.meta.events.register("before-parse.dynamodb", _check_integrity)
@@ -106,10 +106,10 @@ def connect() -> "DynamoDBClient":
 
 
 class Calls:
-    """The calls to DynamoDB that one request makes, from any number of threads.
+    """The calls to DynamoDB that one request makes. It is thread-safe.
 
-    `attempts` counts what was sent, `retries` those among them that repeated a call, and
-    `milliseconds` is the time in which at least one call was under way, its backoff included.
+    `attempts` counts all attempts, and `retries` the repeated ones. `milliseconds` is the time
+    during which at least one call was running, including backoff.
     """
 
     def __init__(self, *, remaining_ms: int) -> None:
@@ -124,7 +124,7 @@ class Calls:
 
     @property
     def milliseconds(self) -> float:
-        """The time in which at least one call was under way."""
+        """The time during which at least one call was running."""
         return round(self._seconds * 1000, 1)
 
     def make[T](
@@ -136,13 +136,13 @@ class Calls:
     ) -> T:
         """Call `operation` until it succeeds, with exponential backoff and full jitter.
 
-        Throttling and conflicts are repeated until the deadline, other failures `MAX_ATTEMPTS`
-        times. An attempt begins only if its time-outs end before the deadline. `retries` is how
-        often a caller has asked for the same data before, because an answer was incomplete.
+        Throttling and conflicts are retried until the deadline. For other failures, `MAX_ATTEMPTS`
+        is the limit. An attempt starts only if its time-outs end before the deadline. `retries` is
+        the number of earlier calls for the same data whose responses were incomplete.
 
         Raises:
             CallError: there are no credentials.
-            UnavailableError: the attempts or the time are used up.
+            UnavailableError: there are no attempts or no time left.
             RejectedError: a retry does not help.
 
         """
@@ -180,9 +180,9 @@ class Calls:
             ) from last_error
 
     def _pause(self, retries: int) -> bool:
-        """Wait before another attempt; return false, at once, if its time-outs pass the deadline.
+        """Wait before an attempt. If its time-outs would exceed the deadline, return false at once.
 
-        The backoff grows with the number of retries there were; the first attempt has none.
+        The backoff grows with the number of retries. The first attempt has none.
         """
         longest = INITIAL_BACKOFF_SECONDS * 2 ** min(retries - 1, 30) if retries else 0
         pause = _jitter.uniform(0, min(longest, MAX_BACKOFF_SECONDS)) if longest else 0
@@ -214,7 +214,7 @@ class Calls:
 
 
 def is_retryable(error: ClientError) -> bool:
-    """Tell whether a client error can succeed when the same call is sent again."""
+    """Return whether the same call can succeed if it is sent again."""
     causes = set(_cancellation_codes(error)) - {"None"}
     if causes:
         return causes <= RETRYABLE_CANCELLATIONS
@@ -227,7 +227,7 @@ def _cancellation_codes(error: ClientError) -> list[str]:
 
 
 def _check_integrity(response_dict: dict[str, Any], **_: object) -> None:
-    """Reject a response that was cut short or damaged; botocore would read it as an empty one.
+    """Reject an incomplete or damaged response; botocore would parse it as an empty one.
 
     Raises:
         ChecksumError: the body is not what DynamoDB sent.

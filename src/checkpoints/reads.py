@@ -1,4 +1,4 @@
-"""Reading which checkpoints exist, and their metrics."""
+"""Read which checkpoints exist, and their metrics."""
 
 import json
 from bisect import bisect_right
@@ -14,23 +14,25 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_dynamodb.type_defs import QueryOutputTypeDef
 
-# DynamoDB's limits: keys in a batch, bytes in a hash key.
+# DynamoDB's limits: keys in a batch, and bytes in a hash key.
 MAX_BATCH_KEYS = 100
 MAX_MODEL_ID_BYTES = 2048
 
-# A page of a query is sparse if it gets past fewer of the steps than a batch has keys, or past
-# fewer than one for every 20 records that it reads: DynamoDB charges about as much for 20 records
-# of a query as for one key of a batch. After three sparse pages, batches read the rest.
+# A query is wasteful if it reads many records that were not asked for. A page is sparse if it
+# covers fewer of the steps than a batch has keys, or fewer than one step per 20 records read: 20
+# records of a query cost about as much as one key of a batch. After three sparse pages, batches
+# read the rest.
 MAX_SPARSE_PAGES = 3
 RECORDS_FOR_A_KEY = 20
 
-# If a query does not fill a page of the list, the next one reads this many times more records, up
-# to about as many small ones as one call can. So it takes few calls to get past others' records.
+# If a query does not fill a page of the list, the next one reads READ_GROWTH times as many records,
+# up to about as many small records as one call can read. So a few calls skip even a large number of
+# records of other entities.
 READ_GROWTH = 4
 MAX_READ_RECORDS = 20_000
 
-# A page of the list ends early if its metrics exceed this size in JSON, because Lambda's answers
-# have at most 6 MB. The last record can add 2.8 MB: 400 KB of characters that become 7 bytes each.
+# A page of the list ends early if its metrics exceed this size in JSON, because a Lambda response
+# is limited to 6 MB. The last record can add 2.8 MB: 400 KB of characters that become 7 bytes each.
 MAX_METRICS_BYTES = 2_000_000
 MAX_NUMBER_BYTES = 24  # in JSON
 
@@ -45,14 +47,14 @@ class Checkpoint(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A part of the list, and whether at least one more checkpoint follows."""
+    """A page of the list, and whether at least one more checkpoint follows."""
 
     checkpoints: list[Checkpoint]
     has_more: bool
 
 
 class OwnedCheckpoints(NamedTuple):
-    """The checkpoints of one model that one entity owns, and the calls that a request makes."""
+    """The checkpoints of one model that one entity owns, and the calls of the request."""
 
     client: "DynamoDBClient"
     table: str
@@ -62,19 +64,19 @@ class OwnedCheckpoints(NamedTuple):
 
     @property
     def has_possible_model(self) -> bool:
-        """Tell whether a key can hold the model's id."""
+        """Whether the model's id fits into a DynamoDB key."""
         return len(self.model_id.encode()) <= MAX_MODEL_ID_BYTES
 
     def possible(self, steps: list[int]) -> list[int]:
-        """Return the steps at which the table can have a checkpoint, in their order."""
+        """Return the steps at which the table can have a checkpoint, in the same order."""
         return storable(steps) if self.has_possible_model else []
 
     def existing(self, steps: list[int]) -> list[int]:
         """Return the steps at which checkpoints exist now. The given steps must be ascending.
 
-        A query reads everything between two steps, which is cheap where most of it was asked for.
-        Elsewhere, and for a few steps, batches read single keys. So n steps take about n / 100
-        calls at most.
+        A query reads all records between two steps, which is cheap if most of them were asked for.
+        Otherwise, and for a few steps, batches read single keys. So n steps take at most about
+        n / 100 calls.
 
         Raises:
             CallError: DynamoDB failed.
@@ -114,7 +116,7 @@ class OwnedCheckpoints(NamedTuple):
         return existing
 
     def _read(self, steps: Sequence[int]) -> list[int]:
-        """Return those of at most `MAX_BATCH_KEYS` ascending steps that exist."""
+        """Return the steps that exist; there are at most `MAX_BATCH_KEYS`, ascending."""
         keys: Any = [self.key(step) for step in steps]
         existing: list[int] = []
         for rounds in count():
@@ -140,10 +142,10 @@ class OwnedCheckpoints(NamedTuple):
         return existing
 
     def page(self, after: int | None, limit: int, *, descending: bool) -> Page:
-        """Return at most `limit` checkpoints in the order of their steps.
+        """Return at most `limit` checkpoints, sorted by step.
 
-        They begin after the step `after`, which need not exist. There can be fewer than `limit`
-        although there are more, if the metrics are very many.
+        The page starts after the step `after`, which need not exist. If there are very many
+        metrics, the page can be shorter than `limit` although more checkpoints follow.
 
         Raises:
             CallError: DynamoDB failed.
@@ -172,7 +174,7 @@ class OwnedCheckpoints(NamedTuple):
             records = min(records * READ_GROWTH, MAX_READ_RECORDS)
 
     def _query(self, passed: str | None, records: int, *, descending: bool) -> "QueryOutputTypeDef":
-        """Return what the entity owns among the next records after the step `passed`."""
+        """Read the next records after the step `passed`, and return those that the entity owns."""
         condition = "model_id = :model_id"
         values = {":model_id": {"S": self.model_id}, ":entity": {"S": self.entity}}
         if passed is not None:
@@ -197,7 +199,7 @@ class OwnedCheckpoints(NamedTuple):
 
 
 def _numbers(attributes: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of a map, as precise as JSON's clients read them: as 64-bit floats."""
+    """Return the numbers of a map as 64-bit floats, which is the precision of JSON clients."""
     floats = {name: float(value["N"]) for name, value in attributes.items() if "N" in value}
     return {
         name: int(number) if number.is_integer() and abs(number) < MAX_EXACT_INTEGER else number

@@ -1,7 +1,7 @@
 """Free the storage of deleted checkpoints: a Lambda function on the checkpoints table's stream.
 
-For each record that was removed from the table, it deletes the objects in S3 that the record's
-`artifact_uri` names, but never one that was saved after the removal.
+For each deleted record, it deletes the objects in S3 that the record's `artifact_uri` names. It
+never deletes an object that was saved after the record was deleted.
 """
 
 import math
@@ -29,52 +29,52 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_s3 import S3Client
 
-# To delete one page of objects and list the next takes two calls at most; the rest is for the log.
+# Deleting one page of objects and listing the next takes at most two calls. 5 s are for the log.
 MIN_REMAINING_MS = (2 * artifacts.MAX_CALL_SECONDS + 5) * 1000
 
-# An error that lasts longer no longer holds up the records behind: this one counts as failed.
+# A record that cannot be finished blocks the records after it, so it fails after this time.
 MAX_RETRY_AGE = timedelta(hours=6)
 
-MAX_LOGGED_URI = 2_000  # characters; a valid one has fewer
+MAX_LOGGED_URI = 2_000  # characters; a valid URI has fewer
 
 processor = BatchProcessor(EventType.DynamoDBStreams, raise_on_entire_batch_failure=False)
 
 
 class OutOfTimeError(Exception):
-    """The invocation ends too soon to go on; the record comes again."""
+    """The invocation has too little time left; Lambda sends the record again."""
 
 
 class RetryError(Exception):
-    """The record was not finished, as its line in the log tells; it comes again."""
+    """The record was not finished, and its log line says why; Lambda sends it again."""
 
 
 class SavedAgainError(Exception):
-    """The checkpoint was saved again, and its artifacts may be among those to delete."""
+    """The checkpoint was saved again, and may use the artifacts that were to be deleted."""
 
 
 class Removal(NamedTuple):
-    """A record that was removed from the checkpoints table."""
+    """The deletion of a record from the checkpoints table."""
 
     keys: Mapping[str, Any]
-    image: Mapping[str, Any]  # the whole record, in DynamoDB's notation as the keys
+    image: Mapping[str, Any]  # the whole record; like the keys, in DynamoDB's JSON
     removed_at: datetime
 
     @classmethod
     def read(cls, event: Mapping[str, Any]) -> Self | None:
-        """Read a record of the stream; return `None` if it tells of no artifacts that are to go."""
+        """Read a record of the stream; return `None` if there are no artifacts to delete."""
         change = event["dynamodb"]
         image = change.get("OldImage", {})
         if event["eventName"] != "REMOVE" or (image and "artifact_uri" not in image):
             return None
-        # In whole seconds, so the removal can be up to a second later.
+        # The stream has whole seconds, so the actual deletion can be up to a second later.
         removed_at = math.floor(float(change["ApproximateCreationDateTime"]))
         return cls(change["Keys"], image, datetime.fromtimestamp(removed_at, UTC))
 
     def find_artifacts(self, bucket: str) -> Artifacts:
-        """Return what the record's URI names.
+        """Return the artifacts that the record's URI names.
 
         Raises:
-            InvalidUriError: it names nothing that may be deleted, or the stream does not tell.
+            InvalidUriError: it names nothing that may be deleted, or the stream has no old images.
 
         """
         if not self.image:
@@ -82,7 +82,7 @@ class Removal(NamedTuple):
         return Artifacts.parse(self.image["artifact_uri"].get("S"), bucket=bucket)
 
     def describe(self) -> dict[str, object]:
-        """Return what a line of the log tells of it."""
+        """Return the fields for the log line."""
         number = self.keys["step"]["N"]
         step = to_integer(number)
         attribute = self.image.get("artifact_uri", {"S": ""})
@@ -95,19 +95,19 @@ class Removal(NamedTuple):
         }
 
 
-# Explicit, because an environment variable could turn `log_event` on, and records can be long.
+# Explicit, because an environment variable could turn `log_event` on. Records can be long.
 @logger.inject_lambda_context(log_event=False, clear_state=True)
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Handle a batch of the stream's records; return those that are to come again.
+    """Handle a batch of stream records; return the records that Lambda must send again.
 
-    `scripts/reclaim.py` sends events with `dry_run`. Unless that is false, nothing is deleted, and
-    in any case the answer also has the `outcomes`, one for each record that was begun.
+    Events from `scripts/reclaim.py` have the key `dry_run`. Nothing is deleted unless its value is
+    false. The response to them also has the `outcomes` of all records that were started.
 
     Raises:
-        Exception: the function is not set up to handle any record.
+        Exception: the function is misconfigured, so it cannot handle any record.
 
     """
-    # What fails here is reported by Lambda. Powertools logs no error of a single record.
+    # Lambda reports an exception here. Powertools does not log the error of a single record.
     connect()
     bucket = os.environ["ARTIFACTS_BUCKET"]
     dry_run = event.get("dry_run", False) is not False
@@ -143,10 +143,10 @@ def reclaim(
     *,
     dry_run: bool,
 ) -> Fields:
-    """Delete the artifacts of a removed record, and return the line that was logged of it.
+    """Delete the artifacts of a deleted record, and return the fields of its log line.
 
     Raises:
-        InvalidUriError: its URI names no object, but lacks the slash that would name a prefix.
+        InvalidUriError: the URI names no object, and lacks the slash that would make it a prefix.
 
     """
     dynamodb_client, s3_client = connect()
@@ -164,7 +164,7 @@ def reclaim(
         return audit.finished("kept", deletion)
     except OutOfTimeError as error:
         return audit.finished("retry", deletion, error)
-    except Exception as error:  # noqa: BLE001 it is logged, and decides whether the record comes again
+    except Exception as error:  # noqa: BLE001 it is logged, and decides whether to retry
         is_late = datetime.now(UTC) - removal.removed_at > MAX_RETRY_AGE
         can_retry = _is_transient(error) and not is_late
         return audit.finished("retry" if can_retry else "failed", deletion, error)
@@ -192,7 +192,7 @@ def _ensure_not_saved_again(
         return
     try:
         saved = Artifacts.parse(uri.get("S"))
-    except InvalidUriError:  # it may mean any object
+    except InvalidUriError:  # it may refer to any object
         raise SavedAgainError from None
     if saved.overlap(wanted):
         raise SavedAgainError
@@ -206,10 +206,10 @@ def _is_transient(error: Exception) -> bool:
 
 @cache
 def connect() -> tuple["DynamoDBClient", "S3Client"]:
-    """Return the clients, one of each for the life of the process."""
+    """Return the clients, one of each for the lifetime of the process."""
     return dynamodb.connect(), artifacts.connect()
 
 
-# Connect while Lambda initialises. If that fails, the first batch fails for the same reason.
+# Connect during Lambda's init phase. If this fails, the first batch fails for the same reason.
 with suppress(Exception):
     connect()

@@ -1,4 +1,4 @@
-"""What is on the wire: how a request is read, and the bodies that come in and go out."""
+"""The requests and responses of the API, and the parsing of requests."""
 
 import base64
 import json
@@ -21,18 +21,18 @@ from pydantic_core import PydanticCustomError, PydanticKnownError, from_json
 
 from checkpoints.steps import storable
 
-# Arrays and objects in a body, or characters that look like one; a valid request needs two. Each
-# that is in the wrong place becomes a Python object before it is rejected, and a million of them
-# need more memory than the function has.
+# Maximum number of "[" and "{" in a body; a valid request needs two. The parser creates a Python
+# object for each one before it is rejected, and a million of them need more memory than the
+# function has.
 MAX_NESTED_VALUES = 10_000
 
 DRY_RUN_DESCRIPTION = (
-    "If true, in the query or in the body, nothing is deleted: the answer tells what would be."
+    "If true in the query or in the body, nothing is deleted: the response shows what would be."
 )
 
 
 class ValidationError(BaseModel):
-    """One thing that is wrong with a request."""
+    """One error in a request."""
 
     loc: Annotated[list[str | int], Field(title="Location")]
     msg: Annotated[str, Field(title="Message")]
@@ -46,36 +46,36 @@ class HTTPValidationError(BaseModel):
 
 
 class ErrorMessage(BaseModel):
-    """Why a request was not done."""
+    """Why a request failed."""
 
     detail: str
 
 
 class IncompleteDeletion(ErrorMessage):
-    """Why a deletion was not finished, and how far it got."""
+    """Why a deletion stopped halfway, and how many checkpoints it deleted."""
 
     deleted_count: int
     unconfirmed_count: int
 
 
 class DeleteCheckpointsResponse(BaseModel):
-    """How many checkpoints were deleted, or would be in a dry run, and which steps have none."""
+    """How many checkpoints were (or would be) deleted, and which steps have no checkpoint."""
 
     deleted_count: int
     not_found_steps: list[int]
 
 
 class CheckpointResponse(BaseModel):
-    """A checkpoint. Its id stands for its step, also after it was deleted."""
+    """A checkpoint. Its id is its step as a string."""
 
     id: str
     step: int
-    # An integer is written as one, not as `3.0`; both are numbers.
+    # The union keeps an integer an integer in JSON: `3`, not `3.0`.
     metrics: dict[str, Annotated[int | float, WithJsonSchema({"type": "number"})]]
 
 
 class PaginatedResponse[T](BaseModel):
-    """A page of a list. If `has_more`, the next one is that `after` the `last_id`."""
+    """A page of a list. If `has_more` is true, get the next page with `after=last_id`."""
 
     object: str = "list"
     data: list[T]
@@ -88,7 +88,7 @@ ListCheckpointsResponse = PaginatedResponse[CheckpointResponse]
 
 
 class InvalidRequestError(Exception):
-    """The request is not what the API describes."""
+    """The request is invalid; `errors` says why."""
 
     def __init__(self, errors: list[ValidationError]) -> None:
         super().__init__(*(error.type for error in errors))
@@ -96,18 +96,18 @@ class InvalidRequestError(Exception):
 
 
 class DeleteCheckpointsRequest(BaseModel):
-    """The training steps whose checkpoints to delete, in any order; repeats count once."""
+    """The training steps whose checkpoints to delete, in any order; duplicates count once."""
 
-    # Stops at the first wrong element: a million of them must not become a million errors.
+    # Stop at the first invalid element, so that a million of them do not cause a million errors.
     steps: Annotated[list[StrictInt], FailFast()]
     dry_run: Annotated[StrictBool, Field(description=DRY_RUN_DESCRIPTION)] = False
 
     @classmethod
     def parse(cls, event: APIGatewayProxyEvent) -> Self:
-        """Read the body of an event, and `dry_run` in its query: one `true` is enough.
+        """Parse the body of an event, and `dry_run` in its query: one `true` is enough.
 
         Raises:
-            InvalidRequestError: with everything that is wrong in the query and in the body.
+            InvalidRequestError: with all errors in the query and in the body.
 
         """
         in_query = _query_values(event, "dry_run")
@@ -127,14 +127,14 @@ class DeleteCheckpointsRequest(BaseModel):
 
     @classmethod
     def _parse_body(cls, event: APIGatewayProxyEvent) -> Self:
-        """Read the body: JSON in UTF-8, whatever its content type says.
+        """Parse the body as JSON in UTF-8, whatever its content type is.
 
-        The limits are those of the parser and `MAX_NESTED_VALUES`: 200 levels of nesting, 4,300
-        digits in a number, no unpaired surrogates. RFC 8259 section 9 allows them. They keep the
-        cost of every body low.
+        The parser allows 200 levels of nesting, 4,300 digits in a number, and no unpaired
+        surrogates. `MAX_NESTED_VALUES` is a further limit. RFC 8259 section 9 allows such limits.
+        They limit the CPU and memory for a body.
 
         Raises:
-            InvalidRequestError: the body is not JSON, or does not have this shape.
+            InvalidRequestError: the body is not valid JSON, or does not match the schema.
 
         """
         body = _read_body(event)
@@ -142,10 +142,10 @@ class DeleteCheckpointsRequest(BaseModel):
             raise _not_json("too many arrays and objects")
         try:
             if b"NaN" in body or b"Infinity" in body:
-                from_json(body, allow_inf_nan=False)  # pydantic accepts both; JSON has neither
+                from_json(body, allow_inf_nan=False)  # pydantic accepts both, but JSON does not
             request = cls.model_validate_json(body)
-            # Parsers take the last of repeated keys, but no wish for a dry run must be lost.
-            # A backslash can be part of a key that is written in another way.
+            # The parser uses the last of repeated keys, which could hide `"dry_run": true`.
+            # A body with a backslash can spell the key with escapes.
             keys = _keys(body) if body.count(b'"dry_run"') > 1 or b"\\" in body else []
         except pydantic.ValidationError as error:
             raise _invalid("body", error) from None
@@ -157,7 +157,7 @@ class DeleteCheckpointsRequest(BaseModel):
 
 
 def _parse_integer(text: str) -> int:
-    """Read an integer that is written as in JSON: not as "+7", "07", " 7" or "7.0"."""
+    """Parse an integer in JSON notation: not "+7", "07", " 7" or "7.0"."""
     with suppress(TypeError, ValueError):
         if str(number := int(text)) == text:
             return number
@@ -172,7 +172,7 @@ def _parse_id(text: str) -> int:
 
 
 class ListCheckpointsRequest(BaseModel):
-    """Which page of the list: its length, its order, and the step whose checkpoint it follows."""
+    """Which page to list: its maximum length, its order, and the step after which it starts."""
 
     after: Annotated[int, BeforeValidator(_parse_id)] | None = None
     limit: Annotated[int, BeforeValidator(_parse_integer), Field(ge=1, le=100)] = 20
@@ -180,10 +180,10 @@ class ListCheckpointsRequest(BaseModel):
 
     @classmethod
     def parse(cls, event: APIGatewayProxyEvent) -> Self:
-        """Read the query of an event. Of a repeated parameter the last one counts.
+        """Parse the query of an event. If a parameter is repeated, the last one counts.
 
         Raises:
-            InvalidRequestError: with everything that is wrong in the query.
+            InvalidRequestError: with all errors in the query.
 
         """
         values = {name: _query_values(event, name) for name in cls.model_fields}
@@ -194,11 +194,11 @@ class ListCheckpointsRequest(BaseModel):
 
 
 def decode_model_id(encoded: str) -> str:
-    """Return the model id of a path, which a REST API passes on percent-encoded.
+    """Decode the model id in a path. API Gateway passes it on percent-encoded.
 
     Raises:
-        InvalidRequestError: it does not decode to UTF-8. To replace what is wrong would name
-            another model.
+        InvalidRequestError: it does not decode to UTF-8. With replacement characters, it would
+            name another model.
 
     """
     try:
@@ -229,7 +229,7 @@ def _read_body(event: APIGatewayProxyEvent) -> bytes:
 
 
 def _keys(body: bytes) -> list[str]:
-    """Return the keys of a JSON object, with their repeats."""
+    """Return the keys of a JSON object, including duplicates."""
     return [key for key, _ in json.loads(body, object_pairs_hook=list)]
 
 

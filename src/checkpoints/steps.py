@@ -1,4 +1,4 @@
-"""Training steps: distinct ones, those that DynamoDB can hold, ranges, and work in batches."""
+"""Functions on training steps: remove duplicates, check limits, make ranges, work in batches."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
@@ -10,23 +10,23 @@ from threading import Event
 
 from checkpoints.dynamodb import UnavailableError
 
-# DynamoDB's limits: the significant digits and the magnitude of a number.
+# DynamoDB's limits: the significant digits of a number, and its digits before the decimal point.
 MAX_STEP_DIGITS = 38
 MAX_STEP_MAGNITUDE = 126
 
-# Batches in flight at a time, to hide the round trip. A partition writes 1,000 units a second, and
-# a transaction of 100 uses 200; above that, throttling sets the pace.
+# Number of batches in flight, to hide the round-trip time. A partition allows 1,000 write units per
+# second, and a transaction of 100 deletes uses 200, so more batches would only be throttled.
 CONCURRENT_BATCHES = 4
 
 
 def run_in_batches(
     work: Callable[[Sequence[int]], None], steps: Sequence[int], batch_size: int
 ) -> None:
-    """Run `work` on batches of the steps, a few at a time. After a failure, start no other batch.
+    """Run `work` on batches of the steps, concurrently. After a failure, start no more batches.
 
     Raises:
-        Exception: the failure, after the batches that had started have ended. If there are several,
-            one that is not an `UnavailableError`, if any.
+        Exception: the failure, after all started batches have ended. If there are several failures,
+            prefer one that is not an `UnavailableError`.
 
     """
     if len(steps) <= batch_size:
@@ -55,17 +55,17 @@ def run_in_batches(
 
 
 def distinct(steps: Sequence[int]) -> list[int]:
-    """Return the steps without repeats, in their order."""
+    """Return the steps without duplicates, in the same order."""
     for is_in_order in (lt, gt):
         if all(map(is_in_order, steps, islice(steps, 1, None))):
             return list(steps)
-    # A caller can choose integers whose hashes collide, and a set of many of them takes minutes to
-    # build. The hash of a string is randomised in each process.
+    # Use strings, not integers, as keys: a caller can choose integers whose hashes collide, and a
+    # set of many of them takes minutes to build. String hashes are randomised in each process.
     return list({str(step): step for step in steps}.values())
 
 
 def storable(steps: list[int]) -> list[int]:
-    """Return the steps that a DynamoDB number can hold: 38 significant digits, below 10**126."""
+    """Return the steps that fit into a DynamoDB number: 38 significant digits, below 10**126."""
     limit = 10**MAX_STEP_DIGITS
     if not steps or (min(steps) > -limit and max(steps) < limit):
         return steps
@@ -78,9 +78,10 @@ def storable(steps: list[int]) -> list[int]:
 
 
 def intersect(steps: Sequence[int], numbers: Iterable[str]) -> list[int]:
-    """Return the steps, which must be ascending, that are also among DynamoDB's numbers.
+    """Return the steps that are also in `numbers`, which are from DynamoDB.
 
-    By bisection, because a caller can choose steps that make look-ups in a set slow.
+    The steps must be ascending, for a binary search: a caller can choose steps that make lookups in
+    a set slow.
     """
     found = []
     for number in numbers:
@@ -92,7 +93,7 @@ def intersect(steps: Sequence[int], numbers: Iterable[str]) -> list[int]:
 
 
 def to_integer(number: str) -> int | None:
-    """Return the step that one of DynamoDB's numbers stands for, if it is an integer."""
+    """Convert a number from DynamoDB to a step; return `None` if it is not an integer."""
     value = _parse(number)
     step = int(value)
     return step if step == value else None
@@ -110,7 +111,7 @@ def ranges(steps: Iterable[int]) -> list[list[int]]:
 
 
 def _parse(number: str) -> int | Decimal:
-    """Return an `int` if the number is written as one: it is compared much faster."""
+    """Parse a number from DynamoDB, as an `int` if possible: its comparison is much faster."""
     try:
         return int(number)
     except ValueError:

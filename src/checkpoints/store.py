@@ -1,7 +1,7 @@
-"""The checkpoints table. It knows nothing of HTTP.
+"""Delete checkpoints from the table. This module is independent of HTTP.
 
-`_plan` decides which steps to send deletes for, `_send` sends them, `Deletion` sums up what they
-did. `reads.py` has the reading.
+`_plan` decides which steps to send deletes for, `_send` sends them, and `Deletion` collects the
+results. `reads.py` reads the table.
 """
 
 import os
@@ -19,10 +19,10 @@ MAX_TRANSACTION_ACTIONS = 100  # DynamoDB's limit
 
 
 class Deletion:
-    """What is known about the distinct steps of one request, at any moment of it.
+    """What is known so far about the distinct steps of one request.
 
-    `deleted` were deleted by this request. `unconfirmed` were sent to DynamoDB, which did not
-    answer, so they may have been deleted. All others were not touched.
+    This request has deleted the steps in `deleted`. The steps in `unconfirmed` were sent to
+    DynamoDB, but have no response yet, so they may be deleted. All others are unchanged.
     """
 
     def __init__(self, asked: list[int]) -> None:
@@ -37,7 +37,7 @@ class Deletion:
 
 
 class DryRun(NamedTuple):
-    """What a deletion of the distinct steps of one request would have done at one moment."""
+    """What a deletion of the distinct steps of one request would delete."""
 
     asked: list[int]
     would_delete: set[int]
@@ -49,7 +49,7 @@ class DryRun(NamedTuple):
 
 
 class IncompleteDeletionError(Exception):
-    """A deletion stopped before its end; `deletion` tells how far it got, `__cause__` why."""
+    """A deletion stopped halfway; `deletion` says how far it got, `__cause__` says why."""
 
     def __init__(self, deletion: Deletion) -> None:
         counts = f"{len(deletion.deleted)} deleted, {len(deletion.unconfirmed)} unconfirmed"
@@ -65,9 +65,9 @@ class CheckpointStore:
         self._table = table
 
     def owned(self, model_id: str, *, entity: str, calls: Calls) -> OwnedCheckpoints:
-        """Return the entity's checkpoints of a model, to read them by the calls of a request.
+        """Return the entity's checkpoints of a model, to be read with the calls of a request.
 
-        The model's id can be of any length; one that no key can hold has no checkpoints.
+        The model's id can have any length. If it does not fit into a key, it has no checkpoints.
         """
         return OwnedCheckpoints(self._client, self._table, model_id, entity, calls)
 
@@ -78,8 +78,8 @@ class CheckpointStore:
         caller cannot tell them apart.
 
         Args:
-            model_id: of any length; one that no key can hold has no checkpoints.
-            steps: integers of any size, which may repeat.
+            model_id: of any length; if it does not fit into a key, it has no checkpoints.
+            steps: integers of any size; duplicates count once.
             entity: the owner.
             calls: the calls of the request.
 
@@ -100,7 +100,7 @@ class CheckpointStore:
         return deletion
 
     def dry_run(self, model_id: str, steps: Sequence[int], *, entity: str, calls: Calls) -> DryRun:
-        """Tell what `delete` would do with the same arguments now. Only reads.
+        """Return what `delete` would delete now, with the same arguments. Only reads.
 
         Raises:
             CallError: DynamoDB failed.
@@ -113,11 +113,11 @@ class CheckpointStore:
 
 
 def _plan(checkpoints: OwnedCheckpoints, asked: list[int]) -> list[int]:
-    """Return the steps to send deletes for: all if they are few, else those that exist.
+    """Return the steps to send deletes for: all steps if they are few, otherwise those that exist.
 
-    A read costs less than a delete that finds nothing. A checkpoint that is saved after the read
-    was saved after the request. If one is deleted after the read, the condition of the transaction
-    fails, and it counts as not found.
+    A read costs less than a delete that finds nothing. If a checkpoint is saved after the read, it
+    was saved after the request, so it may stay. If a checkpoint is deleted after the read, the
+    condition of the transaction fails, and it counts as not found.
     """
     possible = checkpoints.possible(asked)
     if len(possible) <= MAX_TRANSACTION_ACTIONS:
@@ -126,11 +126,11 @@ def _plan(checkpoints: OwnedCheckpoints, asked: list[int]) -> list[int]:
 
 
 def _send(checkpoints: OwnedCheckpoints, steps: Sequence[int], deletion: Deletion) -> None:
-    """Delete those of at most `MAX_TRANSACTION_ACTIONS` steps that exist.
+    """Delete the checkpoints at these steps, as far as they exist, usually in one transaction.
 
-    Usually in one transaction. If it is cancelled, it changed nothing, and the answer names the
-    steps that do not exist: it is sent again without them. If it is invalid, its records may exceed
-    4 MB together: it is sent again in halves.
+    There can be at most `MAX_TRANSACTION_ACTIONS` steps. If some do not exist, DynamoDB cancels the
+    transaction and names them: it is sent again without them. If the transaction is invalid, its
+    records may exceed 4 MB in total: it is sent again in halves.
 
     Raises:
         CallError: the transaction failed, or one of a single step is invalid.
@@ -160,9 +160,9 @@ def _send(checkpoints: OwnedCheckpoints, steps: Sequence[int], deletion: Deletio
 def _transact(checkpoints: OwnedCheckpoints, steps: Sequence[int], deletion: Deletion) -> None:
     """Delete all of the steps, or none of them.
 
-    A transaction, not single deletes, for two reasons. If its answer is lost, it can be sent again:
-    DynamoDB recognises it by its token. And it checks that a checkpoint exists and has this owner
-    in the same atomic step that deletes it.
+    This is a transaction, not single deletes, because it can be sent again if its response is lost:
+    DynamoDB recognises it by its token. A single delete that is sent again would find nothing, and
+    would not be counted.
     """
     # Threads share these sets. In CPython, updating a set from a sequence of integers is atomic.
     deletion.unconfirmed.update(steps)
@@ -183,7 +183,7 @@ def _transact(checkpoints: OwnedCheckpoints, steps: Sequence[int], deletion: Del
             ClientRequestToken=os.urandom(16).hex(),
         )
     except CallError as error:
-        # A cancellation is an answer to all attempts: they have the same token.
+        # All attempts have the same token, so a cancellation is the response to all of them.
         if not error.outcome_unknown or error.cancellation_codes:
             deletion.unconfirmed.difference_update(steps)
         raise
@@ -192,7 +192,7 @@ def _transact(checkpoints: OwnedCheckpoints, steps: Sequence[int], deletion: Del
 
 
 def _is_invalid(error: RejectedError) -> bool:
-    """Tell whether DynamoDB found the transaction invalid, and certainly deleted nothing."""
+    """Return whether DynamoDB rejected the transaction as invalid and certainly deleted nothing."""
     if error.code == "ValidationException":
         return not error.outcome_unknown
     return "ValidationError" in error.cancellation_codes

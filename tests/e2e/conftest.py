@@ -1,4 +1,4 @@
-"""The stack as it is deployed, on a local cloud that enforces what the function's role allows."""
+"""The deployed stack, on a local cloud that enforces the permissions of the function's role."""
 
 import json
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def token(deployment: Deployment) -> str:
 
 @pytest.fixture
 def send(deployment: Deployment, token: str) -> Send:
-    """Send a request over HTTP; a good one but for what is said."""
+    """Send a request over HTTP. It is valid by default; arguments change parts of it."""
 
     def send(  # noqa: PLR0913 a request has so many parts
         steps: list[int] | None = None,
@@ -63,7 +63,7 @@ def send(deployment: Deployment, token: str) -> Send:
 
 @pytest.fixture
 def role(deployment: Deployment) -> Iterator[Role]:
-    """Return the role of the API's function, and give back what a test takes away from it."""
+    """Return the role of the API's function, and restore its policy after the test."""
     role = Role(deployment, "ApiFunctionRole")
     yield role
     role.give_back()
@@ -71,7 +71,7 @@ def role(deployment: Deployment) -> Iterator[Role]:
 
 @pytest.fixture(autouse=True)
 def _fresh_tables(deployment: Deployment) -> None:
-    """Begin with no checkpoint, and an endpoint in order."""
+    """Start with no checkpoints, and an endpoint without faults."""
     deployment.endpoint.heal()
     table = deployment.outputs["CheckpointsTableName"]
     client = deployment.cloud.client("dynamodb")

@@ -1,4 +1,4 @@
-"""A client that is not ours: the one that the API's public clients are built on."""
+"""The API works with the client library that its public clients are built on."""
 
 import asyncio
 from typing import Any
@@ -61,7 +61,7 @@ def test_a_dry_run_through_the_sdk_deletes_nothing(deployment: Deployment, token
 
 
 def test_the_sdk_repeats_what_was_not_finished(deployment: Deployment, token: str) -> None:
-    """As often as it takes the function to give up once, and then no more."""
+    """Fail until the function gives up once, and then succeed."""
     deployment.put_checkpoints(range(3))
     deployment.endpoint.fail("GetItem", *[reject(500, "InternalServerError")] * 9)
 
@@ -69,7 +69,7 @@ def test_the_sdk_repeats_what_was_not_finished(deployment: Deployment, token: st
     assert 10 == deployment.endpoint.calls.count("GetItem")
 
 
-def test_the_sdk_knows_the_refusals_for_what_they_are(deployment: Deployment) -> None:
+def test_the_sdk_raises_the_right_errors_for_refusals(deployment: Deployment) -> None:
     with pytest.raises(openai.AuthenticationError) as refusal:
         delete(deployment, "unknown", [1])
 

@@ -1,4 +1,4 @@
-"""The commands that the pages show, run as written, print what the pages show."""
+"""The commands in the docs print the output that the docs show."""
 
 import os
 import re
@@ -21,7 +21,7 @@ def commands_of(page: str) -> Iterator[tuple[str, str]]:
 
 
 def trim(text: str) -> list[str]:
-    """Return the lines without the blanks at their ends, which nobody sees."""
+    """Return the lines without trailing blanks."""
     return [line.rstrip() for line in text.rstrip().splitlines()]
 
 

@@ -1,4 +1,4 @@
-"""A stack that is given the table of checkpoints uses it, and leaves it behind."""
+"""A stack with an existing checkpoints table uses it, and keeps it when it is deleted."""
 
 import dataclasses
 

@@ -38,7 +38,7 @@ def test_a_short_fault_is_invisible(deployment: Deployment, send: Send, fault: F
 
 
 @pytest.mark.parametrize("operation", ["GetItem", "Query", "TransactWriteItems"])
-def test_a_lasting_fault_is_told_and_a_repetition_finishes(
+def test_a_lasting_fault_is_reported_and_a_retry_finishes(
     deployment: Deployment, send: Send, operation: str
 ) -> None:
     deployment.put_checkpoints(range(120))

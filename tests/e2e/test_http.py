@@ -1,4 +1,4 @@
-"""What every request gets, over HTTP, as far as a gateway can send it."""
+"""Behaviour that is the same for every request, over HTTP."""
 
 import json
 import os
@@ -60,9 +60,7 @@ def test_lists_page_by_page(deployment: Deployment, send: Send) -> None:
 
 
 @pytest.mark.parametrize("query", ["?limit", "?limit=", "?limit=5&limit=101", "?limit=%2B5"])
-def test_refuses_a_query_that_is_not_understood(
-    deployment: Deployment, send: Send, query: str
-) -> None:
+def test_refuses_an_invalid_query(deployment: Deployment, send: Send, query: str) -> None:
     answer = send(method="GET", url=deployment.url() + query)
 
     assert (422, ["query", "limit"]) == (answer.status, answer.body["detail"][0]["loc"])
@@ -73,7 +71,7 @@ def test_refuses_a_query_that_is_not_understood(
     [("?dry_run=true", ""), ("?dry_run=true&dry_run=false", ""), ("", ', "dry_run": true')],
     ids=["in the query", "in the query once of twice", "in the body"],
 )
-def test_a_dry_run_tells_what_the_deletion_then_does(
+def test_a_dry_run_reports_what_the_deletion_then_does(
     deployment: Deployment, send: Send, query: str, more: str
 ) -> None:
     deployment.put_checkpoints(range(5))
@@ -184,7 +182,7 @@ def test_a_token_revoked_between_two_requests_is_refused(
     ],
     ids=["absent", "text", "not UTF-8", "array", "boolean", "fraction", "deep"],
 )
-def test_refuses_a_body_that_is_not_understood(send: Send, data: bytes) -> None:
+def test_refuses_an_invalid_body(send: Send, data: bytes) -> None:
     answer = send(data=data)
 
     assert 422 == answer.status
@@ -192,8 +190,8 @@ def test_refuses_a_body_that_is_not_understood(send: Send, data: bytes) -> None:
         assert {"loc", "msg", "type"} == set(error)
 
 
-def test_knows_no_other_method_and_no_other_path(deployment: Deployment, send: Send) -> None:
-    """What is said of it is the gateway's business, and the local one has words of its own."""
+def test_rejects_other_methods_and_other_paths(deployment: Deployment, send: Send) -> None:
+    """The message is the gateway's, and the local gateway has a different one."""
     api = deployment.outputs["ApiUrl"]
 
     for method, url in (("POST", deployment.url()), ("DELETE", f"{api}/v1/preview/models/m")):
@@ -202,9 +200,7 @@ def test_knows_no_other_method_and_no_other_path(deployment: Deployment, send: S
 
 
 @pytest.mark.parametrize("model_id", ["a b", "été", "a+b", "100%", "模型", "a&b=c;d"])
-def test_takes_the_model_id_as_it_was_meant(
-    deployment: Deployment, send: Send, model_id: str
-) -> None:
+def test_decodes_the_model_id_correctly(deployment: Deployment, send: Send, model_id: str) -> None:
     """Without what the local gateway, unlike a REST API, decodes before it routes: `%2F`, `%25`."""
     deployment.put_checkpoints(range(2), model_id=model_id)
 

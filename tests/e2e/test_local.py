@@ -1,4 +1,4 @@
-"""`make local`, and what `sam local` makes of `samconfig.toml`: everything but the container."""
+"""`make local`, and how `sam local` reads `samconfig.toml`: everything except the container."""
 
 import json
 import os
@@ -44,7 +44,7 @@ for command in json.loads(sys.argv[1]):
 
 @pytest.fixture(scope="module")
 def containers() -> list[dict[str, Any]]:
-    """Return what the SAM CLI makes of each of its commands, on a machine set to another region."""
+    """Return the settings of each SAM CLI command, on a machine with another region."""
     commands = [
         [*command, *environment]
         for command in (["invoke", "ApiFunction", "--no-event"], ["start-api"])
@@ -79,7 +79,7 @@ def invoke(
     containers: list[dict[str, Any]],
     local: tuple[Command, int],
 ) -> Iterator[InvokePackage]:
-    """Run the package in the container's environment, but that the host has another name."""
+    """Run the package in the container's environment, with another name of the host."""
     _, port = local
     container = containers[0]
     environment = container["environment"] | {
@@ -119,7 +119,7 @@ def test_answers_every_sample_event(invoke: InvokePackage, name: str, status: in
     assert status == invoke(read_event(name)).status
 
 
-def test_can_be_seeded_afresh(invoke: InvokePackage, local: tuple[Command, int]) -> None:
+def test_can_be_reseeded(invoke: InvokePackage, local: tuple[Command, int]) -> None:
     _, port = local
     event = read_event("delete-checkpoints")
 
@@ -143,7 +143,7 @@ def test_leaves_nothing_running(name: signal.Signals) -> None:
         started = descendants(command.process.pid)
         assert started
 
-        assert (0, "Stopped; nothing is left running.") == command.stop(name)
+        assert (0, "Stopped. No process is left running.") == command.stop(name)
 
     assert [] == [pid for pid in started if is_running(pid)]
     assert port == free_port(port, EVERY_ADDRESS)

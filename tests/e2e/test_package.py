@@ -69,7 +69,7 @@ def test_has_the_handlers(imported: dict[str, Any]) -> None:
 
 
 def test_compiles_nothing_when_it_is_imported(imported: dict[str, Any]) -> None:
-    """Only what Python makes up in memory, for named tuples and the like."""
+    """The only exceptions are code objects that Python creates in memory."""
     assert [] == [path for path in imported["compiled"] if "<" not in path]
 
 
@@ -77,7 +77,7 @@ def test_writes_nothing_when_it_is_imported(imported: dict[str, Any]) -> None:
     assert [] == imported["written"]
 
 
-def test_brings_all_it_needs(imported: dict[str, Any]) -> None:
+def test_contains_all_its_dependencies(imported: dict[str, Any]) -> None:
     standard_library = Path(os.__file__).parent
     for origin in imported["origins"]:
         assert Path(origin).is_relative_to(PACKAGE) or Path(origin).is_relative_to(standard_library)
@@ -153,14 +153,14 @@ def test_is_the_same_for_both_functions() -> None:
 
 @pytest.mark.parametrize("python", ["/bin/false", "absent"])
 def test_is_built_by_no_other_python(tmp_path: Path, python: str) -> None:
-    """As what another compiles, Lambda's would compile again."""
+    """Otherwise Lambda's Python would have to compile the package again."""
     process = build_into(tmp_path, python)
 
     assert process.returncode != 0
     assert (
-        f"The function is built with Python 3.13, and '{python}' does not run it. "
-        "Use make build, which brings its own, or name another: "
-        "PYTHON=/path/to/python3.13 sam build\n"
+        f"The build needs Python 3.13, but '{python}' does not run it. "
+        "Run make build, which uses the Python in .venv, or set "
+        "PYTHON=/path/to/python3.13 for sam build\n"
     ) in process.stderr
     assert [] == list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""The deployed API answers as its published description says, whatever it is sent."""
+"""The deployed API matches its published description for any input."""
 
 import subprocess
 import sysconfig

@@ -13,7 +13,7 @@ from scripts import reclaim
 
 @pytest.fixture
 def reclaim_role(deployment: Deployment) -> Iterator[Role]:
-    """Return the role of the function, and give back what a test takes away from it."""
+    """Return the role of the function, and restore its policy after the test."""
     role = Role(deployment, "ReclaimFunctionRole")
     yield role
     role.give_back()
@@ -36,7 +36,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def wait_until_old() -> None:
-    """Wait until what was just saved is no longer in the second in which it may be deleted."""
+    """Wait until the next second, because objects saved in the same second are kept."""
     time.sleep(1.1)
 
 
@@ -53,7 +53,7 @@ def test_frees_the_storage_of_exactly_the_deleted_checkpoints(
     assert saved[10] == {key for key in deployment.stored_objects() if key.startswith("frees/")}
 
 
-def test_what_is_saved_anew_right_after_its_deletion_stays(
+def test_artifacts_that_are_saved_again_right_after_the_deletion_stay(
     deployment: Deployment, send: Send
 ) -> None:
     save(deployment, "anew", 7)
@@ -83,7 +83,7 @@ def test_frees_the_storage_of_a_thousand_checkpoints(deployment: Deployment, sen
 
 
 @pytest.mark.parametrize("action", ["dynamodb:GetItem", "s3:DeleteObject", "s3:ListBucket"])
-def test_the_function_needs_each_action_and_its_work_can_be_done_again(
+def test_the_function_needs_each_action_and_its_work_can_be_retried(
     deployment: Deployment, send: Send, reclaim_role: Role, action: str
 ) -> None:
     model_id = action.replace(":", "-")

@@ -1,4 +1,4 @@
-"""The function's role is minimal: without any one action of it, a request fails."""
+"""The function's role is minimal: without any of its actions, a request fails."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_a_request_needs_each_action(
     assert (200, {"deleted_count": 101, "not_found_steps": []}) == (answer.status, answer.body)
 
 
-def test_a_list_needs_the_right_to_query_and_no_other(
+def test_a_list_needs_only_the_permission_to_query(
     deployment: Deployment, send: Send, role: Role
 ) -> None:
     deployment.put_checkpoints(range(2))
@@ -53,7 +53,7 @@ def test_a_list_needs_the_right_to_query_and_no_other(
 
 
 @pytest.mark.parametrize("count", [2, 101])
-def test_a_dry_run_needs_no_right_to_delete(
+def test_a_dry_run_needs_no_permission_to_delete(
     deployment: Deployment, send: Send, role: Role, count: int
 ) -> None:
     deployment.put_checkpoints(range(count))

@@ -1,4 +1,4 @@
-"""`make serve` shows what the function does, until it is stopped."""
+"""`make serve` prints what the function does until it is stopped."""
 
 import re
 import shlex
@@ -23,7 +23,7 @@ def test_shows_a_line_for_each_request_and_leaves_nothing_running() -> None:
         line = command.read_until("resnet-50")
         freed = [command.read_until("Storage freed") for _ in range(2)]
 
-        assert (0, "Stopped; nothing is left running.") == command.stop(signal.SIGHUP)
+        assert (0, "Stopped. No process is left running.") == command.stop(signal.SIGHUP)
 
     assert '{"deleted_count":2,"not_found_steps":[999]}' == answer.stdout
     assert re.fullmatch(
