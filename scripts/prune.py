@@ -34,7 +34,10 @@ HINTS = {
     401: "Set CHECKPOINTS_TOKEN to a token that is not revoked or expired.",
     403: "The token needs the scopes checkpoints:read and checkpoints:delete.",
 }
-URL_HINT = "Set CHECKPOINTS_API_URL to the address of the API, such as https://api.example.com."
+URL_HINT = (
+    "Set CHECKPOINTS_API_URL to the address of the API, with its stage if it has one, such as "
+    "https://api.example.com/prod."
+)
 EPILOG = """\
 You can combine rules: a checkpoint is kept if any rule keeps it. If a rule
 keeps no checkpoint, the command fails. Checkpoints that are saved while the
@@ -197,7 +200,9 @@ class Api:
         reason = f"{status} {detail}".rstrip(" .") + "."
         is_server_error = status >= httpx2.codes.INTERNAL_SERVER_ERROR
         if not is_server_error and status != httpx2.codes.TOO_MANY_REQUESTS:
-            hint = HINTS.get(status, "" if status in {413, 422} else URL_HINT)
+            # An answer without a detail is not the API's: a gateway answers 403 at a wrong address.
+            hints = HINTS if problem.detail else {}
+            hint = hints.get(status, "" if status in {413, 422} else URL_HINT)
             return Failure(f"{reason} {hint}".rstrip(), in_doubt=False, is_final=True)
         retry_after = response.headers.get("Retry-After", "")
         seconds = re.fullmatch(r"\d{1,9}(\.\d+)?", retry_after, re.ASCII)  # otherwise it is a date
@@ -348,7 +353,8 @@ def keep_best(text: str) -> Rule:
             return f"The metrics are: {printable(', '.join(names) or 'none')}."
         return f"Checkpoints without it: {lacking:,} of {len(found):,}." if lacking else ""
 
-    return Rule(f"--keep-best {printable(text)}", f"best {printable(metric)}", keep, note, metric)
+    reason = f"{'min' if sign < 0 else 'max'} {printable(metric)}"
+    return Rule(f"--keep-best {printable(text)}", reason, keep, note, metric)
 
 
 def keep_every(text: str) -> Rule:

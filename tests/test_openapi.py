@@ -7,7 +7,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from checkpoints.auth import READ_SCOPE
+from checkpoints.auth import READ_SCOPE, AuthError
+from checkpoints.schemas import ListCheckpointsRequest
 from emulators.dynamodb import put_checkpoints, put_token
 from events import ENTITY, MODEL, TOKEN, Call
 from faulty_dynamodb import Endpoint, reject
@@ -253,6 +254,40 @@ def test_the_function_answers_as_published(
     assert {"Content-Type", *response.get("headers", {})} == set(answer.headers)
     if status == 503:
         assert answer.headers["Retry-After"].isdecimal()
+
+
+def test_publishes_each_query_parameter_of_the_list_with_its_default(document: Any) -> None:
+    published = {
+        parameter["name"]: parameter["schema"].get("default")
+        for parameter in document["paths"][PATH]["get"]["parameters"]
+        if parameter["in"] == "query"
+    }
+    fields = ListCheckpointsRequest.model_fields
+
+    assert {name: field.default for name, field in fields.items()} == published
+
+
+def test_publishes_the_limits_of_a_page(document: Any, call: Call) -> None:
+    put_token("reader", entity=ENTITY, scopes=[READ_SCOPE])
+    (schema,) = [
+        parameter["schema"]
+        for parameter in document["paths"][PATH]["get"]["parameters"]
+        if parameter["name"] == "limit"
+    ]
+
+    def status(limit: int) -> int:
+        query = {"limit": [str(limit)]}
+        return call(method="GET", token="reader", multiValueQueryStringParameters=query).status
+
+    least, most = int(schema["minimum"]), int(schema["maximum"])
+    assert [422, 200, 200, 422] == [*map(status, (least - 1, least, most, most + 1))]
+
+
+def test_publishes_each_status_of_a_refused_token(document: Any) -> None:
+    for operation in document["paths"][PATH].values():
+        assert {str(kind.status) for kind in AuthError.__subclasses__()} <= set(
+            operation["responses"]
+        )
 
 
 def test_check_says_whether_the_file_is_up_to_date(

@@ -157,11 +157,11 @@ def test_shows_the_plan_and_deletes_the_rest() -> None:
     assert """\
 Checkpoints of resnet-50: 10. To keep: 3.
 
-  Step   Kept by               val/loss      lr
- ───────────────────────────────────────────────
-   200   listed                     0.5   0.001
-   900   last                  0.111111   0.001
-  1000   last, best val/loss        0.1   0.001
+  Step   Kept by              val/loss      lr
+ ──────────────────────────────────────────────
+   200   listed                    0.5   0.001
+   900   last                 0.111111   0.001
+  1000   last, min val/loss        0.1   0.001
 
 To delete: 7, from step 100 to step 800.
 Deleted: 7. Kept: 3.
@@ -189,7 +189,7 @@ def test_shows_the_metric_of_each_rule_and_each_reason_once() -> None:
     table = run(api, MODEL, *rules, "--keep-best=c:min").stdout.splitlines()[2:5]
 
     assert ["Step", "Kept", "by", "g", "f", "e", "d", "c"] == table[0].split()
-    assert "1 best g, best f, best e, best d, best c 1 1 1 1 1" == " ".join(table[2].split())
+    assert "1 max g, max f, max e, max d, max c, min c 1 1 1 1 1" == " ".join(table[2].split())
 
 
 def test_deletes_nothing_if_nobody_reads_the_plan() -> None:
@@ -417,7 +417,7 @@ NONSENSE += [
     [
         (answer(401, {"detail": "Invalid token"}), "401 Invalid token. Set CHECKPOINTS_TOKEN to"),
         (answer(403, {"detail": "No."}), "403 No. The token needs the scopes checkpoints:read and"),
-        (answer(403, {"message": TOKEN}), "403 Forbidden. The token needs the scopes"),
+        (answer(403, {"message": TOKEN}), "403 Forbidden. Set CHECKPOINTS_API_URL to"),
         (answer(404, "<html>"), "404 Not Found. Set CHECKPOINTS_API_URL to"),
         (answer(422, {"detail": [{"msg": "a\x1b[2J"}]}), "422 [{'msg': 'a\\x1b[2J'}]."),
         (answer(400, {"detail": f"\x1b {TOKEN}"}), r"400 \x1b [token]. Set CHECKPOINTS_API_URL"),

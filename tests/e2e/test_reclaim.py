@@ -1,5 +1,6 @@
 """Storage is freed in the deployed stack: by its stream, its filter, its role, and S3."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ def reclaim_role(deployment: Deployment) -> Iterator[Role]:
 def save(deployment: Deployment, model_id: str, step: int) -> set[str]:
     """Save a checkpoint with three objects, and return their keys."""
     keys = {f"{model_id}/{step}/{name}" for name in ("weights", "optimizer +%41", "é/config")}
-    deployment.put_objects(*keys)
+    deployment.put_objects(*keys, body=os.urandom(7))  # no two saves have the same bytes
     uri = f"s3://{ARTIFACTS_BUCKET}/{model_id}/{step}/"
     deployment.put_checkpoints([step], model_id=model_id, artifact_uri={"S": uri})
     return keys
