@@ -69,7 +69,8 @@ def instructions(cloud: LocalCloud, outputs: dict[str, str], token: str) -> str:
     )
     return f"""
 The API answers at {api}
-{MODEL} of {ENTITY} has checkpoints at {", ".join(map(str, STEPS))}. Delete some:
+{MODEL} of {ENTITY} has a checkpoint every {STEPS.step} steps, up to step {STEPS[-1]}.
+Delete some:
 
   curl -X DELETE {api}/v1/preview/models/{MODEL}/checkpoints \\
       -H 'Authorization: Bearer {token}' -d '{{"steps": [100, 200, 999]}}'
@@ -79,7 +80,7 @@ Or delete all checkpoints except some:
   export CHECKPOINTS_API_URL={api} CHECKPOINTS_TOKEN={token}
   .venv/bin/python scripts/prune.py {MODEL} --keep-last 2 --keep-best loss:min=3
 
-To use the commands of this project and other AWS tools with the emulator, run the first line first:
+To use AWS tools and this project's commands with it, run the first line first:
 
   export {settings}
   .venv/bin/python scripts/tokens.py list --stack {STACK}
@@ -89,11 +90,12 @@ To use the commands of this project and other AWS tools with the emulator, run t
   make smoke STACK={STACK} URL={api}
   make deploy ARGS=--no-confirm-changeset
 
-Unlike AWS, the emulator returns 403 instead of 404 for unknown routes, and does not throttle.
-For a / in a model_id, write %252F in the path instead of %2F.
+Unlike AWS, it returns 403 instead of 404 for unknown routes, does not throttle,
+and ignores the filters of log queries. For a / in a model_id, write %252F in the
+path instead of %2F.
 
-Below is one line for each request, and one for each deleted checkpoint whose storage was freed.
-Ctrl-C stops everything.
+Below is one line for each request, and one for each deleted checkpoint whose
+storage was freed. Ctrl-C stops everything.
 """
 
 
@@ -134,11 +136,8 @@ def _format_request(record: dict[str, Any]) -> str:
 
 
 def _format_reclaim(record: dict[str, Any]) -> str:
-    counts = [
-        f"{name.replace('_', ' ')} {record[name]}"
-        for name in ("objects_deleted", "bytes_freed")
-        if name in record
-    ]
+    verb = "would delete" if record.get("dry_run") else "deleted"
+    counts = [f"{verb} {record['objects_deleted']} objects"] if "objects_deleted" in record else []
     parts = [
         record["timestamp"][11:19],
         record["message"],
