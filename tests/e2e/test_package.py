@@ -122,7 +122,7 @@ def test_is_not_built_with_a_file_for_one_architecture_only(tmp_path: Path) -> N
     process = build_into(tmp_path, sys.executable)
 
     assert process.returncode != 0
-    assert f"these compiled files are for one of them only: ./{name}" in process.stderr
+    assert f"these compiled files are for only one of them: ./{name}" in process.stderr
 
 
 def test_brings_no_service_model_but_those_of_dynamodb_and_s3() -> None:
