@@ -104,6 +104,12 @@ def interrupt(event: Event) -> Answer:
     return with_time(300_000)(event)
 
 
+def work_slowly(event: Event) -> Answer:
+    """Give the command time to notice an interruption before all records are done."""
+    time.sleep(0.1)
+    return with_time(300_000)(event)
+
+
 @pytest.fixture(scope="module")
 def _deployed(endpoint: Endpoint) -> Iterator[Function]:
     """Connect the function to the table and the buckets, and have boto3 invoke it."""
@@ -416,7 +422,7 @@ def test_says_how_far_it_got_when_it_is_interrupted(run: Run, deployed: Function
     put_artifacts(*(f"{step}/a" for step in range(40)))
     for step in range(40):
         put_batch(f"{step}.json", removal(step))
-    deployed.faults.extend([with_time(300_000), interrupt])
+    deployed.faults.extend([with_time(300_000), interrupt, *[work_slowly] * 38])
 
     result = run("--batches")
 
