@@ -84,7 +84,7 @@ def _bucket() -> FakeBucket:
     return _backend().buckets[BUCKET]
 
 
-# DeleteObjects of moto ignores the objects' ETags; its DeleteObject heeds If-Match.
+# moto's DeleteObjects ignores the ETags of the objects. Its DeleteObject does check If-Match.
 def _delete_objects(self: S3Response, bucket: str, **_: object) -> object:
     """Delete objects as S3 does: if an ETag is given, only an object that has it."""
     document = xmltodict.parse(self.body, strip_whitespace=False, force_list=("Object",))

@@ -14,10 +14,9 @@ from itertools import batched, groupby
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 
 from scripts.removals import Fields, Removal, find_in_log, read_batches
-from scripts.stacks import UsageError, describe, output_of
+from scripts.stacks import UsageError, output_of, report_errors
 from scripts.terminal import format_size, parse_duration, run, stop_on_signals, work_through
 
 # For each attempt. A record that runs out of time gets a separate invocation in the last attempt.
@@ -46,16 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.since and not options.log:
         parser.error("--since can only be used with --log")
     stop_on_signals()
-    try:
-        return _redo_log(options) if options.log else _redo_batches(options)
-    except UsageError as error:
-        print(f"reclaim.py: {error}", file=sys.stderr)
-    except (BotoCoreError, ClientError) as error:
-        print(f"reclaim.py: {describe(error)}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("It is safe to run this again.", file=sys.stderr)
-        raise
-    return 1
+    redo = _redo_log if options.log else _redo_batches
+    return report_errors("reclaim.py", lambda: redo(options))
 
 
 def _redo_log(options: argparse.Namespace) -> int:

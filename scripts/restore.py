@@ -16,12 +16,11 @@ from uuid import UUID
 import boto3
 from boto3.dynamodb.types import TypeDeserializer
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 
 from checkpoints.reads import MAX_MODEL_ID_BYTES
 from scripts.artifacts import Recovery
 from scripts.deletions import Deleted, find_in_log, format_steps, parse_steps
-from scripts.stacks import UsageError, describe, output_of
+from scripts.stacks import UsageError, output_of, report_errors
 from scripts.terminal import run, stop_on_signals, work_through
 
 if TYPE_CHECKING:
@@ -51,16 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if (options.model is None) != (options.steps is None):
         parser.error("--model and --steps must be used together")
     stop_on_signals()
-    try:
-        return _run(options)
-    except UsageError as error:
-        print(f"restore.py: {error}", file=sys.stderr)
-    except (BotoCoreError, ClientError) as error:
-        print(f"restore.py: {describe(error)}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("It is safe to run this again.", file=sys.stderr)
-        raise
-    return 1
+    return report_errors("restore.py", lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -1,6 +1,8 @@
 """Read the outputs of a deployed stack, and describe errors of AWS."""
 
 import os
+import sys
+from collections.abc import Callable
 
 import boto3
 from botocore.exceptions import (
@@ -62,6 +64,23 @@ def output_of(stack: str, key: str, *, parameter: str | None = None) -> str:
         why = f"It was deployed without {parameter}." if parameter else "Is it a checkpoints stack?"
         raise UsageError(f"The stack {stack!r} has no output {key}. {why}")
     return outputs[key]
+
+
+def report_errors(name: str, work: Callable[[], int]) -> int:
+    """Do the work of a command that is safe to run again, and return its exit code.
+
+    If the work fails, print why, and return 1.
+    """
+    try:
+        return work()
+    except UsageError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+    except (BotoCoreError, ClientError) as error:
+        print(f"{name}: {describe(error)}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("It is safe to run this again.", file=sys.stderr)
+        raise
+    return 1
 
 
 def describe(error: BotoCoreError | ClientError) -> str:
