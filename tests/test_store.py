@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from checkpoints.steps import CONCURRENT_BATCHES
+from checkpoints.batches import CONCURRENT_BATCHES
 from emulators.dynamodb import put_checkpoints, put_token, stored_checkpoints
 from events import ENTITY, JSON, MODEL, Answer, Call
 from faulty_dynamodb import Apply, Endpoint, Fault, Reply, cancel, pass_on, reject

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
@@ -23,9 +22,6 @@ from checkpoints.dynamodb import Calls
 from checkpoints.reads import Page
 from checkpoints.steps import ranges
 from checkpoints.store import Deletion, DryRun
-
-if TYPE_CHECKING:
-    from checkpoints.artifacts import ArtifactDeletion
 
 type Fields = dict[str, object]
 
@@ -38,14 +34,6 @@ MAX_MESSAGE_CHARACTERS = 2_000
 _to_json = partial(json.dumps, separators=(",", ":"), default=str)
 logger = Logger(use_rfc3339=True, utc=True, json_serializer=_to_json)
 metrics = Metrics(namespace="Checkpoints")
-
-RECLAIM_OUTCOMES = {
-    "freed": (logger.info, "Storage freed"),
-    "kept": (logger.info, "Storage kept"),
-    "retry": (logger.warning, "Reclaim interrupted"),
-    "refused": (logger.error, "Reclaim refused"),
-    "failed": (logger.error, "Reclaim failed"),
-}
 
 # At INFO, these libraries log where they found credentials. At DEBUG, they log each call, with the
 # hash of the caller's token.
@@ -80,7 +68,7 @@ class Audit:
         """Report a page of the list; the status is 200."""
         count = len(page.checkpoints)
         self._log(logger.info, "Checkpoints listed", status=200, listed_count=count)
-        _count(CheckpointsListed=count)
+        emit_metrics(CheckpointsListed=count)
 
     def completed(self, deletion: Deletion) -> None:
         """Report a complete deletion; the status is 200."""
@@ -95,7 +83,7 @@ class Audit:
             deleted_steps=first,
         )
         self._continue("Deletion continued", "deleted_steps", others)
-        _count(CheckpointsDeleted=len(deletion.deleted), StepsNotFound=not_found_count)
+        emit_metrics(CheckpointsDeleted=len(deletion.deleted), StepsNotFound=not_found_count)
 
     def dry_run_completed(self, dry_run: DryRun) -> None:
         """Report a dry run; the status is 200. It has no metrics, because nothing was deleted."""
@@ -120,26 +108,28 @@ class Audit:
             deleted_count=len(deletion.deleted),
             unconfirmed_count=len(deletion.unconfirmed),
             deleted_steps=first,
-            **_describe(cause),
+            **describe_error(cause),
         )
         self._continue("Deletion continued", "deleted_steps", others)
         if deletion.unconfirmed:
             parts = _split_ranges(deletion.unconfirmed)
             self._continue("Deletion continued", "unconfirmed_steps", parts)
-        _count(CheckpointsDeleted=len(deletion.deleted), DeletionsIncomplete=1, **_failure(status))
+        emit_metrics(
+            CheckpointsDeleted=len(deletion.deleted), DeletionsIncomplete=1, **_failure(status)
+        )
 
     def refused(self, status: int, reason: str) -> None:
         """Report a request that is refused; the status is 4xx."""
         self._log(logger.warning, "Request refused", status=status, reason=reason)
         metrics.add_dimension("reason", reason)
-        _count(RequestsRefused=1)
+        emit_metrics(RequestsRefused=1)
 
     def failed(self, status: int, error: Exception) -> None:
         """Report a request that failed and started no deletion; the status is 5xx."""
-        self._log(logger.error, "Request failed", status=status, **_describe(error))
-        _count(**_failure(status))
+        self._log(logger.error, "Request failed", status=status, **describe_error(error))
+        emit_metrics(**_failure(status))
 
-    def _log(self, write: Callable[..., None], message: str, **fields: object) -> None:
+    def _log(self, log: Callable[..., None], message: str, **fields: object) -> None:
         """Write the line with the outcome."""
         calls = self._calls
         fields |= {
@@ -148,66 +138,24 @@ class Audit:
             "dynamodb_retries": calls.retries if calls else 0,
             "dynamodb_ms": calls.milliseconds if calls else 0.0,
         }
-        _write(write, message, **fields)
+        write_line(log, message, **fields)
 
     def _continue(self, message: str, key: str, parts: Iterable[list[list[int]]]) -> None:
         for part in parts:
             logger.info(message, extra={key: part})
 
 
-class ReclaimAudit:
-    """The log line and metrics of one record that was deleted from the checkpoints table.
-
-    Each method returns the fields of the line that it logs.
-    """
-
-    def __init__(self, *, dry_run: bool, **removal: object) -> None:
-        self._fields = removal
-        self._dry_run = dry_run
-
-    def finished(
-        self, outcome: str, deletion: "ArtifactDeletion", error: Exception | None = None
-    ) -> Fields:
-        """Report the outcome for the objects: `freed`, `kept`, `failed` or `retry`."""
-        counts = {
-            "objects_deleted": deletion.deleted,
-            "bytes_freed": deletion.freed_bytes,
-            "objects_kept": dict(+deletion.kept),
-        }
-        fields = self._log(outcome, **counts, **_describe(error) if error else {})
-        failures = {"ReclaimsFailed": 1} if outcome == "failed" else {}
-        objects = {"ObjectsDeleted": deletion.deleted, "ObjectsKept": deletion.kept.total()}
-        self._count(BytesFreed=deletion.freed_bytes, **objects, **failures)
-        return fields
-
-    def refused(self, reason: str) -> Fields:
-        """Report a URI that names nothing that may be deleted."""
-        fields = self._log("refused", reason=reason)
-        self._count(ReclaimsRefused=1)
-        return fields
-
-    def _log(self, outcome: str, **fields: object) -> Fields:
-        write, message = RECLAIM_OUTCOMES[outcome]
-        fields |= self._fields | {"outcome": outcome}
-        if self._dry_run:
-            message, fields["dry_run"] = "Reclaim dry run", True
-        _write(write, message, **fields)
-        return fields
-
-    def _count(self, **counts: int) -> None:
-        if not self._dry_run:
-            _count(**counts)
-
-
-def _write(write: Callable[..., None], message: str, **fields: object) -> None:
+def write_line(log: Callable[..., None], message: str, **fields: object) -> None:
+    """Write a line with a method of the logger, such as `logger.info`, at every log level."""
     # The line must be written at every log level that an operator sets. Set the level each time:
     # with sampling, Powertools resets it to the operator's level for each request.
     if logger.log_level != logging.INFO:
         logging.getLogger(logger.name).setLevel(logging.INFO)
-    write(message, extra=fields)
+    log(message, extra=fields)
 
 
-def _count(**counts: int) -> None:
+def emit_metrics(**counts: int) -> None:
+    """Write metrics to the log, in CloudWatch's embedded metric format."""
     for name, value in counts.items():
         unit = MetricUnit.Bytes if name.startswith("Bytes") else MetricUnit.Count
         metrics.add_metric(name, unit, value)
@@ -222,7 +170,7 @@ def _failure(status: int) -> dict[str, int]:
     return {name: 1}
 
 
-def _describe(error: BaseException) -> dict[str, str]:
+def describe_error(error: BaseException) -> dict[str, str]:
     """Return an exception and its causes as text, with long messages truncated."""
     parts = traceback.format_exception(error)  # each part is a frame or a message
     return {

@@ -22,7 +22,8 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from checkpoints import artifacts, dynamodb
 from checkpoints.artifacts import ArtifactDeletion, Artifacts, InvalidUriError
-from checkpoints.audit import Fields, ReclaimAudit, logger
+from checkpoints.audit import Fields, logger
+from checkpoints.reclaim_audit import ReclaimAudit
 from checkpoints.steps import to_integer
 
 if TYPE_CHECKING:
