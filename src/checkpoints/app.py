@@ -21,17 +21,19 @@ from pydantic import BaseModel
 from checkpoints import dynamodb
 from checkpoints.audit import Audit, logger
 from checkpoints.auth import DELETE_SCOPE, READ_SCOPE, Authenticator, AuthError
+from checkpoints.parsing import (
+    InvalidRequestError,
+    decode_model_id,
+    parse_delete_request,
+    parse_list_request,
+)
 from checkpoints.schemas import (
     CheckpointResponse,
-    DeleteCheckpointsRequest,
     DeleteCheckpointsResponse,
     ErrorMessage,
     HTTPValidationError,
     IncompleteDeletion,
-    InvalidRequestError,
-    ListCheckpointsRequest,
     ListCheckpointsResponse,
-    decode_model_id,
 )
 from checkpoints.store import CheckpointStore, IncompleteDeletionError
 
@@ -59,7 +61,7 @@ def list_model_checkpoints(model_id: str) -> Response[str]:
     """Return a page of the caller's checkpoints of a model."""
     store, entity, calls = _authenticate(READ_SCOPE)
     model_id = decode_model_id(model_id)
-    request = ListCheckpointsRequest.parse(app.current_event)
+    request = parse_list_request(app.current_event)
     app.context["audit"].identify(model_id=model_id)
 
     page = store.owned(model_id, entity=entity, calls=calls).page(
@@ -84,7 +86,7 @@ def delete_model_checkpoints(model_id: str) -> Response[str]:
     """
     store, entity, calls = _authenticate(DELETE_SCOPE)
     model_id = decode_model_id(model_id)
-    request = DeleteCheckpointsRequest.parse(app.current_event)
+    request = parse_delete_request(app.current_event)
     audit: Audit = app.context["audit"]
     audit.identify(model_id=model_id)
 

@@ -1,13 +1,8 @@
-"""The requests and responses of the API, and the parsing of requests."""
+"""The requests and responses of the API."""
 
-import base64
-import json
 from contextlib import suppress
-from typing import Annotated, Literal, Self
-from urllib.parse import unquote
+from typing import Annotated, Literal
 
-import pydantic
-from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEvent
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -17,14 +12,9 @@ from pydantic import (
     StrictInt,
     WithJsonSchema,
 )
-from pydantic_core import PydanticCustomError, PydanticKnownError, from_json
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from checkpoints.steps import storable
-
-# Maximum number of "[" and "{" in a body; a valid request needs two. The parser creates a Python
-# object for each one before it is rejected, and a million of them need more memory than the
-# function has.
-MAX_NESTED_VALUES = 10_000
 
 DRY_RUN_DESCRIPTION = (
     "If true in the query or in the body, nothing is deleted: the response shows what would be."
@@ -87,73 +77,12 @@ class PaginatedResponse[T](BaseModel):
 ListCheckpointsResponse = PaginatedResponse[CheckpointResponse]
 
 
-class InvalidRequestError(Exception):
-    """The request is invalid; `errors` says why."""
-
-    def __init__(self, errors: list[ValidationError]) -> None:
-        super().__init__(*(error.type for error in errors))
-        self.errors = errors
-
-
 class DeleteCheckpointsRequest(BaseModel):
     """The training steps whose checkpoints to delete, in any order; duplicates count once."""
 
     # Stop at the first invalid element, so that a million of them do not cause a million errors.
     steps: Annotated[list[StrictInt], FailFast()]
     dry_run: Annotated[StrictBool, Field(description=DRY_RUN_DESCRIPTION)] = False
-
-    @classmethod
-    def parse(cls, event: APIGatewayProxyEvent) -> Self:
-        """Parse the body of an event, and `dry_run` in its query: one `true` is enough.
-
-        Raises:
-            InvalidRequestError: with all errors in the query and in the body.
-
-        """
-        in_query = _query_values(event, "dry_run")
-        errors = []
-        if any(value not in ("true", "false") for value in in_query):
-            loc = ["query", "dry_run"]
-            msg = "Input should be true or false"
-            errors.append(ValidationError(loc=loc, msg=msg, type="bool_parsing"))
-        try:
-            request = cls._parse_body(event)
-        except InvalidRequestError as error:
-            raise InvalidRequestError([*errors, *error.errors]) from None
-        if errors:
-            raise InvalidRequestError(errors)
-        request.dry_run |= "true" in in_query
-        return request
-
-    @classmethod
-    def _parse_body(cls, event: APIGatewayProxyEvent) -> Self:
-        """Parse the body as JSON in UTF-8, whatever its content type is.
-
-        The parser allows 200 levels of nesting, 4,300 digits in a number, and no unpaired
-        surrogates. `MAX_NESTED_VALUES` is a further limit. RFC 8259 section 9 allows such limits.
-        They limit the CPU and memory for a body.
-
-        Raises:
-            InvalidRequestError: the body is not valid JSON, or does not match the schema.
-
-        """
-        body = _read_body(event)
-        if body.count(b"[") + body.count(b"{") > MAX_NESTED_VALUES:
-            raise _not_json("too many arrays and objects")
-        try:
-            if b"NaN" in body or b"Infinity" in body:
-                from_json(body, allow_inf_nan=False)  # pydantic accepts both, but JSON does not
-            request = cls.model_validate_json(body)
-            # The parser uses the last of repeated keys, which could hide `"dry_run": true`.
-            # A body with a backslash can spell the key with escapes.
-            keys = _keys(body) if body.count(b'"dry_run"') > 1 or b"\\" in body else []
-        except pydantic.ValidationError as error:
-            raise _invalid("body", error) from None
-        except ValueError as error:
-            raise _not_json(str(error)) from None
-        if keys.count("dry_run") > 1:
-            raise _not_json("dry_run is repeated")
-        return request
 
 
 def _parse_integer(text: str) -> int:
@@ -177,72 +106,3 @@ class ListCheckpointsRequest(BaseModel):
     after: Annotated[int, BeforeValidator(_parse_id)] | None = None
     limit: Annotated[int, BeforeValidator(_parse_integer), Field(ge=1, le=100)] = 20
     order: Literal["asc", "desc"] = "asc"
-
-    @classmethod
-    def parse(cls, event: APIGatewayProxyEvent) -> Self:
-        """Parse the query of an event. If a parameter is repeated, the last one counts.
-
-        Raises:
-            InvalidRequestError: with all errors in the query.
-
-        """
-        values = {name: _query_values(event, name) for name in cls.model_fields}
-        try:
-            return cls.model_validate({name: each[-1] for name, each in values.items() if each})
-        except pydantic.ValidationError as error:
-            raise _invalid("query", error) from None
-
-
-def decode_model_id(encoded: str) -> str:
-    """Decode the model id in a path. API Gateway passes it on percent-encoded.
-
-    Raises:
-        InvalidRequestError: it does not decode to UTF-8. With replacement characters, it would
-            name another model.
-
-    """
-    try:
-        return unquote(encoded, errors="strict")
-    except UnicodeError:
-        msg = "Input should be percent-encoded UTF-8"
-        error = ValidationError(loc=["path", "model_id"], msg=msg, type="string_unicode")
-        raise InvalidRequestError([error]) from None
-
-
-def _query_values(event: APIGatewayProxyEvent, name: str) -> list[str]:
-    """Return the values of a query parameter, which a REST event has in two places."""
-    single = event.query_string_parameters
-    multiple = event.multi_value_query_string_parameters
-    if name not in single and name not in multiple:
-        return []
-    return multiple.get(name) or [single.get(name) or ""]
-
-
-def _read_body(event: APIGatewayProxyEvent) -> bytes:
-    body = event.body or ""
-    try:
-        if event.is_base64_encoded:
-            return base64.b64decode(body, validate=True)
-        return str(body).encode()
-    except ValueError as error:  # not base64, or not Unicode
-        raise _not_json(str(error)) from None
-
-
-def _keys(body: bytes) -> list[str]:
-    """Return the keys of a JSON object, including duplicates."""
-    return [key for key, _ in json.loads(body, object_pairs_hook=list)]
-
-
-def _invalid(place: str, error: pydantic.ValidationError) -> InvalidRequestError:
-    return InvalidRequestError(
-        [
-            ValidationError(loc=[place, *each["loc"]], msg=each["msg"], type=each["type"])
-            for each in error.errors(include_url=False, include_input=False)
-        ]
-    )
-
-
-def _not_json(reason: str) -> InvalidRequestError:
-    return InvalidRequestError(
-        [ValidationError(loc=["body"], msg=f"Invalid JSON: {reason}", type="json_invalid")]
-    )
