@@ -74,7 +74,9 @@ build: .venv/ready ## Package the functions for Lambda into .aws-sam/build
 	@PYTHON="$(CURDIR)/$(python)" $(SAM) build
 
 .PHONY: deploy
-deploy: build ## Build and deploy to your AWS account, with the options of sam deploy in ARGS
+deploy: .venv/ready ## Build and deploy to your AWS account, with the options of sam deploy in ARGS
+	@$(if $(filter --guided --profile% --region%,$(ARGS)),:,$(python) scripts/stacks.py)
+	@$(MAKE) --no-print-directory build
 	@$(SAM) deploy $(ARGS)
 
 .PHONY: local

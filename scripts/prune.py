@@ -321,10 +321,13 @@ def show_plan(
     for rule in options.rules:
         if note := rule.note(found):
             warn(f"{rule.option}: {note}")
-    if to_delete:
-        say(f"To delete: {len(to_delete):,}, from step {to_delete[0]} to step {to_delete[-1]}.")
-    else:
-        say("There is nothing to delete.")
+    match to_delete:
+        case []:
+            say("There is nothing to delete.")
+        case [step]:
+            say(f"To delete: 1, at step {step}.")
+        case [first, *_, last]:
+            say(f"To delete: {len(to_delete):,}, from step {first} to step {last}.")
 
 
 def keep_last(text: str) -> Rule:

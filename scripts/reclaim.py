@@ -66,8 +66,11 @@ def _redo_batches(options: argparse.Namespace) -> int:
     try:
         redo.run()
     finally:
-        for key in () if options.dry_run else readable.keys() - redo.unfinished:
-            client.delete_object(Bucket=bucket, Key=key)
+        for key in readable if not options.dry_run else ():
+            if key in redo.unfinished:
+                print(f"This batch stays: s3://{bucket}/{key}")
+            else:
+                client.delete_object(Bucket=bucket, Key=key)
     return int(bool(redo.unfinished) or len(readable) < len(batches))
 
 

@@ -1,4 +1,7 @@
-"""Read the outputs of a deployed stack, and describe errors of AWS."""
+"""Read the outputs of a deployed stack, and describe errors of AWS.
+
+Run as a command, before a deployment: check that a region and valid credentials are set.
+"""
 
 import os
 import sys
@@ -101,3 +104,21 @@ def describe(error: BotoCoreError | ClientError) -> str:
             sentences = REFUSALS | {"AccessDenied": denied, "AccessDeniedException": denied}
             return sentences.get(code, str(error))
     return str(error)
+
+
+def check_credentials() -> int:
+    """Return 0 if AWS accepts the credentials.
+
+    Raises:
+        BotoCoreError, ClientError: it does not, or no region is set.
+
+    """
+    session = boto3.Session()
+    if session.region_name is None:  # STS needs none, but CloudFormation does
+        raise NoRegionError
+    session.client("sts").get_caller_identity()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(report_errors("make deploy", check_credentials))

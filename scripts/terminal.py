@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -107,4 +108,7 @@ def stop_on_signals() -> None:
 def _interrupt(*_: object) -> None:
     for name in SIGNALS:
         signal.signal(name, signal.SIG_IGN)
+    with suppress(OSError):  # the terminal may be closed
+        # Not `print`, which the signal may have interrupted, and which cannot be called again then.
+        os.write(sys.stderr.fileno(), b"\nStopping, which can take a moment.\n")
     raise KeyboardInterrupt

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 SCOPES = (DELETE_SCOPE, READ_SCOPE)
+SCOPE_PREFIX = "checkpoints:"  # left out in the list, so that its lines are short
+DATE, MINUTE = "%Y-%m-%d", "%Y-%m-%dT%H:%MZ"
 TOKEN_BYTES = 32
 SHOWN_HASH_DIGITS = 12
 FEWEST_HASH_DIGITS = 8  # with fewer, a mistyped name could match the hash of another token
@@ -148,8 +150,11 @@ def print_all(client: "DynamoDBClient", table: str, _: argparse.Namespace) -> No
         (
             _text(record, "entity"),
             _text(record, "name"),
-            ",".join(sorted(record.get("scopes", {}).get("SS", []))),
-            _moment(record.get("created_at", {}).get("N"), default=""),
+            ",".join(
+                scope.removeprefix(SCOPE_PREFIX)
+                for scope in sorted(record.get("scopes", {}).get("SS", []))
+            ),
+            _moment(record.get("created_at", {}).get("N"), default="", style=DATE),
             _moment(record.get("expires_at", {}).get("N")),
             _text(record, "token_hash")[:SHOWN_HASH_DIGITS],
         )
@@ -332,12 +337,12 @@ def _identity(record: dict[str, Any]) -> str:
     )
 
 
-def _moment(seconds: str | int | None, default: str = "never") -> str:
+def _moment(seconds: str | int | None, *, default: str = "never", style: str = MINUTE) -> str:
     """Format seconds since the epoch for people. Other text is returned unchanged."""
     if seconds is None:
         return default
     try:
-        return datetime.fromtimestamp(float(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return datetime.fromtimestamp(float(seconds), UTC).strftime(style)
     except (ValueError, OverflowError):
         return str(seconds)
 

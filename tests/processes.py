@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 from emulators.cloud import ROOT
 
+STOPPED = ["Stopping, which can take a moment.", "Stopped. No process is left running."]
+
 
 @dataclass
 class Command:
@@ -28,11 +30,11 @@ class Command:
                 return line
         raise AssertionError(f"ended without {text!r}: {self.lines}")
 
-    def stop(self, name: signal.Signals) -> tuple[int, str]:
-        """Send it a signal; return its exit code and the last line it printed."""
+    def stop(self, name: signal.Signals) -> tuple[int, list[str]]:
+        """Send it a signal; return its exit code and the last two lines it printed."""
         self.process.send_signal(name)
         rest, _ = self.process.communicate(timeout=30)
-        return self.process.returncode, rest.splitlines()[-1]
+        return self.process.returncode, rest.splitlines()[-2:]
 
 
 @contextmanager

@@ -243,6 +243,7 @@ def test_keeps_a_batch_until_each_of_its_records_is_done(run: Run) -> None:
     told = (
         "Freed: 2 (2 objects, 3.0 KB)\nSaved again, so the artifacts stay: 1\nRefused: 1\n"
         "  'resnet-50' 4, 's3://elsewhere/4/': another bucket\n"
+        f"This batch stays: s3://failed-batches/{left}\n"
     )
     assert Result(1, told, "") == run("--batches")
     assert (["3/a"], [left]) == (stored(ARTIFACTS), stored(BATCHES))
@@ -348,6 +349,7 @@ def test_gives_up_after_a_few_attempts_and_says_so(run: Run, deployed: Function)
         f"  'resnet-50' {step}, 's3://artifacts/{step}/': The function has not processed it.\n"
         for step in (1, 2)
     )
+    told += f"This batch stays: s3://failed-batches/{key}\n"
     assert Result(1, told, "") == run("--batches")
     assert [2, 2, 1, 1] == deployed.sizes
     assert (["1/a", "2/a"], [key]) == (stored(ARTIFACTS), stored(BATCHES))
@@ -371,6 +373,7 @@ def test_adds_up_the_counts_of_all_attempts(run: Run, deployed: Function) -> Non
     told = (
         "Freed: 1 (1 object, 1.5 KB)\nNot finished: 1 (2 objects, 3.0 KB)\n"
         "  'resnet-50' 1, 's3://artifacts/1/': 2 objects, 3.0 KB; SlowDown: 1\n"
+        f"This batch stays: s3://failed-batches/{key}\n"
     )
     with mock.patch.object(reclaim, "CONCURRENT_INVOCATIONS", 1):
         assert Result(1, told, "") == run("--batches")
@@ -413,6 +416,7 @@ def test_stops_if_the_function_cannot_be_invoked(
     told = (
         "Freed: 1 (1 object, 1.5 KB)\nNot finished: 1\n"
         "  'resnet-50' 2, 's3://artifacts/2/': The function has not processed it.\n"
+        f"This batch stays: s3://failed-batches/{key}\n"
     )
     assert Result(1, told, f"reclaim.py: {message}\n") == result
     assert [key] == stored(BATCHES)

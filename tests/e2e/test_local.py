@@ -15,7 +15,7 @@ from deployment import Deployment
 from emulators.cloud import EVERY_ADDRESS, ROOT, free_port
 from events import SAMPLE_STATUSES
 from package import InvokePackage, package_running
-from processes import Command, descendants, is_running, own_address, running
+from processes import STOPPED, Command, descendants, is_running, own_address, running
 
 # Runs commands of the SAM CLI, and prints what it would start the container with.
 RESOLVE = """
@@ -143,7 +143,7 @@ def test_leaves_nothing_running(name: signal.Signals) -> None:
         started = descendants(command.process.pid)
         assert started
 
-        assert (0, "Stopped. No process is left running.") == command.stop(name)
+        assert (0, STOPPED) == command.stop(name)
 
     assert [] == [pid for pid in started if is_running(pid)]
     assert port == free_port(port, EVERY_ADDRESS)

@@ -5,7 +5,7 @@ import shlex
 import signal
 import subprocess
 
-from processes import descendants, is_running, running
+from processes import STOPPED, descendants, is_running, running
 
 
 def test_shows_a_line_for_each_request_and_leaves_nothing_running() -> None:
@@ -23,7 +23,7 @@ def test_shows_a_line_for_each_request_and_leaves_nothing_running() -> None:
         line = command.read_until("resnet-50")
         freed = [command.read_until("Storage freed") for _ in range(2)]
 
-        assert (0, "Stopped. No process is left running.") == command.stop(signal.SIGHUP)
+        assert (0, STOPPED) == command.stop(signal.SIGHUP)
 
     assert '{"deleted_count":2,"not_found_steps":[999]}' == answer.stdout
     assert re.fullmatch(
