@@ -103,7 +103,11 @@ IN_BODY = {
     "type": "bool_type",
 }
 NO_STEPS = {"loc": ["body", "steps"], "msg": "Field required", "type": "missing"}
-REPEATED = {"loc": ["body"], "msg": "Invalid JSON: dry_run is repeated", "type": "json_invalid"}
+REPEATED = {
+    "loc": ["body"],
+    "msg": "Invalid JSON: the key dry_run is repeated",
+    "type": "json_invalid",
+}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """DynamoDB fails, briefly or for longer; the response stays correct."""
 
 import json
-import re
 import time
 from typing import Any
 from unittest import mock
@@ -87,13 +86,18 @@ def cases(*faults: dict[str, Fault]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("fault", names, indirect=True)
 
 
-def unavailable(deleted: str = "0") -> Answer:
+def unavailable(*, unconfirmed: int = 0) -> Answer:
     detail = (
-        f"The database is not available. Checkpoints deleted so far: {deleted}. Repeat the "
-        "request to finish it. Checkpoints already deleted are then reported as not found."
+        "The database is not available. Nothing was deleted. Send the request again. If this "
+        "happens repeatedly, send fewer steps."
     )
-    counts = [int(number) for number in re.findall(r"\d+", deleted)]
-    body = {"detail": detail, "deleted_count": counts[0], "unconfirmed_count": sum(counts[1:])}
+    if unconfirmed:
+        detail = (
+            "The database is not available, so the deletion stopped. Deleted: 0. Possibly deleted: "
+            f"{unconfirmed}. Send the request again to delete the rest. Checkpoints that are "
+            "already deleted are then reported as not found."
+        )
+    body = {"detail": detail, "deleted_count": 0, "unconfirmed_count": unconfirmed}
     return Answer(503, UNAVAILABLE, body)
 
 
@@ -217,7 +221,7 @@ class TestLastingFault:
         put_checkpoints(MODEL, [1, 2], entity=ENTITY)
         endpoint.keep_failing("TransactWriteItems", fault)
 
-        assert unavailable("0") == call(steps=[1, 2], milliseconds=SHORT)
+        assert unavailable() == call(steps=[1, 2], milliseconds=SHORT)
         assert {MODEL: {1, 2}} == stored_checkpoints()
 
         endpoint.heal()
@@ -232,7 +236,7 @@ class TestLastingFault:
         put_checkpoints(MODEL, [1, 2], entity=ENTITY)
         endpoint.keep_failing("TransactWriteItems", fault)
 
-        assert unavailable("0, and perhaps 2 more") == call(steps=[1, 2])
+        assert unavailable(unconfirmed=2) == call(steps=[1, 2])
         assert {MODEL: {1, 2}} == stored_checkpoints()
 
         endpoint.heal()
@@ -247,7 +251,7 @@ class TestLastingFault:
         put_checkpoints(MODEL, [1, 2], entity=ENTITY)
         endpoint.keep_failing("TransactWriteItems", fault)
 
-        assert unavailable("0, and perhaps 2 more") == call(steps=[1, 2])
+        assert unavailable(unconfirmed=2) == call(steps=[1, 2])
         assert {} == stored_checkpoints()
 
         endpoint.heal()
@@ -282,7 +286,7 @@ class TestLastingFault:
 
         answer = call(steps=[1], milliseconds=3_700)
 
-        assert unavailable("0, and perhaps 1 more") == answer
+        assert unavailable(unconfirmed=1) == answer
 
     def test_is_met_with_pauses_that_grow_and_differ(self, call: Call, endpoint: Endpoint) -> None:
         endpoint.keep_failing("GetItem", drop_request)
@@ -463,5 +467,5 @@ class TestInternalError:
         answer = call(steps=[1])
 
         expected = Answer(200, JSON, {"deleted_count": 1, "not_found_steps": []})
-        assert answer == (expected if failures == 1 else unavailable("0"))
+        assert answer == (expected if failures == 1 else unavailable())
         assert endpoint.calls.count("TransactWriteItems") == (failures == 1)

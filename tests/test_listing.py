@@ -257,7 +257,10 @@ NOT_WRITTEN_AS_INTEGERS = [
     *("", " ", "abc", "1.5", "7.0", "1e2", "+7", " 7", "7 ", "07", "-0", "--7", "1_000", "0x7"),
     *("\u0663", "\uff17", "7,8", "null", "true", "7\0", "\ud800", "9" * 4_301),
 ]
-NO_ID = ("no_checkpoint_id", "No checkpoint can have this id")
+NO_ID = (
+    "impossible_checkpoint_id",
+    "No checkpoint can have this id: it must have at most 38 significant digits",
+)
 TOO_SMALL = ("greater_than_equal", "Input should be greater than or equal to 1")
 TOO_LARGE = ("less_than_equal", "Input should be less than or equal to 100")
 NO_ORDER = ("literal_error", "Input should be 'asc' or 'desc'")
@@ -450,7 +453,7 @@ def test_a_page_of_very_many_metrics_is_short_enough_to_be_answered(
     metrics = {"M": {name: {"N": "0.25"} for name in names}}
 
     def read_a_megabyte(query: dict[str, Any], _apply: object) -> Reply:
-        passed = int(query["ExpressionAttributeValues"].get(":passed", {"N": "-1"})["N"])
+        passed = int(query["ExpressionAttributeValues"].get(":after", {"N": "-1"})["N"])
         steps = range(passed + 1, count)[: min(query["Limit"], steps_per_megabyte)]
         items = [{"step": {"N": str(step)}, "metrics": metrics} for step in steps]
         answer: dict[str, Any] = {"Items": items}
@@ -482,7 +485,7 @@ def test_recovers_from_a_short_fault(call: Call, endpoint: Endpoint) -> None:
 UNAVAILABLE = Answer(
     503,
     JSON | {"Retry-After": "2"},
-    {"detail": "The database is not available. Repeat the request."},
+    {"detail": "The database is not available. Send the request again."},
 )
 
 
@@ -509,7 +512,7 @@ def test_answers_503_if_it_takes_too_long_to_skip_other_entities_records(
     """It stops before the deadline, however many records there are."""
 
     def go_on_for_ever(query: dict[str, Any], _apply: object) -> Any:
-        step = query["ExpressionAttributeValues"].get(":passed", {"N": "0"})["N"]
+        step = query["ExpressionAttributeValues"].get(":after", {"N": "0"})["N"]
         key = {"model_id": {"S": MODEL}, "step": {"N": str(int(step) + 1)}}
         answer = {"Items": [], "Count": 0, "ScannedCount": 1, "LastEvaluatedKey": key}
         time.sleep(0.05)

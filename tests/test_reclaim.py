@@ -208,14 +208,14 @@ def test_refuses_what_is_not_a_key_in_the_bucket(value: object, reason: str, lin
     assert {"ReclaimsRefused": 1} == metrics(written)
 
 
-def test_refuses_a_folder_without_its_closing_slash(lines: Lines) -> None:
+def test_refuses_a_folder_without_its_trailing_slash(lines: Lines) -> None:
     """The record probably means the folder, not an object that does not exist."""
     put_objects("m/1/a", "m/1-old", saved_at=BEFORE)
 
     assert DONE == run(make_removal(uri("m/1")))
 
     assert {"m/1/a", "m/1-old"} == stored_objects()
-    refused = outcome("ERROR", "Reclaim refused", outcome="refused", reason="no_closing_slash")
+    refused = outcome("ERROR", "Reclaim refused", outcome="refused", reason="no_trailing_slash")
     assert [refused | {"artifact_uri": uri("m/1")}] == log_lines(written := lines())
     assert {"ReclaimsRefused": 1} == metrics(written)
 
@@ -239,7 +239,7 @@ def test_an_invalid_record_is_logged_and_retried(lines: Lines) -> None:
     assert retry(1) == run(removal)
 
     (line,) = lines()
-    assert ("ERROR", "Record not understood") == (line["level"], line["message"])
+    assert ("ERROR", "Invalid stream record") == (line["level"], line["message"])
     assert "OverflowError" in line["exception"]
 
 

@@ -331,7 +331,7 @@ def test_tells_how_far_it_got_when_it_has_to_stop(call: Call, endpoint: Endpoint
     answer = call(steps=list(range(count)), milliseconds=13_500)
 
     assert 503 == answer.status
-    assert "Checkpoints deleted so far: 300. Repeat" in answer.body["detail"]
+    assert "Deleted: 300. Possibly deleted: 0. Send the request again" in answer.body["detail"]
     (left,) = stored_checkpoints().values()
     assert count - 300 == len(left)
     sent = {

@@ -41,9 +41,11 @@ MODELS_PATH = "/v1/preview/models/"
 ROUTE = f"{MODELS_PATH}<model_id>/checkpoints"
 RETRY_LATER = {"Retry-After": "2"}  # seconds
 INTERNAL_SERVER_ERROR = "Internal Server Error"
+UNAVAILABLE = "The database is not available"
 
 # The resolver's own validation is off: it would parse the body before the token is checked, and
-# return 500 for deep JSON, long integers and invalid UTF-8. Its debug mode would log the event.
+# return 500 for deep JSON, long integers and invalid UTF-8. Debug mode is off explicitly, because
+# POWERTOOLS_DEV could turn it on: it would log the event, which has the token.
 app = APIGatewayRestResolver(
     enable_validation=False,
     debug=False,
@@ -62,7 +64,7 @@ def list_model_checkpoints(model_id: str) -> Response[str]:
     store, entity, calls = _authenticate(READ_SCOPE)
     model_id = decode_model_id(model_id)
     request = parse_list_request(app.current_event)
-    app.context["audit"].identify(model_id=model_id)
+    app.context["audit"].add_fields(model_id=model_id)
 
     page = store.owned(model_id, entity=entity, calls=calls).page(
         request.after, request.limit, descending=request.order == "desc"
@@ -72,10 +74,10 @@ def list_model_checkpoints(model_id: str) -> Response[str]:
         CheckpointResponse(id=str(step), step=step, metrics=metrics)
         for step, metrics in page.checkpoints
     ]
-    answer = ListCheckpointsResponse(data=data, has_more=page.has_more)
+    response = ListCheckpointsResponse(data=data, has_more=page.has_more)
     if data:
-        answer.first_id, answer.last_id = data[0].id, data[-1].id
-    return _answer(200, answer)
+        response.first_id, response.last_id = data[0].id, data[-1].id
+    return _respond(200, response)
 
 
 @app.delete(ROUTE)
@@ -88,34 +90,27 @@ def delete_model_checkpoints(model_id: str) -> Response[str]:
     model_id = decode_model_id(model_id)
     request = parse_delete_request(app.current_event)
     audit: Audit = app.context["audit"]
-    audit.identify(model_id=model_id)
+    audit.add_fields(model_id=model_id)
 
     if request.dry_run:
-        audit.identify(dry_run=True)
+        audit.add_fields(dry_run=True)
         dry_run = store.dry_run(model_id, request.steps, entity=entity, calls=calls)
         audit.dry_run_completed(dry_run)
-        return _answer(
-            200,
-            DeleteCheckpointsResponse(
-                deleted_count=len(dry_run.would_delete), not_found_steps=dry_run.not_found
-            ),
-        )
-
-    deletion = store.delete(model_id, request.steps, entity=entity, calls=calls)
-    audit.completed(deletion)  # first, so that it is logged even if the response fails
-    return _answer(
-        200,
-        DeleteCheckpointsResponse(
-            deleted_count=len(deletion.deleted), not_found_steps=deletion.not_found
-        ),
-    )
+        count, not_found = len(dry_run.would_delete), dry_run.not_found
+    else:
+        deletion = store.delete(model_id, request.steps, entity=entity, calls=calls)
+        audit.completed(deletion)  # first, so that it is logged even if the response fails
+        count, not_found = len(deletion.deleted), deletion.not_found
+    return _respond(200, DeleteCheckpointsResponse(deleted_count=count, not_found_steps=not_found))
 
 
 def _authenticate(scope: str) -> tuple[CheckpointStore, str, dynamodb.Calls]:
-    """Start a request: return the store, the caller's entity, and the calls of the request.
+    """Authenticate the caller; return the store, the caller's entity, and the request's calls.
 
     Raises:
         AuthError: the caller is not authenticated, or the token lacks the scope.
+        CallError: DynamoDB failed.
+        MissingSettingError: the function is misconfigured.
 
     """
     audit: Audit = app.context["audit"]
@@ -123,7 +118,7 @@ def _authenticate(scope: str) -> tuple[CheckpointStore, str, dynamodb.Calls]:
     audit.watch(calls)
     authenticator, store = connect()
     principal = authenticator.authenticate(app.current_event.raw_event, scope=scope, calls=calls)
-    audit.identify(entity=principal.entity, token_name=principal.token_name)
+    audit.add_fields(entity=principal.entity, token_name=principal.token_name)
     return store, principal.entity, calls
 
 
@@ -132,9 +127,9 @@ def handle_auth_error(error: AuthError) -> Response[str]:
     """Return 401 or 403."""
     audit: Audit = app.context["audit"]
     if error.principal:
-        audit.identify(entity=error.principal.entity, token_name=error.principal.token_name)
+        audit.add_fields(entity=error.principal.entity, token_name=error.principal.token_name)
     audit.refused(error.status, error.reason)
-    return _answer(
+    return _respond(
         error.status, ErrorMessage(detail=error.detail), {"WWW-Authenticate": error.challenge}
     )
 
@@ -143,14 +138,14 @@ def handle_auth_error(error: AuthError) -> Response[str]:
 def handle_invalid_request(error: InvalidRequestError) -> Response[str]:
     """Return 422."""
     app.context["audit"].refused(422, "invalid_request")
-    return _answer(422, HTTPValidationError(detail=error.errors))
+    return _respond(422, HTTPValidationError(detail=error.errors))
 
 
 @app.exception_handler(NotFoundError)
 def handle_not_found(_: NotFoundError) -> Response[str]:
     """Return 404."""
     app.context["audit"].refused(404, "unknown_route")
-    return _answer(404, ErrorMessage(detail="Not Found"))
+    return _respond(404, ErrorMessage(detail="Not Found"))
 
 
 @app.exception_handler(dynamodb.UnavailableError)
@@ -158,20 +153,20 @@ def handle_unavailable(error: dynamodb.UnavailableError) -> Response[str]:
     """Return 503 if DynamoDB failed before a deletion started, or during a list or a dry run."""
     app.context["audit"].failed(503, error)
     if app.current_event.http_method == "GET":
-        body = ErrorMessage(detail="The database is not available. Repeat the request.")
-        return _answer(503, body, RETRY_LATER)
-    return _answer_unavailable(deleted=0, unconfirmed=0)
+        body = ErrorMessage(detail=f"{UNAVAILABLE}. Send the request again.")
+        return _respond(503, body, RETRY_LATER)
+    return _respond_unavailable(deleted=0, unconfirmed=0)
 
 
 @app.exception_handler(IncompleteDeletionError)
 def handle_incomplete_deletion(error: IncompleteDeletionError) -> Response[str]:
-    """Return 503 or 500 for a deletion that stopped halfway, with the counts."""
+    """Return 503 or 500 for a deletion that stopped before it was complete, with the counts."""
     is_outage = isinstance(error.__cause__, dynamodb.UnavailableError)
     app.context["audit"].incomplete(503 if is_outage else 500, error.deletion, error)
     deleted, unconfirmed = len(error.deletion.deleted), len(error.deletion.unconfirmed)
     if is_outage:
-        return _answer_unavailable(deleted=deleted, unconfirmed=unconfirmed)
-    return _answer(
+        return _respond_unavailable(deleted=deleted, unconfirmed=unconfirmed)
+    return _respond(
         500,
         IncompleteDeletion(
             detail=INTERNAL_SERVER_ERROR, deleted_count=deleted, unconfirmed_count=unconfirmed
@@ -206,10 +201,10 @@ def _resolve(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 @cache
 def connect() -> tuple[Authenticator, CheckpointStore]:
-    """Return the two tables, which share one client for the lifetime of the process.
+    """Return the authenticator and the store, which share one client while the process lives.
 
     Raises:
-        MissingSettingError: the environment variable with the name of a table is missing.
+        MissingSettingError: the name of a table is missing in the environment, or empty.
 
     """
     tokens_table, checkpoints_table = _setting("TOKENS_TABLE"), _setting("CHECKPOINTS_TABLE")
@@ -224,21 +219,23 @@ def _setting(name: str) -> str:
     return value
 
 
-def _answer(status: int, body: BaseModel, headers: dict[str, str] | None = None) -> Response[str]:
+def _respond(status: int, body: BaseModel, headers: dict[str, str] | None = None) -> Response[str]:
     return Response(status, "application/json", body.model_dump_json(), headers)
 
 
-def _answer_unavailable(*, deleted: int, unconfirmed: int) -> Response[str]:
-    more = f", and perhaps {unconfirmed} more" if unconfirmed else ""
-    body = IncompleteDeletion(
-        detail=(
-            f"The database is not available. Checkpoints deleted so far: {deleted}{more}. Repeat "
-            "the request to finish it. Checkpoints already deleted are then reported as not found."
-        ),
-        deleted_count=deleted,
-        unconfirmed_count=unconfirmed,
+def _respond_unavailable(*, deleted: int, unconfirmed: int) -> Response[str]:
+    detail = (
+        f"{UNAVAILABLE}, so the deletion stopped. Deleted: {deleted}. Possibly deleted: "
+        f"{unconfirmed}. Send the request again to delete the rest. Checkpoints that are already "
+        "deleted are then reported as not found."
     )
-    return _answer(503, body, RETRY_LATER)
+    if not deleted + unconfirmed:
+        detail = (
+            f"{UNAVAILABLE}. Nothing was deleted. Send the request again. If this happens "
+            "repeatedly, send fewer steps."
+        )
+    body = IncompleteDeletion(detail=detail, deleted_count=deleted, unconfirmed_count=unconfirmed)
+    return _respond(503, body, RETRY_LATER)
 
 
 # Connect during Lambda's init phase, which has a full CPU. If this fails, the first request fails

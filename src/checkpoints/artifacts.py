@@ -26,9 +26,9 @@ CONFIG = Config(
 )
 MAX_CALL_SECONDS = 39
 
-# S3 errors that are worth a retry, in addition to TRANSIENT_STATUSES. The response to DeleteObjects
+# S3 errors that are worth a retry, in addition to RETRYABLE_STATUSES. The response to DeleteObjects
 # has an error code for each object, but no status.
-TRANSIENT_ERRORS = frozenset(
+RETRYABLE_ERRORS = frozenset(
     {
         "ConditionalRequestConflict",
         "ExpiredToken",
@@ -41,7 +41,7 @@ TRANSIENT_ERRORS = frozenset(
         "ThrottlingException",
     }
 )
-TRANSIENT_STATUSES = frozenset({429, 500, 502, 503, 504})
+RETRYABLE_STATUSES = frozenset({429, 500, 502, 503, 504})
 
 # DeleteObjects uses XML for the request and the response. XML 1.0 does not allow these characters,
 # and a parser reads a carriage return as a newline, so such a key needs a DeleteObject.
@@ -49,7 +49,7 @@ _NOT_IN_XML = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")
 
 
 class InvalidUriError(Exception):
-    """A URI names no artifacts that may be deleted; the message is the reason code."""
+    """A URI is not valid, or is outside the bucket; the message is the reason code."""
 
 
 class NotDeletedError(Exception):
@@ -93,7 +93,7 @@ class Artifacts(NamedTuple):
 
     @property
     def is_prefix(self) -> bool:
-        """Whether these are all objects with the key as their prefix."""
+        """Whether the key ends with a slash, and so means all objects with this prefix."""
         return self.key.endswith("/")
 
     def include(self, key: str) -> bool:
@@ -131,10 +131,10 @@ class ArtifactDeletion:
         A dry run deletes nothing, and counts what would be deleted.
 
         Raises:
-            BotoCoreError, ClientError, ResponseParserError: a call to S3 failed. `is_transient`
+            BotoCoreError, ClientError, ResponseParserError: a call to S3 failed. `is_retryable`
                 says whether to retry.
-            NotDeletedError: the calls succeeded, but some objects were not deleted.
-            InvalidUriError: there is no such object, but there are objects with this prefix.
+            NotDeletedError: some objects were not deleted.
+            InvalidUriError: there is no object with this key, but there are objects below it.
 
         """
         found = 0
@@ -147,42 +147,42 @@ class ArtifactDeletion:
                 self._count_deleted(old.values())
                 continue
             single = [key for key in old if _NOT_IN_XML.search(key)]
-            self._delete_together([old[key] for key in old.keys() - set(single)])
+            self._delete_batch([old[key] for key in old.keys() - set(single)])
             for key in single:
                 ensure_allowed()
-                self._delete_single(old[key])
+                self._delete_one(old[key])
         if self._errors:
             raise NotDeletedError(self._errors)
         if not found and not self._artifacts.is_prefix:
             folder = self._artifacts._replace(key=f"{self._artifacts.key}/")
             if any(_list(self._client, folder, limit=1)):
-                raise InvalidUriError("no_closing_slash")
+                raise InvalidUriError("no_trailing_slash")
 
     # Each delete has the listed ETag as its condition, so that an object stays if it is overwritten
     # after it was listed.
 
-    def _delete_together(self, objects: list["ObjectTypeDef"]) -> None:
+    def _delete_batch(self, objects: list["ObjectTypeDef"]) -> None:
         if not objects:
             return
-        answer = self._client.delete_objects(
+        response = self._client.delete_objects(
             Bucket=self._artifacts.bucket,
             Delete={"Objects": [{"Key": each["Key"], "ETag": _etag(each)} for each in objects]},
         )
-        deleted = {each["Key"] for each in answer.get("Deleted", [])}
-        errors = {each["Key"]: each["Code"] for each in answer.get("Errors", [])}
+        deleted = {each["Key"] for each in response.get("Deleted", [])}
+        errors = {each["Key"]: each["Code"] for each in response.get("Errors", [])}
         self._count_deleted(each for each in objects if each["Key"] in deleted)
         for each in objects:
             if each["Key"] not in deleted:
                 # If the response does not name an object, it may have been deleted or not.
                 self._count_error(errors.get(each["Key"], "InternalError"))
 
-    def _delete_single(self, each: "ObjectTypeDef") -> None:
+    def _delete_one(self, each: "ObjectTypeDef") -> None:
         try:
             self._client.delete_object(
                 Bucket=self._artifacts.bucket, Key=each["Key"], IfMatch=_etag(each)
             )
         except ClientError as error:
-            if is_transient(error):
+            if is_retryable(error):
                 raise
             self._count_error(error.response["Error"]["Code"])
         else:
@@ -196,7 +196,7 @@ class ArtifactDeletion:
     def _count_error(self, code: str) -> None:
         if code == "PreconditionFailed":  # it was overwritten after it was listed
             self.kept["changed"] += 1
-        elif code != "NoSuchKey":  # it is already deleted
+        elif code != "NoSuchKey":  # an object that is already deleted is no error
             self._errors[code] += 1
 
 
@@ -224,14 +224,14 @@ def connect() -> "S3Client":
     return boto3.client("s3", config=CONFIG)
 
 
-def is_transient(error: Exception) -> bool:
+def is_retryable(error: Exception) -> bool:
     """Return whether an error that `ArtifactDeletion.run` raised is worth a retry."""
     match error:
         case ClientError(response={"ResponseMetadata": {"HTTPStatusCode": status}}):
             code = error.response["Error"]["Code"]
-            return status in TRANSIENT_STATUSES or code in TRANSIENT_ERRORS
+            return status in RETRYABLE_STATUSES or code in RETRYABLE_ERRORS
         case NotDeletedError():
-            return not TRANSIENT_ERRORS.isdisjoint(error.codes)
+            return not RETRYABLE_ERRORS.isdisjoint(error.codes)
         case ParamValidationError():
             return False
     # No response, an incomplete response, or temporarily no credentials.

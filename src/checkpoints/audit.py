@@ -1,8 +1,7 @@
 """Logs and metrics, with the Logger and Metrics of Powertools.
 
-Each request, and each record of the stream, has one log line with its outcome. No line contains a
-token, the hash of a token, or input of a refused caller. The exceptions are the correlation id and
-the trace id, which a caller can set with headers.
+Each request has one log line with its outcome. No line contains a token, the hash of a token, or
+input of a refused caller, except the correlation id and the trace id, which a caller can choose.
 """
 
 import json
@@ -39,7 +38,7 @@ metrics = Metrics(namespace="Checkpoints")
 # hash of the caller's token.
 for _library in ("boto3", "botocore", "urllib3"):
     logging.getLogger(_library).setLevel(logging.WARNING)
-# The resolver would log an unhandled error a second time, after `Audit.failed`.
+# `Audit.failed` logs unhandled errors. The resolver would log them too.
 logging.getLogger("aws_lambda_powertools.event_handler").setLevel(logging.CRITICAL)
 
 
@@ -57,10 +56,10 @@ class Audit:
                 metrics.provider.add_cold_start_metric(context)
 
     def watch(self, calls: Calls) -> None:
-        """Log the number and duration of these calls to DynamoDB."""
+        """Include the number and the duration of these calls to DynamoDB in the log line."""
         self._calls = calls
 
-    def identify(self, **fields: str | bool) -> None:
+    def add_fields(self, **fields: str | bool) -> None:
         """Add fields to all following lines of the request."""
         logger.append_keys(**fields)
 
@@ -72,7 +71,7 @@ class Audit:
 
     def completed(self, deletion: Deletion) -> None:
         """Report a complete deletion; the status is 200."""
-        not_found_count = len(deletion.asked) - len(deletion.deleted)
+        not_found_count = len(deletion.requested) - len(deletion.deleted)
         first, *others = _split_ranges(deletion.deleted)
         self._log(
             logger.info,
@@ -93,13 +92,13 @@ class Audit:
             "Dry run completed",
             status=200,
             would_delete_count=len(dry_run.would_delete),
-            not_found_count=len(dry_run.asked) - len(dry_run.would_delete),
+            not_found_count=len(dry_run.requested) - len(dry_run.would_delete),
             would_delete_steps=first,
         )
         self._continue("Dry run continued", "would_delete_steps", others)
 
     def incomplete(self, status: int, deletion: Deletion, cause: BaseException) -> None:
-        """Report a deletion that stopped halfway; the status is 5xx."""
+        """Report a deletion that stopped before it was complete; the status is 5xx."""
         first, *others = _split_ranges(deletion.deleted)
         self._log(
             logger.error,
@@ -115,7 +114,9 @@ class Audit:
             parts = _split_ranges(deletion.unconfirmed)
             self._continue("Deletion continued", "unconfirmed_steps", parts)
         emit_metrics(
-            CheckpointsDeleted=len(deletion.deleted), DeletionsIncomplete=1, **_failure(status)
+            CheckpointsDeleted=len(deletion.deleted),
+            DeletionsIncomplete=1,
+            **_failure_metric(status),
         )
 
     def refused(self, status: int, reason: str) -> None:
@@ -125,9 +126,9 @@ class Audit:
         emit_metrics(RequestsRefused=1)
 
     def failed(self, status: int, error: Exception) -> None:
-        """Report a request that failed and started no deletion; the status is 5xx."""
+        """Report an error or an outage, unless a deletion stopped; the status is 5xx."""
         self._log(logger.error, "Request failed", status=status, **describe_error(error))
-        emit_metrics(**_failure(status))
+        emit_metrics(**_failure_metric(status))
 
     def _log(self, log: Callable[..., None], message: str, **fields: object) -> None:
         """Write the line with the outcome."""
@@ -147,8 +148,8 @@ class Audit:
 
 def write_line(log: Callable[..., None], message: str, **fields: object) -> None:
     """Write a line with a method of the logger, such as `logger.info`, at every log level."""
-    # The line must be written at every log level that an operator sets. Set the level each time:
-    # with sampling, Powertools resets it to the operator's level for each request.
+    # An operator can set a higher log level. Set the level each time, because with sampling,
+    # Powertools resets it to the operator's level for each request.
     if logger.log_level != logging.INFO:
         logging.getLogger(logger.name).setLevel(logging.INFO)
     log(message, extra=fields)
@@ -164,8 +165,8 @@ def emit_metrics(**counts: int) -> None:
     metrics.clear_metrics()  # a failed flush does not clear them
 
 
-def _failure(status: int) -> dict[str, int]:
-    """Count a 503 separately: the caller can retry it, so a single one triggers no alarm."""
+def _failure_metric(status: int) -> dict[str, int]:
+    """Return the metric of a 5xx. A 503 has its own, because a single one triggers no alarm."""
     name = "RequestsUnavailable" if status == HTTPStatus.SERVICE_UNAVAILABLE else "RequestsFailed"
     return {name: 1}
 

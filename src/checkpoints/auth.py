@@ -20,7 +20,7 @@ _CHALLENGE = 'Bearer realm="checkpoints"'
 
 
 class Principal(NamedTuple):
-    """The owner of a token: the entity, which owns checkpoints, and the name of the token."""
+    """Whom a token identifies: an entity, which owns checkpoints. The name is for the log."""
 
     entity: str
     token_name: str
@@ -77,14 +77,14 @@ def hash_token(token: str) -> str:
 
 
 class Authenticator:
-    """The tokens table."""
+    """Checks bearer tokens against the tokens table."""
 
     def __init__(self, client: "DynamoDBClient", table: str) -> None:
         self._client = client
         self._table = table
 
     def authenticate(self, event: Mapping[str, Any], *, scope: str, calls: Calls) -> Principal:
-        """Return the principal of the token in the `Authorization` header of a REST event.
+        """Return the principal of the token in the `Authorization` header of an event.
 
         Raises:
             NotAuthenticatedError: the header is missing, malformed or repeated.
@@ -94,13 +94,13 @@ class Authenticator:
 
         """
         token = bearer_token(event)
-        answer = calls.make(
+        response = calls.make(
             self._client.get_item,
             TableName=self._table,
             Key={"token_hash": {"S": hash_token(token)}},
             ConsistentRead=True,  # a revoked token must be refused immediately
         )
-        record = answer.get("Item")
+        record = response.get("Item")
         if record is None:
             raise InvalidTokenError("unknown_token")
         # The table's time to live can delete an expired token days late.
@@ -114,9 +114,14 @@ class Authenticator:
 
 
 def bearer_token(event: Mapping[str, Any]) -> str:
-    """Return the token of a REST proxy event, which has each header in two places.
+    """Return the token of an API Gateway event, which has each header in two places.
 
-    Read the plain dictionaries, because Powertools' class hides a header that is sent twice.
+    Read the plain dictionaries, because Powertools' class hides one of two headers whose names
+    differ only in case.
+
+    Raises:
+        NotAuthenticatedError: the header is missing, malformed or repeated.
+
     """
     values = [
         value

@@ -8,7 +8,7 @@ from threading import Event
 from checkpoints.dynamodb import UnavailableError
 
 # Number of batches in flight, to hide the round-trip time. A partition allows 1,000 write units per
-# second, and a transaction of 100 deletes uses 200, so more batches would only be throttled.
+# second, and a transaction of 100 deletes uses at least 200, so more would only be throttled.
 CONCURRENT_BATCHES = 4
 
 
@@ -18,8 +18,8 @@ def run_in_batches(
     """Run `work` on batches of the steps, concurrently. After a failure, start no more batches.
 
     Raises:
-        Exception: the failure, after all started batches have ended. If there are several failures,
-            prefer one that is not an `UnavailableError`.
+        Exception: the failure, after all started batches have ended. If several batches failed, an
+            error that is not an `UnavailableError` comes first, because a retry does not help.
 
     """
     if len(steps) <= batch_size:

@@ -13,7 +13,7 @@ from botocore.config import Config
 from botocore.exceptions import (
     ChecksumError,
     ClientError,
-    ConnectionError,  # noqa: A004 botocore's own: the connection failed before an HTTP answer
+    ConnectionError,  # noqa: A004 botocore's own: the connection failed before an HTTP response
     ConnectTimeoutError,
     CredentialRetrievalError,
     EndpointConnectionError,
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_SECONDS = 1.0
 READ_TIMEOUT_SECONDS = 2.0
-MAX_ATTEMPTS = 9  # throttled attempts do not count: they are retried until the deadline
+MAX_ATTEMPTS = 9  # without throttling and conflicts, which are retried until the deadline
 INITIAL_BACKOFF_SECONDS = 0.1
 MAX_BACKOFF_SECONDS = 2.0
 
 # Reserved at the end of an invocation to write the log and return the response. It also covers the
 # cold start, which counts in API Gateway's 29 seconds but not in Lambda's.
-ANSWER_SECONDS = 1.5
+RESPONSE_SECONDS = 1.5
 
-# Client errors (status 400) that can succeed when the same call is sent again.
+# Error codes (with status 400) that are worth a retry.
 RETRYABLE_ERRORS = frozenset(
     {
         "ProvisionedThroughputExceededException",
@@ -45,7 +45,7 @@ RETRYABLE_ERRORS = frozenset(
         "TransactionInProgressException",
     }
 )
-# The same errors have other names in the reasons of a cancelled transaction.
+# The same for the reasons of a cancelled transaction, which have other names.
 RETRYABLE_CANCELLATIONS = frozenset(
     {"ProvisionedThroughputExceeded", "ThrottlingError", "TransactionConflict"}
 )
@@ -60,9 +60,9 @@ _jitter = random.SystemRandom()
 class CallError(Exception):
     """A call to DynamoDB failed; `__cause__` is botocore's error.
 
-    `outcome_unknown` is true if an attempt was sent and got no response: it may have succeeded.
-    `cancellation_codes` has one code for each action of a cancelled transaction, in order; the
-    string `None` means that this action was valid.
+    `outcome_unknown` is true if an attempt may have succeeded: it got no response, a damaged one,
+    or one with status 5xx. `cancellation_codes` has one code for each action of a cancelled
+    transaction, in order; the string `None` means that this action was valid.
     """
 
     cancellation_codes: Sequence[str] = ()
@@ -73,7 +73,7 @@ class CallError(Exception):
 
 
 class UnavailableError(CallError):
-    """DynamoDB throttled, had conflicts or was down until no attempts or no time were left."""
+    """DynamoDB throttled, reported conflicts or was down until attempts or time ran out."""
 
 
 class RejectedError(CallError):
@@ -86,7 +86,7 @@ class RejectedError(CallError):
 
 
 def connect() -> "DynamoDBClient":
-    """Return a client that sends each call once, with time-outs; `Calls` retries it.
+    """Return a client that sends each call once, with timeouts; `Calls` retries it.
 
     botocore's own retries ignore the deadline and the reasons of a cancelled transaction.
     """
@@ -106,15 +106,15 @@ def connect() -> "DynamoDBClient":
 
 
 class Calls:
-    """The calls to DynamoDB that one request makes. It is thread-safe.
+    """Makes the calls to DynamoDB of one request. Thread-safe.
 
     `attempts` counts all attempts, and `retries` the repeated ones. `milliseconds` is the time
     during which at least one call was running, including backoff.
     """
 
     def __init__(self, *, remaining_ms: int) -> None:
-        """Take the milliseconds that the invocation has left."""
-        self._deadline = time.monotonic() + remaining_ms / 1000 - ANSWER_SECONDS
+        """Set the deadline from the milliseconds that the invocation has left."""
+        self._deadline = time.monotonic() + remaining_ms / 1000 - RESPONSE_SECONDS
         self.attempts = 0
         self.retries = 0
         self._seconds = 0.0
@@ -137,7 +137,7 @@ class Calls:
         """Call `operation` until it succeeds, with exponential backoff and full jitter.
 
         Throttling and conflicts are retried until the deadline. For other failures, `MAX_ATTEMPTS`
-        is the limit. An attempt starts only if its time-outs end before the deadline. `retries` is
+        is the limit. An attempt starts only if its timeouts end before the deadline. `retries` is
         the number of earlier calls for the same data whose responses were incomplete.
 
         Raises:
@@ -180,7 +180,7 @@ class Calls:
             ) from last_error
 
     def _pause(self, retries: int) -> bool:
-        """Wait before an attempt. If its time-outs would exceed the deadline, return false at once.
+        """Wait before an attempt. If its timeouts would exceed the deadline, return false at once.
 
         The backoff grows with the number of retries. The first attempt has none.
         """
@@ -227,7 +227,7 @@ def _cancellation_codes(error: ClientError) -> list[str]:
 
 
 def _check_integrity(response_dict: dict[str, Any], **_: object) -> None:
-    """Reject an incomplete or damaged response; botocore would parse it as an empty one.
+    """Refuse an incomplete or damaged response; botocore could parse it as an empty one.
 
     Raises:
         ChecksumError: the body is not what DynamoDB sent.
@@ -235,9 +235,9 @@ def _check_integrity(response_dict: dict[str, Any], **_: object) -> None:
     """
     headers, body = response_dict["headers"], response_dict["body"]
     for kind, expected, actual in (
-        ("length", headers.get("content-length"), str(len(body))),
+        ("content-length", headers.get("content-length"), str(len(body))),
         ("crc32", headers.get("x-amz-crc32"), str(zlib.crc32(body))),
-        ("beginning", "{", body[:1].decode("latin-1")),
+        ("first byte", "{", body[:1].decode("latin-1")),
     ):
         if expected is not None and expected != actual:
             raise ChecksumError(

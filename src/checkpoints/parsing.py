@@ -14,9 +14,8 @@ from checkpoints.schemas import (
     ValidationError,
 )
 
-# Maximum number of "[" and "{" in a body; a valid request needs two. The parser creates a Python
-# object for each one before it is rejected, and a million of them need more memory than the
-# function has.
+# Maximum number of "[" and "{" in a body; a valid request needs two. The error for an invalid body
+# contains the body as Python objects: a million of them need more memory than the function has.
 MAX_NESTED_VALUES = 10_000
 
 
@@ -29,10 +28,10 @@ class InvalidRequestError(Exception):
 
 
 def parse_delete_request(event: APIGatewayProxyEvent) -> DeleteCheckpointsRequest:
-    """Parse the body, and `dry_run` in the query: one `true` is enough.
+    """Parse the body, and `dry_run` in the query. It is a dry run if either says so.
 
     Raises:
-        InvalidRequestError: with all errors in the query and in the body.
+        InvalidRequestError: with the errors in the query and in the body.
 
     """
     in_query = _query_values(event, "dry_run")
@@ -63,21 +62,23 @@ def _parse_body(event: APIGatewayProxyEvent) -> DeleteCheckpointsRequest:
 
     """
     body = _read_body(event)
+    if not body:
+        raise _invalid_json("the body is empty")
     if body.count(b"[") + body.count(b"{") > MAX_NESTED_VALUES:
-        raise _not_json("too many arrays and objects")
+        raise _invalid_json(f"more than {MAX_NESTED_VALUES:,} arrays and objects")
     try:
         if b"NaN" in body or b"Infinity" in body:
             from_json(body, allow_inf_nan=False)  # pydantic accepts both, but JSON does not
         request = DeleteCheckpointsRequest.model_validate_json(body)
-        # The parser uses the last of repeated keys, which could hide `"dry_run": true`.
-        # A body with a backslash can spell the key with escapes.
+        # If a key is repeated, the parser uses the last one, so `"dry_run": true` could be ignored.
+        # If the body has a backslash, the key can be written with escapes.
         keys = _keys(body) if body.count(b'"dry_run"') > 1 or b"\\" in body else []
     except pydantic.ValidationError as error:
         raise _invalid("body", error) from None
     except ValueError as error:
-        raise _not_json(str(error)) from None
+        raise _invalid_json(str(error)) from None
     if keys.count("dry_run") > 1:
-        raise _not_json("dry_run is repeated")
+        raise _invalid_json("the key dry_run is repeated")
     return request
 
 
@@ -85,7 +86,7 @@ def parse_list_request(event: APIGatewayProxyEvent) -> ListCheckpointsRequest:
     """Parse the query. If a parameter is repeated, the last one counts.
 
     Raises:
-        InvalidRequestError: with all errors in the query.
+        InvalidRequestError: with the errors in the query.
 
     """
     values = {name: _query_values(event, name) for name in ListCheckpointsRequest.model_fields}
@@ -101,8 +102,8 @@ def decode_model_id(encoded: str) -> str:
     """Decode the model id in a path. API Gateway passes it on percent-encoded.
 
     Raises:
-        InvalidRequestError: it does not decode to UTF-8. With replacement characters, it would
-            name another model.
+        InvalidRequestError: it is not percent-encoded UTF-8. To replace the invalid bytes could
+            select another model.
 
     """
     try:
@@ -114,7 +115,7 @@ def decode_model_id(encoded: str) -> str:
 
 
 def _query_values(event: APIGatewayProxyEvent, name: str) -> list[str]:
-    """Return the values of a query parameter, which a REST event has in two places."""
+    """Return the values of a query parameter, which the event has in two places."""
     single = event.query_string_parameters
     multiple = event.multi_value_query_string_parameters
     if name not in single and name not in multiple:
@@ -129,7 +130,7 @@ def _read_body(event: APIGatewayProxyEvent) -> bytes:
             return base64.b64decode(body, validate=True)
         return str(body).encode()
     except ValueError as error:  # not base64, or not Unicode
-        raise _not_json(str(error)) from None
+        raise _invalid_json(str(error)) from None
 
 
 def _keys(body: bytes) -> list[str]:
@@ -146,7 +147,7 @@ def _invalid(place: str, error: pydantic.ValidationError) -> InvalidRequestError
     )
 
 
-def _not_json(reason: str) -> InvalidRequestError:
+def _invalid_json(reason: str) -> InvalidRequestError:
     return InvalidRequestError(
         [ValidationError(loc=["body"], msg=f"Invalid JSON: {reason}", type="json_invalid")]
     )

@@ -19,21 +19,22 @@ if TYPE_CHECKING:
 MAX_BATCH_KEYS = 100
 MAX_MODEL_ID_BYTES = 2048
 
-# A query is wasteful if it reads many records that were not asked for. A page is sparse if it
-# covers fewer of the steps than a batch has keys, or fewer than one step per 20 records read: 20
-# records of a query cost about as much as one key of a batch. After three sparse pages, batches
-# read the rest.
-MAX_SPARSE_PAGES = 3
-RECORDS_FOR_A_KEY = 20
+# A query also reads the records between the requested steps. A response to it is *sparse* if it
+# covers fewer of the steps than a batch has keys, or fewer than one step for 20 records read, which
+# cost about as much as one key of a batch (at 200 bytes each). After three sparse responses, read
+# the other steps in batches.
+MAX_SPARSE_RESPONSES = 3
+RECORDS_PER_KEY = 20
 
-# If a query does not fill a page of the list, the next one reads READ_GROWTH times as many records,
-# up to about as many small records as one call can read. So a few calls skip even a large number of
-# records of other entities.
+# If a query does not fill a page of the list, because it reads records of other entities, the next
+# query reads READ_GROWTH times as many records, so that even a large number takes only a few calls.
+# One call reads up to 1 MB: about 20,000 small records.
 READ_GROWTH = 4
 MAX_READ_RECORDS = 20_000
 
 # A page of the list ends early if its metrics exceed this size in JSON, because a Lambda response
-# is limited to 6 MB. The last record can add 2.8 MB: 400 KB of characters that become 7 bytes each.
+# is limited to 6 MB. The last record can add 2.8 MB: it can have 400 KB of control characters, and
+# each becomes 7 bytes, because the body is JSON in JSON (`\\u0001`).
 MAX_METRICS_BYTES = 2_000_000
 MAX_NUMBER_BYTES = 24  # in JSON
 
@@ -73,9 +74,11 @@ class OwnedCheckpoints(NamedTuple):
         return storable(steps) if self.has_possible_model else []
 
     def existing(self, steps: list[int]) -> list[int]:
-        """Return the steps at which checkpoints exist now. The given steps must be ascending.
+        """Return those of the steps at which the entity has a checkpoint now, in any order.
 
-        A query reads all records between two steps, which is cheap if most of them were asked for.
+        The given steps must be ascending.
+
+        A query reads all records between two steps, which is cheap if most of them were requested.
         Otherwise, and for a few steps, batches read single keys. So n steps take at most about
         n / 100 calls.
 
@@ -86,10 +89,10 @@ class OwnedCheckpoints(NamedTuple):
         if len(steps) <= MAX_BATCH_KEYS:
             return self._read(steps) if steps else []
         existing: list[int] = []
-        passed = 0
-        sparse_pages = 0
-        while passed < len(steps) and sparse_pages < MAX_SPARSE_PAGES:
-            page = self.calls.make(
+        position = 0
+        sparse_responses = 0
+        while position < len(steps) and sparse_responses < MAX_SPARSE_RESPONSES:
+            response = self.calls.make(
                 self.client.query,
                 TableName=self.table,
                 KeyConditionExpression="model_id = :model_id AND #step BETWEEN :first AND :last",
@@ -98,30 +101,30 @@ class OwnedCheckpoints(NamedTuple):
                 ExpressionAttributeNames={"#step": "step"},
                 ExpressionAttributeValues={
                     ":model_id": {"S": self.model_id},
-                    ":first": {"N": str(steps[passed])},
+                    ":first": {"N": str(steps[position])},
                     ":last": {"N": str(steps[-1])},
                     ":entity": {"S": self.entity},
                 },
                 ConsistentRead=True,
             )
-            existing += intersect(steps, (item["step"]["N"] for item in page["Items"]))
-            if "LastEvaluatedKey" not in page:
+            existing += intersect(steps, (item["step"]["N"] for item in response["Items"]))
+            if "LastEvaluatedKey" not in response:
                 return existing
-            before = passed
-            passed = bisect_right(steps, Decimal(page["LastEvaluatedKey"]["step"]["N"]))
-            enough = max(MAX_BATCH_KEYS, page["ScannedCount"] // RECORDS_FOR_A_KEY)
-            sparse_pages += passed - before < enough
+            before = position
+            position = bisect_right(steps, Decimal(response["LastEvaluatedKey"]["step"]["N"]))
+            enough = max(MAX_BATCH_KEYS, response["ScannedCount"] // RECORDS_PER_KEY)
+            sparse_responses += position - before < enough
         run_in_batches(
-            lambda batch: existing.extend(self._read(batch)), steps[passed:], MAX_BATCH_KEYS
+            lambda batch: existing.extend(self._read(batch)), steps[position:], MAX_BATCH_KEYS
         )
         return existing
 
     def _read(self, steps: Sequence[int]) -> list[int]:
-        """Return the steps that exist; there are at most `MAX_BATCH_KEYS`, ascending."""
+        """Return those of at most `MAX_BATCH_KEYS` ascending steps that exist."""
         keys: Any = [self.key(step) for step in steps]
         existing: list[int] = []
         for rounds in count():
-            answer: Any = self.calls.make(
+            response: Any = self.calls.make(
                 self.client.batch_get_item,
                 retries=rounds,
                 RequestItems={
@@ -133,11 +136,11 @@ class OwnedCheckpoints(NamedTuple):
                     }
                 },
             )
-            items = answer["Responses"].get(self.table, [])
+            items = response["Responses"].get(self.table, [])
             owned = (item for item in items if item.get("entity") == {"S": self.entity})
             existing += intersect(steps, (item["step"]["N"] for item in owned))
             # DynamoDB leaves keys unprocessed when it is throttled or the records are large.
-            keys = answer["UnprocessedKeys"].get(self.table, {}).get("Keys")
+            keys = response["UnprocessedKeys"].get(self.table, {}).get("Keys")
             if not keys:
                 break
         return existing
@@ -156,11 +159,11 @@ class OwnedCheckpoints(NamedTuple):
             return Page([], has_more=False)
         found: list[Checkpoint] = []
         size = 0
-        passed = None if after is None else str(after)
+        last_read = None if after is None else str(after)
         records = limit + 1  # one more, to know whether there are more
         while True:
-            answer = self._query(passed, records, descending=descending)
-            for item in answer["Items"]:
+            response = self._query(last_read, records, descending=descending)
+            for item in response["Items"]:
                 step = to_integer(item["step"]["N"])
                 if step is None:
                     continue
@@ -169,18 +172,18 @@ class OwnedCheckpoints(NamedTuple):
                 metrics = _numbers(item.get("metrics", {}).get("M", {}))
                 found.append(Checkpoint(step, metrics))
                 size += len(json.dumps([*metrics])) + len(metrics) * MAX_NUMBER_BYTES
-            if "LastEvaluatedKey" not in answer:
+            if "LastEvaluatedKey" not in response:
                 return Page(found, has_more=False)
-            passed = answer["LastEvaluatedKey"]["step"]["N"]
+            last_read = response["LastEvaluatedKey"]["step"]["N"]
             records = min(records * READ_GROWTH, MAX_READ_RECORDS)
 
-    def _query(self, passed: str | None, records: int, *, descending: bool) -> "QueryOutputTypeDef":
-        """Read the next records after the step `passed`, and return those that the entity owns."""
+    def _query(self, after: str | None, records: int, *, descending: bool) -> "QueryOutputTypeDef":
+        """Read the records after a step, or the first ones, and return those of the entity."""
         condition = "model_id = :model_id"
         values = {":model_id": {"S": self.model_id}, ":entity": {"S": self.entity}}
-        if passed is not None:
-            condition += f" AND #step {'<' if descending else '>'} :passed"
-            values[":passed"] = {"N": passed}
+        if after is not None:
+            condition += f" AND #step {'<' if descending else '>'} :after"
+            values[":after"] = {"N": after}
         return self.calls.make(
             self.client.query,
             TableName=self.table,
@@ -200,7 +203,7 @@ class OwnedCheckpoints(NamedTuple):
 
 
 def _numbers(attributes: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of a map as 64-bit floats, which is the precision of JSON clients."""
+    """Return the numbers of a map with the precision of JSON clients, which have 64-bit floats."""
     floats = {name: float(value["N"]) for name, value in attributes.items() if "N" in value}
     return {
         name: int(number) if number.is_integer() and abs(number) < MAX_EXACT_INTEGER else number

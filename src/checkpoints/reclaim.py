@@ -1,7 +1,7 @@
 """Free the storage of deleted checkpoints: a Lambda function on the checkpoints table's stream.
 
 For each deleted record, it deletes the objects in S3 that the record's `artifact_uri` names. It
-never deletes an object that was saved after the record was deleted.
+never deletes an object that S3 dates after the deletion of the record.
 """
 
 import math
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 # Deleting one page of objects and listing the next takes at most two calls. 5 s are for the log.
 MIN_REMAINING_MS = (2 * artifacts.MAX_CALL_SECONDS + 5) * 1000
 
-# A record that cannot be finished blocks the records after it, so it fails after this time.
+# Lambda handles the records of a shard in order, so a record that keeps failing blocks those after
+# it. After this time, the record fails and is not retried.
 MAX_RETRY_AGE = timedelta(hours=6)
 
 MAX_LOGGED_URI = 2_000  # characters; a valid URI has fewer
@@ -61,13 +62,13 @@ class Removal(NamedTuple):
     removed_at: datetime
 
     @classmethod
-    def read(cls, event: Mapping[str, Any]) -> Self | None:
+    def read(cls, stream_record: Mapping[str, Any]) -> Self | None:
         """Read a record of the stream; return `None` if there are no artifacts to delete."""
-        change = event["dynamodb"]
+        change = stream_record["dynamodb"]
         image = change.get("OldImage", {})
-        if event["eventName"] != "REMOVE" or (image and "artifact_uri" not in image):
+        if stream_record["eventName"] != "REMOVE" or (image and "artifact_uri" not in image):
             return None
-        # The stream has whole seconds, so the actual deletion can be up to a second later.
+        # Rounded down, so that objects stay that were saved in the same second.
         removed_at = math.floor(float(change["ApproximateCreationDateTime"]))
         return cls(change["Keys"], image, datetime.fromtimestamp(removed_at, UTC))
 
@@ -75,7 +76,7 @@ class Removal(NamedTuple):
         """Return the artifacts that the record's URI names.
 
         Raises:
-            InvalidUriError: it names nothing that may be deleted, or the stream has no old images.
+            InvalidUriError: it is not valid or outside the bucket, or the stream has no old images.
 
         """
         if not self.image:
@@ -105,10 +106,10 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
     false. The response to them also has the `outcomes` of all records that were started.
 
     Raises:
-        Exception: the function is misconfigured, so it cannot handle any record.
+        Exception: the function cannot connect, or has no name of a bucket.
 
     """
-    # Lambda reports an exception here. Powertools does not log the error of a single record.
+    # Here, so that Lambda logs the error. Powertools does not log the errors of single records.
     connect()
     bucket = os.environ["ARTIFACTS_BUCKET"]
     dry_run = event.get("dry_run", False) is not False
@@ -118,14 +119,14 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
         try:
             removal = Removal.read(record.raw_event)
         except Exception:
-            logger.exception("Record not understood")
+            logger.exception("Invalid stream record")
             raise
         if removal:
             _ensure_time(context)
             audit = ReclaimAudit(dry_run=dry_run, **removal.describe())
             try:
-                wanted = removal.find_artifacts(bucket)
-                outcome = reclaim(removal, wanted, context, audit, dry_run=dry_run)
+                targets = removal.find_artifacts(bucket)
+                outcome = reclaim(removal, targets, context, audit, dry_run=dry_run)
             except InvalidUriError as error:
                 outcome = audit.refused(str(error))
             outcomes.append(outcome)
@@ -138,7 +139,7 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
 
 def reclaim(
     removal: Removal,
-    wanted: Artifacts,
+    targets: Artifacts,
     context: LambdaContext,
     audit: ReclaimAudit,
     *,
@@ -153,10 +154,10 @@ def reclaim(
     dynamodb_client, s3_client = connect()
 
     def ensure_allowed() -> None:
-        _ensure_not_saved_again(dynamodb_client, removal.keys, wanted, context)
+        _ensure_not_saved_again(dynamodb_client, removal.keys, targets, context)
         _ensure_time(context)
 
-    deletion = ArtifactDeletion(s3_client, wanted, before=removal.removed_at)
+    deletion = ArtifactDeletion(s3_client, targets, before=removal.removed_at)
     try:
         deletion.run(ensure_allowed, dry_run=dry_run)
     except InvalidUriError:
@@ -167,7 +168,7 @@ def reclaim(
         return audit.finished("retry", deletion, error)
     except Exception as error:  # noqa: BLE001 it is logged, and decides whether to retry
         is_late = datetime.now(UTC) - removal.removed_at > MAX_RETRY_AGE
-        can_retry = _is_transient(error) and not is_late
+        can_retry = _is_retryable(error) and not is_late
         return audit.finished("retry" if can_retry else "failed", deletion, error)
     return audit.finished("freed", deletion)
 
@@ -178,31 +179,31 @@ def _ensure_time(context: LambdaContext) -> None:
 
 
 def _ensure_not_saved_again(
-    client: "DynamoDBClient", keys: Mapping[str, Any], wanted: Artifacts, context: LambdaContext
+    client: "DynamoDBClient", keys: Mapping[str, Any], targets: Artifacts, context: LambdaContext
 ) -> None:
     calls = dynamodb.Calls(remaining_ms=context.get_remaining_time_in_millis())
-    answer = calls.make(
+    response = calls.make(
         client.get_item,
         TableName=os.environ["CHECKPOINTS_TABLE"],
         Key=keys,
         ProjectionExpression="artifact_uri",
         ConsistentRead=True,
     )
-    uri = answer.get("Item", {}).get("artifact_uri")
+    uri = response.get("Item", {}).get("artifact_uri")
     if uri is None:
         return
     try:
         saved = Artifacts.parse(uri.get("S"))
     except InvalidUriError:  # it may refer to any object
         raise SavedAgainError from None
-    if saved.overlap(wanted):
+    if saved.overlap(targets):
         raise SavedAgainError
 
 
-def _is_transient(error: Exception) -> bool:
+def _is_retryable(error: Exception) -> bool:
     if isinstance(error, dynamodb.CallError):
         return not isinstance(error, dynamodb.RejectedError)
-    return artifacts.is_transient(error)
+    return artifacts.is_retryable(error)
 
 
 @cache

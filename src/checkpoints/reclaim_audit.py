@@ -38,7 +38,7 @@ class ReclaimAudit:
         return fields
 
     def refused(self, reason: str) -> Fields:
-        """Report a URI that names nothing that may be deleted."""
+        """Report a URI that is not valid, or is outside the bucket."""
         fields = self._log("refused", reason=reason)
         self._count(ReclaimsRefused=1)
         return fields

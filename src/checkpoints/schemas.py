@@ -14,10 +14,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from checkpoints.steps import storable
+from checkpoints.steps import MAX_SIGNIFICANT_DIGITS, storable
 
 DRY_RUN_DESCRIPTION = (
-    "If true in the query or in the body, nothing is deleted: the response shows what would be."
+    "If true in the query or in the body, nothing is deleted. The response shows what would be "
+    "deleted."
 )
 
 
@@ -36,13 +37,13 @@ class HTTPValidationError(BaseModel):
 
 
 class ErrorMessage(BaseModel):
-    """Why a request failed."""
+    """Why the API did not do what was requested."""
 
     detail: str
 
 
 class IncompleteDeletion(ErrorMessage):
-    """Why a deletion stopped halfway, and how many checkpoints it deleted."""
+    """Why a deletion stopped before it was complete, and how many checkpoints it deleted."""
 
     deleted_count: int
     unconfirmed_count: int
@@ -96,7 +97,11 @@ def _parse_integer(text: str) -> int:
 def _parse_id(text: str) -> int:
     step = _parse_integer(text)
     if not storable([step]):
-        raise PydanticCustomError("no_checkpoint_id", "No checkpoint can have this id")
+        raise PydanticCustomError(
+            "impossible_checkpoint_id",
+            "No checkpoint can have this id: it must have at most {digits} significant digits",
+            {"digits": MAX_SIGNIFICANT_DIGITS},
+        )
     return step
 
 

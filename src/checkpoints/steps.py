@@ -6,9 +6,9 @@ from decimal import Decimal
 from itertools import islice
 from operator import gt, lt
 
-# DynamoDB's limits: the significant digits of a number, and its digits before the decimal point.
-MAX_STEP_DIGITS = 38
-MAX_STEP_MAGNITUDE = 126
+# DynamoDB's limits for a number: significant digits, and digits before the decimal point.
+MAX_SIGNIFICANT_DIGITS = 38
+MAX_DIGITS = 126
 
 
 def distinct(steps: Sequence[int]) -> list[int]:
@@ -16,29 +16,29 @@ def distinct(steps: Sequence[int]) -> list[int]:
     for is_in_order in (lt, gt):
         if all(map(is_in_order, steps, islice(steps, 1, None))):
             return list(steps)
-    # Use strings, not integers, as keys: a caller can choose integers whose hashes collide, and a
+    # Use strings, not integers, as keys: an API client can choose integers whose hashes collide. A
     # set of many of them takes minutes to build. String hashes are randomised in each process.
     return list({str(step): step for step in steps}.values())
 
 
 def storable(steps: list[int]) -> list[int]:
     """Return the steps that fit into a DynamoDB number: 38 significant digits, below 10**126."""
-    limit = 10**MAX_STEP_DIGITS
+    limit = 10**MAX_SIGNIFICANT_DIGITS
     if not steps or (min(steps) > -limit and max(steps) < limit):
         return steps
     return [
         step
         for step in steps
-        if len(digits := str(abs(step))) <= MAX_STEP_MAGNITUDE
-        and len(digits.rstrip("0")) <= MAX_STEP_DIGITS
+        if len(digits := str(abs(step))) <= MAX_DIGITS
+        and len(digits.rstrip("0")) <= MAX_SIGNIFICANT_DIGITS
     ]
 
 
 def intersect(steps: Sequence[int], numbers: Iterable[str]) -> list[int]:
     """Return the steps that are also in `numbers`, which are from DynamoDB.
 
-    The steps must be ascending, for a binary search: a caller can choose steps that make lookups in
-    a set slow.
+    The steps must be ascending, for a binary search: an API client can choose steps that make
+    lookups in a set slow.
     """
     found = []
     for number in numbers:

@@ -20,37 +20,38 @@ MAX_TRANSACTION_ACTIONS = 100  # DynamoDB's limit
 
 
 class Deletion:
-    """What is known so far about the distinct steps of one request.
+    """The progress of one request to delete the distinct steps `requested`.
 
-    This request has deleted the steps in `deleted`. The steps in `unconfirmed` were sent to
-    DynamoDB, but have no response yet, so they may be deleted. All others are unchanged.
+    The request has deleted the steps in `deleted`. The steps in `unconfirmed` were sent to
+    DynamoDB, but their outcome is unknown, so they may have been deleted. The request has not
+    changed any other step.
     """
 
-    def __init__(self, asked: list[int]) -> None:
-        self.asked = asked
+    def __init__(self, requested: list[int]) -> None:
+        self.requested = requested
         self.deleted: set[int] = set()
         self.unconfirmed: set[int] = set()
 
     @property
     def not_found(self) -> list[int]:
-        """The other steps, in the order of the request."""
-        return [step for step in self.asked if step not in self.deleted]
+        """The steps that a complete deletion did not find, in the order of the request."""
+        return [step for step in self.requested if step not in self.deleted]
 
 
 class DryRun(NamedTuple):
     """What a deletion of the distinct steps of one request would delete."""
 
-    asked: list[int]
+    requested: list[int]
     would_delete: set[int]
 
     @property
     def not_found(self) -> list[int]:
         """The other steps, in the order of the request."""
-        return [step for step in self.asked if step not in self.would_delete]
+        return [step for step in self.requested if step not in self.would_delete]
 
 
 class IncompleteDeletionError(Exception):
-    """A deletion stopped halfway; `deletion` says how far it got, `__cause__` says why."""
+    """A deletion stopped before it was complete: `deletion` has the counts, `__cause__` why."""
 
     def __init__(self, deletion: Deletion) -> None:
         counts = f"{len(deletion.deleted)} deleted, {len(deletion.unconfirmed)} unconfirmed"
@@ -66,7 +67,7 @@ class CheckpointStore:
         self._table = table
 
     def owned(self, model_id: str, *, entity: str, calls: Calls) -> OwnedCheckpoints:
-        """Return the entity's checkpoints of a model, to be read with the calls of a request.
+        """Return an object that reads the entity's checkpoints of a model, with these calls.
 
         The model's id can have any length. If it does not fit into a key, it has no checkpoints.
         """
@@ -93,7 +94,7 @@ class CheckpointStore:
         try:
             run_in_batches(
                 lambda batch: _send(checkpoints, batch, deletion),
-                _plan(checkpoints, deletion.asked),
+                _plan(checkpoints, deletion.requested),
                 MAX_TRANSACTION_ACTIONS,
             )
         except Exception as error:
@@ -107,34 +108,34 @@ class CheckpointStore:
             CallError: DynamoDB failed.
 
         """
-        asked = distinct(steps)
+        requested = distinct(steps)
         checkpoints = self.owned(model_id, entity=entity, calls=calls)
-        existing = checkpoints.existing(sorted(checkpoints.possible(asked)))
-        return DryRun(asked, set(existing))
+        existing = checkpoints.existing(sorted(checkpoints.possible(requested)))
+        return DryRun(requested, set(existing))
 
 
-def _plan(checkpoints: OwnedCheckpoints, asked: list[int]) -> list[int]:
+def _plan(checkpoints: OwnedCheckpoints, requested: list[int]) -> list[int]:
     """Return the steps to send deletes for: all steps if they are few, otherwise those that exist.
 
-    A read costs less than a delete that finds nothing. If a checkpoint is saved after the read, it
-    was saved after the request, so it may stay. If a checkpoint is deleted after the read, the
-    condition of the transaction fails, and it counts as not found.
+    A read costs less than a delete that finds nothing. A checkpoint that is saved after the read
+    was saved after the request arrived, so the request need not delete it. A checkpoint that is
+    deleted after the read fails the condition of the transaction, and counts as not found.
     """
-    possible = checkpoints.possible(asked)
+    possible = checkpoints.possible(requested)
     if len(possible) <= MAX_TRANSACTION_ACTIONS:
         return possible
     return checkpoints.existing(sorted(possible))
 
 
 def _send(checkpoints: OwnedCheckpoints, steps: Sequence[int], deletion: Deletion) -> None:
-    """Delete the checkpoints at these steps, as far as they exist, usually in one transaction.
+    """Delete the checkpoints that exist at these steps, usually in one transaction.
 
-    There can be at most `MAX_TRANSACTION_ACTIONS` steps. If some do not exist, DynamoDB cancels the
-    transaction and names them: it is sent again without them. If the transaction is invalid, its
-    records may exceed 4 MB in total: it is sent again in halves.
+    There are at most `MAX_TRANSACTION_ACTIONS` steps. If some checkpoints do not exist, DynamoDB
+    cancels the transaction and says which, and it is sent again without them. DynamoDB also rejects
+    a transaction whose records exceed 4 MB, so an invalid one is sent again in two halves.
 
     Raises:
-        CallError: the transaction failed, or one of a single step is invalid.
+        CallError: the transaction failed, or it is invalid although it has only one step.
 
     """
     pending = [steps]
@@ -162,8 +163,8 @@ def _transact(checkpoints: OwnedCheckpoints, steps: Sequence[int], deletion: Del
     """Delete all of the steps, or none of them.
 
     This is a transaction, not single deletes, because it can be sent again if its response is lost:
-    DynamoDB recognises it by its token. A single delete that is sent again would find nothing, and
-    would not be counted.
+    DynamoDB recognises it by its ClientRequestToken. A single delete that is sent again would find
+    nothing, and would not be counted.
     """
     # Threads share these sets. In CPython, updating a set from a sequence of integers is atomic.
     deletion.unconfirmed.update(steps)
@@ -184,7 +185,7 @@ def _transact(checkpoints: OwnedCheckpoints, steps: Sequence[int], deletion: Del
             ClientRequestToken=os.urandom(16).hex(),
         )
     except CallError as error:
-        # All attempts have the same token, so a cancellation is the response to all of them.
+        # All attempts have the same ClientRequestToken, so after a cancellation, none succeeded.
         if not error.outcome_unknown or error.cancellation_codes:
             deletion.unconfirmed.difference_update(steps)
         raise
