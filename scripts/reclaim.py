@@ -15,7 +15,7 @@ from itertools import batched, groupby
 import boto3
 from botocore.config import Config
 
-from scripts.removals import Fields, Removal, find_in_log, read_batches
+from scripts.deleted_records import DeletedRecord, Fields, find_in_log, read_batches
 from scripts.stacks import UsageError, output_of, report_errors
 from scripts.terminal import format_size, parse_duration, run, stop_on_signals, work_through
 
@@ -45,58 +45,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.since and not options.log:
         parser.error("--since can only be used with --log")
     stop_on_signals()
-    redo = _redo_log if options.log else _redo_batches
-    return report_errors("reclaim.py", lambda: redo(options))
+    retry = _retry_log if options.log else _retry_batches
+    return report_errors("reclaim.py", lambda: retry(options))
 
 
-def _redo_log(options: argparse.Namespace) -> int:
+def _retry_log(options: argparse.Namespace) -> int:
     log_group = _output(options, "ReclaimFunctionLogGroupName")
     since = datetime.now(UTC) - timedelta(seconds=options.since or parse_duration("7d"))
-    redo = Redo(options, find_in_log(log_group, since=since))
-    redo.run()
-    return int(bool(redo.unfinished))
+    retry = Retry(options, find_in_log(log_group, since=since))
+    retry.run()
+    return int(bool(retry.unfinished))
 
 
-def _redo_batches(options: argparse.Namespace) -> int:
+def _retry_batches(options: argparse.Namespace) -> int:
     bucket = _output(options, "FailedBatchesBucketName")
     client = boto3.client("s3", config=S3_CONFIG)
     batches = read_batches(client, bucket)
-    readable = {key: removals for key, removals in batches.items() if removals is not None}
-    redo = Redo(options, (removal for removals in readable.values() for removal in removals))
+    readable = {key: records for key, records in batches.items() if records is not None}
+    retry = Retry(options, (record for records in readable.values() for record in records))
     try:
-        redo.run()
+        retry.run()
     finally:
         for key in readable if not options.dry_run else ():
-            if key in redo.unfinished:
+            if key in retry.unfinished:
                 print(f"This batch stays: s3://{bucket}/{key}")
             else:
                 client.delete_object(Bucket=bucket, Key=key)
-    return int(bool(redo.unfinished) or len(readable) < len(batches))
+    return int(bool(retry.unfinished) or len(readable) < len(batches))
 
 
 def _output(options: argparse.Namespace, key: str) -> str:
     return output_of(options.stack, key, parameter="ArtifactsBucket")
 
 
-class Redo:
-    """Sends removals to the function until each is done or has failed."""
+class Retry:
+    """Sends deleted records to the function, up to three times each."""
 
-    def __init__(self, options: argparse.Namespace, removals: Iterable[Removal]) -> None:
+    def __init__(self, options: argparse.Namespace, records: Iterable[DeletedRecord]) -> None:
         self._client = boto3.client("lambda", config=LAMBDA_CONFIG)
         self._function = _output(options, "ReclaimFunctionName")
         self._dry_run: bool = options.dry_run
         # By sequence number. The log does not have the stream's sequence numbers, so use new ones.
-        self._pending = {str(number): removal for number, removal in enumerate(removals, 1)}
+        self._pending = {str(number): record for number, record in enumerate(records, 1)}
         self._left: set[str | None] = set()
         self._outcomes: list[Fields] = []
 
     @property
     def unfinished(self) -> set[str | None]:
         """The keys of the batches with a record that is not done; None for records of the log."""
-        return self._left | {removal.batch for removal in self._pending.values()}
+        return self._left | {record.batch for record in self._pending.values()}
 
     def run(self) -> None:
-        """Send the pending removals, several times if necessary, and print the outcomes."""
+        """Send the pending records, several times if necessary, and print the outcomes."""
         if not self._pending:
             print("There is nothing to do.")
         try:
@@ -109,12 +109,12 @@ class Redo:
             self._report()
 
     def _split(self, size: int) -> list[Sequence[str]]:
-        """Split the pending removals into parts that each belong to one batch."""
+        """Split the pending records into parts that each belong to one batch."""
         groups = groupby(self._pending, key=lambda number: self._pending[number].batch)
         return [part for _, group in groups for part in batched(group, size, strict=False)]
 
     def _send(self, numbers: Sequence[str]) -> None:
-        records = [self._pending[number].to_record(number) for number in numbers]
+        records = [self._pending[number].to_stream_record(number) for number in numbers]
         try:
             response = self._client.invoke(
                 FunctionName=self._function,
@@ -134,9 +134,9 @@ class Redo:
             del self._pending[number]
 
     def _report(self) -> None:
-        removals = self._merge_outcomes()
+        records = self._merge_outcomes()
         for outcome, headline in HEADLINES.items():
-            those = [each for each in removals if each["outcome"] == outcome]
+            those = [each for each in records if each["outcome"] == outcome]
             if those:
                 name = "Would be freed" if self._dry_run and outcome == "freed" else headline
                 objects = _count_objects(those)
@@ -146,35 +146,35 @@ class Redo:
                 print(f"  {identity}: {_explain(each)}")
 
     def _merge_outcomes(self) -> list[Fields]:
-        """Return the last outcome of each removal, with the total counts of all attempts."""
+        """Return the last outcome of each record, with the total counts of all attempts."""
         none: Fields = {"outcome": "retry", "objects_deleted": 0, "bytes_freed": 0}
         unknown = {"exception": "The function has not processed it."} | none
-        outcomes = [removal._asdict() | unknown for removal in self._pending.values()]
+        outcomes = [record._asdict() | unknown for record in self._pending.values()]
         merged: dict[tuple[str, str, str], Fields] = {}
         for each in outcomes + self._outcomes:
-            identity = (each["model_id"], str(each["step"]), each["removed_at"])
+            identity = (each["model_id"], str(each["step"]), each["deleted_at"])
             before = none if self._dry_run else merged.get(identity, none)
             counts = ("objects_deleted", "bytes_freed")
             merged[identity] = each | {name: before[name] + each.get(name, 0) for name in counts}
         return sorted(merged.values(), key=lambda each: (each["model_id"], float(each["step"])))
 
 
-def _explain(removal: Fields) -> str:
+def _explain(record: Fields) -> str:
     """Return what was deleted, what was kept, and why."""
-    kept = removal.get("objects_kept", {}).items()
+    kept = record.get("objects_kept", {}).items()
     parts = [
-        _count_objects([removal]),
+        _count_objects([record]),
         *(f"{count:,} kept ({reason.replace('_', ' ')})" for reason, count in kept),
-        removal.get("reason", "").replace("_", " "),
-        removal.get("exception", "").rpartition("\n")[2],
+        record.get("reason", "").replace("_", " "),
+        record.get("exception", "").rpartition("\n")[2],
     ]
     return "; ".join(filter(None, parts)) or "no objects"
 
 
-def _count_objects(removals: Collection[Fields]) -> str:
+def _count_objects(records: Collection[Fields]) -> str:
     """Return the number of deleted objects and their size, or an empty string if there are none."""
-    objects = sum(each["objects_deleted"] for each in removals)
-    size = sum(each["bytes_freed"] for each in removals)
+    objects = sum(each["objects_deleted"] for each in records)
+    size = sum(each["bytes_freed"] for each in records)
     plural = "" if objects == 1 else "s"
     return f"{objects:,} object{plural}, {format_size(size)}" if objects else ""
 

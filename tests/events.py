@@ -80,14 +80,14 @@ def make_event(  # noqa: PLR0913 an event has so many parts
     } | others
 
 
-REMOVED_AT = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=5)
+DELETED_AT = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=5)
 
 
-def make_removal(
+def make_stream_record(
     uri: object,
     *,
     step: int = 1,
-    at: datetime = REMOVED_AT,
+    at: datetime = DELETED_AT,
     event_name: str = "REMOVE",
     **attributes: object,
 ) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def make_removal(
 
 
 def sequence_number(step: int) -> str:
-    """Return the sequence number of the record that `make_removal` returns for a step."""
+    """Return the sequence number of the record that `make_stream_record` returns for a step."""
     return str(10**20 + step)
 
 

@@ -14,7 +14,7 @@ from emulators.dynamodb import REGION, TEMPLATE, put_token
 from emulators.invocation import lambda_context
 from emulators.records import ARTIFACTS_BUCKET
 from emulators.storage import put_objects
-from events import ENTITY, REMOVED_AT, Call, make_event, make_removal
+from events import DELETED_AT, ENTITY, Call, make_event, make_stream_record
 from faulty_dynamodb import Endpoint, reject
 from function_process import run_in_a_process
 from template_resolver import Json, deployed, of_type, only, policy_of
@@ -205,10 +205,10 @@ def emitted_metrics(
     events = [good, good, good, make_event(token=None), make_event(method="GET", token="reader")]
     capsys.readouterr()
     call(steps=[1], milliseconds=1_000)  # answered with 503
-    put_objects("a", saved_at=REMOVED_AT - timedelta(days=1))
+    put_objects("a", saved_at=DELETED_AT - timedelta(days=1))
     endpoint.fail("GetItem", reject(400, "AccessDeniedException"))
-    removals = [make_removal(f"s3://{ARTIFACTS_BUCKET}/a"), make_removal("nothing")]
-    reclaim.lambda_handler({"Records": removals}, lambda_context(300_000))
+    records = [make_stream_record(f"s3://{ARTIFACTS_BUCKET}/a"), make_stream_record("nothing")]
+    reclaim.lambda_handler({"Records": records}, lambda_context(300_000))
     log = run_in_a_process(endpoint, events, POWERTOOLS_SERVICE_NAME=STACK).log
     return set(metrics_in(f"{log}\n{capsys.readouterr().out}"))
 

@@ -25,7 +25,7 @@ from emulators.storage import (
     stored_objects,
     stream_event,
 )
-from events import ENTITY, MODEL, REMOVED_AT, Call, make_removal, sequence_number
+from events import DELETED_AT, ENTITY, MODEL, Call, make_stream_record, sequence_number
 from faulty_dynamodb import Endpoint, drop_request, reject
 from faulty_s3 import (
     Apply,
@@ -42,7 +42,7 @@ from faulty_s3 import (
 )
 from logs import Lines, log_lines, metrics
 
-BEFORE = REMOVED_AT - timedelta(seconds=1)
+BEFORE = DELETED_AT - timedelta(seconds=1)
 MILLISECONDS = 300_000
 DONE: dict[str, Any] = {"batchItemFailures": []}
 
@@ -92,7 +92,7 @@ def outcome(level: str, message: str, **fields: object) -> dict[str, object]:
             "model_id": MODEL,
             "step": 1,
             "artifact_uri": uri("m/1/"),
-            "removed_at": REMOVED_AT.isoformat(),
+            "deleted_at": DELETED_AT.isoformat(),
         }
         | ({} if "reason" in fields else counts)
         | fields
@@ -136,7 +136,7 @@ EVERYTHING = {"m/1", "m/1/", "m/1/a", "m/1/b/c", "m/10", "m/10/a", "M/1/a", "x/m
 def test_deletes_the_object_or_all_objects_with_the_prefix(key: str, deleted: set[str]) -> None:
     put_objects(*EVERYTHING, saved_at=BEFORE)
 
-    assert DONE == run(make_removal(uri(key)))
+    assert DONE == run(make_stream_record(uri(key)))
 
     assert EVERYTHING - deleted == stored_objects()
 
@@ -160,7 +160,7 @@ def test_uses_a_key_without_decoding(key: str, lines: Lines) -> None:
     others = {other for other in similar if other != key and 0 < len(other.encode()) <= 1024}
     put_objects(key, *others, saved_at=BEFORE)
 
-    assert DONE == run(make_removal(uri(key)))
+    assert DONE == run(make_stream_record(uri(key)))
 
     assert others == stored_objects()
     assert 1 == lines()[0]["objects_deleted"]
@@ -168,7 +168,7 @@ def test_uses_a_key_without_decoding(key: str, lines: Lines) -> None:
         put_objects(f"{key}/{key}", *(f"{other}/{key}" for other in others), saved_at=BEFORE)
         beneath = {each for each in stored_objects() if each.startswith(f"{key}/")}
 
-        assert DONE == run(make_removal(uri(f"{key}/")))
+        assert DONE == run(make_stream_record(uri(f"{key}/")))
 
         assert {*others, *(f"{other}/{key}" for other in others)} - beneath == stored_objects()
 
@@ -200,7 +200,7 @@ def test_refuses_what_is_not_a_key_in_the_bucket(value: object, reason: str, lin
     everything = {"m/1/a", "/m/1/a", " /a", "\u00a0/a", "x", "other/m/1/a", "artifacts/m/1/"}
     put_objects(*everything, saved_at=BEFORE)
 
-    assert DONE == run(make_removal(value))
+    assert DONE == run(make_stream_record(value))
 
     assert everything == stored_objects()
     refused = outcome("ERROR", "Reclaim refused", outcome="refused", reason=reason)
@@ -212,7 +212,7 @@ def test_refuses_a_folder_without_its_trailing_slash(lines: Lines) -> None:
     """The record probably means the folder, not an object that does not exist."""
     put_objects("m/1/a", "m/1-old", saved_at=BEFORE)
 
-    assert DONE == run(make_removal(uri("m/1")))
+    assert DONE == run(make_stream_record(uri("m/1")))
 
     assert {"m/1/a", "m/1-old"} == stored_objects()
     refused = outcome("ERROR", "Reclaim refused", outcome="refused", reason="no_trailing_slash")
@@ -222,10 +222,10 @@ def test_refuses_a_folder_without_its_trailing_slash(lines: Lines) -> None:
 
 def test_refuses_a_stream_without_old_images(lines: Lines) -> None:
     put_objects("m/1/a", saved_at=BEFORE)
-    removal = make_removal(uri("m/1/"))
-    del removal["dynamodb"]["OldImage"]
+    record = make_stream_record(uri("m/1/"))
+    del record["dynamodb"]["OldImage"]
 
-    assert DONE == run(removal)
+    assert DONE == run(record)
 
     assert {"m/1/a"} == stored_objects()
     refused = outcome("ERROR", "Reclaim refused", outcome="refused", reason="no_old_image")
@@ -233,10 +233,10 @@ def test_refuses_a_stream_without_old_images(lines: Lines) -> None:
 
 
 def test_an_invalid_record_is_logged_and_retried(lines: Lines) -> None:
-    removal = make_removal(uri("m/1/"))
-    removal["dynamodb"]["ApproximateCreationDateTime"] = 1e300
+    record = make_stream_record(uri("m/1/"))
+    record["dynamodb"]["ApproximateCreationDateTime"] = 1e300
 
-    assert retry(1) == run(removal)
+    assert retry(1) == run(record)
 
     (line,) = lines()
     assert ("ERROR", "Invalid stream record") == (line["level"], line["message"])
@@ -247,10 +247,10 @@ def test_an_invalid_record_is_logged_and_retried(lines: Lines) -> None:
 def test_a_fault_that_lasts_for_hours_no_longer_blocks_other_records(
     hours: int, result: str, s3: FaultyS3, lines: Lines
 ) -> None:
-    removal = make_removal(uri("m/1/"), at=datetime.now(UTC) - timedelta(hours=hours))
+    record = make_stream_record(uri("m/1/"), at=datetime.now(UTC) - timedelta(hours=hours))
     s3.fail("list_objects_v2", *[s3_error(503, "SlowDown")] * 3)
 
-    assert (retry(1) if result == "retry" else DONE) == run(removal)
+    assert (retry(1) if result == "retry" else DONE) == run(record)
 
     assert [result] == [line["outcome"] for line in log_lines(lines())]
 
@@ -282,7 +282,7 @@ def test_keeps_everything_if_the_record_exists_again_with_an_overlapping_uri(
     put_checkpoints(MODEL, [1], entity="anyone", **attributes)
     put_objects("m/1/a", "m/1/b/c", saved_at=BEFORE)
 
-    assert DONE == run(make_removal(uri("m/1/")))
+    assert DONE == run(make_stream_record(uri("m/1/")))
 
     assert ({"m/1/a", "m/1/b/c"} if stays else set()) == stored_objects()
     counts = {"objects_deleted": 2, "bytes_freed": 14}
@@ -297,12 +297,12 @@ def test_keeps_everything_if_the_record_exists_again_with_an_overlapping_uri(
 @pytest.mark.parametrize(
     ("seconds", "stays"), [(-3600, False), (-1, False), (0, True), (0.9, True), (1, True)]
 )
-def test_keeps_an_object_that_was_saved_in_the_second_of_the_removal_or_later(
+def test_keeps_an_object_that_was_saved_in_the_second_of_the_deletion_or_later(
     key: str, seconds: float, stays: bool, lines: Lines
 ) -> None:
-    put_objects(key, saved_at=REMOVED_AT + timedelta(seconds=seconds))
+    put_objects(key, saved_at=DELETED_AT + timedelta(seconds=seconds))
 
-    assert DONE == run(make_removal(uri("m/1/"), at=REMOVED_AT + timedelta(seconds=0.95)))
+    assert DONE == run(make_stream_record(uri("m/1/"), at=DELETED_AT + timedelta(seconds=0.95)))
 
     assert ({key} if stays else set()) == stored_objects()
     assert ({"saved_later": 1} if stays else {}) == lines()[0]["objects_kept"]
@@ -317,7 +317,7 @@ def test_keeps_an_object_that_is_overwritten_after_it_was_listed(
     put_objects(key, "m/1/b", saved_at=BEFORE)
     s3.fail(operation, after(lambda: put_objects(key, content=b"new", saved_at=BEFORE)))
 
-    assert DONE == run(make_removal(uri("m/1/")))
+    assert DONE == run(make_stream_record(uri("m/1/")))
 
     assert {key} == stored_objects()
     told = {"objects_deleted": 1, "bytes_freed": 7, "objects_kept": {"changed": 1}}
@@ -335,7 +335,7 @@ def test_an_object_that_was_deleted_meanwhile_is_neither_freed_nor_kept(
     put_objects(key, saved_at=BEFORE)
     s3.fail(operation, after(clear_bucket))
 
-    assert DONE == run(make_removal(uri("m/1/")))
+    assert DONE == run(make_stream_record(uri("m/1/")))
 
     assert [outcome("INFO", "Storage freed", outcome="freed")] == log_lines(lines())
 
@@ -349,7 +349,7 @@ def test_stops_when_the_record_is_saved_again_in_the_middle(s3: FaultyS3, lines:
 
     s3.fail("delete_objects", after(save_again))
 
-    assert DONE == run(make_removal(uri("m/1/")))
+    assert DONE == run(make_stream_record(uri("m/1/")))
 
     assert {"m/1/d"} == stored_objects()
     line = lines()[0]
@@ -359,9 +359,9 @@ def test_stops_when_the_record_is_saved_again_in_the_middle(s3: FaultyS3, lines:
 @pytest.mark.parametrize(
     "record",
     [
-        make_removal(uri("m/1/"), event_name="MODIFY"),
-        make_removal(uri("m/1/"), event_name="INSERT"),
-        make_removal(None),
+        make_stream_record(uri("m/1/"), event_name="MODIFY"),
+        make_stream_record(uri("m/1/"), event_name="INSERT"),
+        make_stream_record(None),
     ],
 )
 def test_ignores_other_changes(record: dict[str, Any], lines: Lines) -> None:
@@ -380,7 +380,7 @@ def test_a_dry_run_tells_what_would_be_deleted_and_deletes_nothing(
     put_objects("m/1/a", "m/1/\x01", saved_at=BEFORE)
     put_objects("m/1/later")
 
-    answer = run(make_removal(uri("m/1/")), make_removal("m/2/", step=2), dry_run=wish)
+    answer = run(make_stream_record(uri("m/1/")), make_stream_record("m/2/", step=2), dry_run=wish)
 
     assert {"m/1/a", "m/1/\x01", "m/1/later"} == stored_objects()
     first, second = log_lines(written := lines())
@@ -397,7 +397,7 @@ def test_a_dry_run_tells_what_would_be_deleted_and_deletes_nothing(
 def test_returns_the_outcomes_also_without_a_dry_run() -> None:
     put_objects("m/1/a", saved_at=BEFORE)
 
-    answer = run(make_removal(uri("m/1/")), dry_run=False)
+    answer = run(make_stream_record(uri("m/1/")), dry_run=False)
 
     assert ["freed"] == [each["outcome"] for each in answer["outcomes"]]
     assert set() == stored_objects()
@@ -425,7 +425,8 @@ def test_a_transient_fault_of_s3_retries_exactly_that_record(
     key = OPERATIONS[operation]
     put_objects(key, f"{key}/2", f"{key}/3", saved_at=BEFORE)
     batch = [
-        make_removal(uri(f"{key}{end}"), step=step) for step, end in ((1, ""), (2, "/2"), (3, "/3"))
+        make_stream_record(uri(f"{key}{end}"), step=step)
+        for step, end in ((1, ""), (2, "/2"), (3, "/3"))
     ]
     s3.fail(operation, pass_on, fault)
 
@@ -449,7 +450,7 @@ def test_a_permanent_fault_of_s3_is_logged_and_does_not_block(
     put_objects(key, "m/2/a", saved_at=BEFORE)
     s3.fail(operation, fault)
 
-    assert DONE == run(make_removal(uri("m/1/")), make_removal(uri("m/2/"), step=2))
+    assert DONE == run(make_stream_record(uri("m/1/")), make_stream_record(uri("m/2/"), step=2))
 
     assert {key} == stored_objects()
     written = lines()
@@ -465,9 +466,9 @@ def test_an_empty_response_is_not_a_success(operation: str, s3: FaultyS3) -> Non
     put_objects("m/1/a", saved_at=BEFORE)
     s3.fail(operation, blank_reply)
 
-    assert retry(1) == run(make_removal(uri("m/1/")))
+    assert retry(1) == run(make_stream_record(uri("m/1/")))
 
-    assert DONE == run(make_removal(uri("m/1/")))
+    assert DONE == run(make_stream_record(uri("m/1/")))
     assert set() == stored_objects()
 
 
@@ -492,12 +493,12 @@ def test_errors_of_single_objects_do_not_stop_the_deletion_of_others(
     errors = dict(zip(keys, codes, strict=False))
     s3.fail("delete_objects", object_errors(errors))
 
-    assert answer == run(make_removal(uri("m/1/")))
+    assert answer == run(make_stream_record(uri("m/1/")))
 
     assert set(errors) == stored_objects()
     line = lines()[0]
     assert (message, 6 - len(codes)) == (line["message"], line["objects_deleted"])
-    assert DONE == run(make_removal(uri("m/1/")))
+    assert DONE == run(make_stream_record(uri("m/1/")))
     assert set() == stored_objects()
 
 
@@ -515,7 +516,7 @@ def test_deletes_nothing_while_it_is_unknown_whether_the_record_exists_again(
 ) -> None:
     put_objects("m/1/a", "m/2/a", saved_at=BEFORE)
     endpoint.keep_failing("GetItem", fault)
-    batch = [make_removal(uri(f"m/{step}/"), step=step) for step in (1, 2)]
+    batch = [make_stream_record(uri(f"m/{step}/"), step=step) for step in (1, 2)]
 
     assert expected == run(*batch)
 
@@ -538,7 +539,7 @@ def test_fails_as_a_whole_if_it_could_handle_no_record(
         monkeypatch.setattr(reclaim, "connect", mock.Mock(side_effect=KeyError))
 
     with pytest.raises(KeyError):
-        run(make_removal(uri("m/1/")))
+        run(make_stream_record(uri("m/1/")))
 
 
 # Time
@@ -554,8 +555,8 @@ def test_deletes_thousands_of_objects_page_by_page(s3: FaultyS3, lines: Lines) -
 
     s3.fail("delete_objects", *[count] * 3)
 
-    assert DONE == run(make_removal(uri("m/1/")))
-    assert DONE == run(make_removal(uri("m/1/")))  # harmless
+    assert DONE == run(make_stream_record(uri("m/1/")))
+    assert DONE == run(make_stream_record(uri("m/1/")))  # harmless
 
     assert {"m/10/a"} == stored_objects()
     assert [1_000, 1_000, 500] == sizes
@@ -572,14 +573,14 @@ def test_does_not_list_all_keys_that_start_like_a_single_object(
     put_objects("m/1", *(f"m/1{name}" for name in "abcdef"), saved_at=BEFORE)
     s3.fail("list_objects_v2", *[pass_on] * lists, s3_error(403, "AccessDenied"))
 
-    answer = run(make_removal(uri(key)), dry_run=False)
+    answer = run(make_stream_record(uri(key)), dry_run=False)
 
     assert ["freed"] == [each["outcome"] for each in answer["outcomes"]]
 
 
 def test_starts_no_record_without_enough_time(lines: Lines) -> None:
     put_objects("m/1/a", "m/2/a", saved_at=BEFORE)
-    batch = [make_removal(uri(f"m/{step}/"), step=step) for step in (1, 2)]
+    batch = [make_stream_record(uri(f"m/{step}/"), step=step) for step in (1, 2)]
 
     assert retry(1, 2) == run(*batch, context=lambda_context(reclaim.MIN_REMAINING_MS - 1))
 
@@ -591,7 +592,7 @@ def test_starts_no_record_without_enough_time(lines: Lines) -> None:
 def test_a_later_attempt_finishes_what_had_no_time(s3: FaultyS3, lines: Lines) -> None:
     put_objects(*(f"m/2/{number}" for number in range(8)), saved_at=BEFORE)
     put_objects("m/1/a", "m/3/a", saved_at=BEFORE)
-    batch = [make_removal(uri(f"m/{step}/"), step=step) for step in (1, 2, 3)]
+    batch = [make_stream_record(uri(f"m/{step}/"), step=step) for step in (1, 2, 3)]
     context: Any = lambda_context(MILLISECONDS)
 
     def end() -> None:
@@ -622,7 +623,7 @@ def test_ends_in_time_even_if_every_call_is_slow(seconds: int, s3: FaultyS3) -> 
     for operation in OPERATIONS:
         s3.fail(operation, *repeat(after(spend), 10))
 
-    run(make_removal(uri("m/1/")), make_removal(uri("m/2/"), step=2), context=context)
+    run(make_stream_record(uri("m/1/")), make_stream_record(uri("m/2/"), step=2), context=context)
 
     assert left[0] > 1_000
 
@@ -638,7 +639,11 @@ def test_no_other_field_of_a_record_is_logged(
     put_objects("m/1/a", "m/1/secret-object", saved_at=BEFORE)
     s3.fail("delete_objects", fault)
 
-    run(make_removal(uri("m/1/"), note={"S": "secret-note"}, metrics={"M": {"secret": {"N": "1"}}}))
+    run(
+        make_stream_record(
+            uri("m/1/"), note={"S": "secret-note"}, metrics={"M": {"secret": {"N": "1"}}}
+        )
+    )
 
     written = lines()
     assert (ENTITY, MODEL, 1) == tuple(written[0][key] for key in ("entity", "model_id", "step"))
@@ -650,8 +655,8 @@ def test_no_other_field_of_a_record_is_logged(
 PARTS = st.sampled_from(["a", "b", "1", "10", " ", "\x01", "é"])
 KEY = st.lists(PARTS, min_size=1, max_size=3).map("/".join)
 NAME = st.tuples(KEY, st.sampled_from(["", "/"])).map("".join)
-TIME = st.integers(-2, 2).map(lambda seconds: REMOVED_AT + timedelta(seconds=seconds))
-REMOVAL = st.tuples(NAME, TIME, st.none() | NAME).filter(lambda removal: removal[0].strip(" /"))
+TIME = st.integers(-2, 2).map(lambda seconds: DELETED_AT + timedelta(seconds=seconds))
+RECORD = st.tuples(NAME, TIME, st.none() | NAME).filter(lambda record: record[0].strip(" /"))
 
 
 def is_named(key: str, name: str) -> bool:
@@ -666,12 +671,12 @@ def is_within(name: str, other: str) -> bool:
 @settings(max_examples=60, deadline=None)
 @given(
     objects=st.dictionaries(NAME, TIME, max_size=12),
-    removals=st.lists(REMOVAL, min_size=1, max_size=4),
+    records=st.lists(RECORD, min_size=1, max_size=4),
 )
-@example(objects={"m/1": BEFORE}, removals=[("m/1", REMOVED_AT, "m/10")])
-@example(objects={"m/10": BEFORE}, removals=[("m/10", REMOVED_AT, "m/1")])
+@example(objects={"m/1": BEFORE}, records=[("m/1", DELETED_AT, "m/10")])
+@example(objects={"m/10": BEFORE}, records=[("m/10", DELETED_AT, "m/1")])
 def test_deletes_what_removed_records_name_unless_it_was_saved_later(
-    objects: dict[str, datetime], removals: list[tuple[str, datetime, str | None]]
+    objects: dict[str, datetime], records: list[tuple[str, datetime, str | None]]
 ) -> None:
     clear_tables()
     clear_bucket()
@@ -679,13 +684,13 @@ def test_deletes_what_removed_records_name_unless_it_was_saved_later(
         put_objects(key, saved_at=saved_at)
     deleted: set[str] = set()
     batch = []
-    for step, (name, removed_at, again) in enumerate(removals):
-        batch.append(make_removal(uri(name), step=step, at=removed_at))
+    for step, (name, deleted_at, again) in enumerate(records):
+        batch.append(make_stream_record(uri(name), step=step, at=deleted_at))
         if again is not None:
             put_checkpoints(MODEL, [step], entity=ENTITY, artifact_uri={"S": uri(again)})
             if not again.strip(" /") or is_within(name, again) or is_within(again, name):
                 continue
-        deleted |= {key for key in objects if is_named(key, name) and objects[key] < removed_at}
+        deleted |= {key for key in objects if is_named(key, name) and objects[key] < deleted_at}
 
     assert DONE == run(*batch)
 

@@ -189,7 +189,7 @@ def put_batch(name: str, *records: Event, as_text: bool = True, **others: object
     return FOLDER + name
 
 
-def removal(step: int, uri: str | None = None, *, model_id: str = MODEL) -> Event:
+def deleted(step: int, uri: str | None = None, *, model_id: str = MODEL) -> Event:
     """Return the stream record of a checkpoint."""
     uri = uri or f"s3://{ARTIFACTS}/{step}/"
     keys = {"model_id": {"S": model_id}, "step": {"N": str(step)}}
@@ -223,8 +223,8 @@ def log(lines: Iterable[str], *, age_hours: int = 0) -> None:
 
 def test_frees_what_lambda_gave_up_on(run: Run, deployed: Function) -> None:
     put_artifacts("1/a", "1/b", "2/a", "10/a", "other")
-    put_batch("b1.json", removal(1), removal(3))
-    put_batch("b2.json", removal(2), as_text=False)
+    put_batch("b1.json", deleted(1), deleted(3))
+    put_batch("b2.json", deleted(2), as_text=False)
     s3().put_object(Bucket=BATCHES, Key="notes.txt", Body=b"")
 
     assert Result(0, "Freed: 3 (3 objects, 4.5 KB)\n", "") == run("--batches")
@@ -237,8 +237,8 @@ def test_frees_what_lambda_gave_up_on(run: Run, deployed: Function) -> None:
 def test_keeps_a_batch_until_each_of_its_records_is_done(run: Run) -> None:
     put_artifacts("1/a", "2/a", "3/a")
     put_checkpoints(MODEL, [3], entity=ENTITY, artifact_uri={"S": f"s3://{ARTIFACTS}/3/"})
-    put_batch("done.json", removal(1), removal(3))
-    left = put_batch("left.json", removal(2), removal(4, "s3://elsewhere/4/"))
+    put_batch("done.json", deleted(1), deleted(3))
+    left = put_batch("left.json", deleted(2), deleted(4, "s3://elsewhere/4/"))
 
     told = (
         "Freed: 2 (2 objects, 3.0 KB)\nSaved again, so the artifacts stay: 1\nRefused: 1\n"
@@ -252,7 +252,7 @@ def test_keeps_a_batch_until_each_of_its_records_is_done(run: Run) -> None:
 def test_a_dry_run_only_reports(run: Run, deployed: Function) -> None:
     put_artifacts("1/a", "1/b", "3/a", size=10)
     put_checkpoints(MODEL, [3], entity=ENTITY, artifact_uri={"S": f"s3://{ARTIFACTS}/3/"})
-    records = [removal(1), removal(2), removal(3), removal(5, model_id="été\n")]
+    records = [deleted(1), deleted(2), deleted(3), deleted(5, model_id="été\n")]
     records[0]["dynamodb"]["ApproximateCreationDateTime"] += 60
     records[3]["dynamodb"]["OldImage"]["artifact_uri"] = {"N": "5"}
     key = put_batch("b.json", *records)
@@ -274,7 +274,7 @@ def test_a_dry_run_only_reports(run: Run, deployed: Function) -> None:
 
 def test_a_dry_run_reports_what_would_be_kept(run: Run) -> None:
     put_artifacts("1/a")
-    record = removal(1)
+    record = deleted(1)
     record["dynamodb"]["ApproximateCreationDateTime"] -= 60
     key = put_batch("b.json", record)
 
@@ -285,7 +285,7 @@ def test_a_dry_run_reports_what_would_be_kept(run: Run) -> None:
 
 def test_frees_what_is_refused_or_failed_in_the_log(run: Run, deployed: Function) -> None:
     put_artifacts("1/a", "2/a", "3/a")
-    refused, failed, freed = removal(1), removal(2, "s3://absent/2/"), removal(3)
+    refused, failed, freed = deleted(1), deleted(2, "s3://absent/2/"), deleted(3)
     work(freed, refused, ARTIFACTS_BUCKET="another")
     work(failed, ARTIFACTS_BUCKET="absent")
     work(freed)
@@ -301,7 +301,7 @@ def test_frees_what_is_refused_or_failed_in_the_log(run: Run, deployed: Function
 
 def test_does_not_free_again_what_an_earlier_run_freed(run: Run) -> None:
     put_artifacts("1/a")
-    work(removal(1), ARTIFACTS_BUCKET="another")
+    work(deleted(1), ARTIFACTS_BUCKET="another")
     assert Result(0, "Freed: 1 (1 object, 1.5 KB)\n", SEARCHING) == run("--log")
 
     assert Result(0, "There is nothing to do.\n", SEARCHING) == run("--log")
@@ -309,7 +309,7 @@ def test_does_not_free_again_what_an_earlier_run_freed(run: Run) -> None:
 
 def test_searches_the_log_since_the_given_time(run: Run) -> None:
     put_artifacts("1/a")
-    lines = handle({"Records": [removal(1, "s3://elsewhere/1/")]})[1]
+    lines = handle({"Records": [deleted(1, "s3://elsewhere/1/")]})[1]
     log(lines, age_hours=2 * 24)
 
     assert Result(0, "There is nothing to do.\n", SEARCHING) == run("--log", "--since", "1d")
@@ -320,7 +320,7 @@ def test_sends_a_few_records_at_a_time_and_shows_its_progress(
     run: Run, deployed: Function, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_artifacts(*(f"{step}/a" for step in range(60)))
-    put_batch("b.json", *map(removal, range(60)))
+    put_batch("b.json", *map(deleted, range(60)))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
 
     progress = "\rReading 100%\n\r33%\r67%\r100%\n"
@@ -332,7 +332,7 @@ def test_sends_a_few_records_at_a_time_and_shows_its_progress(
 @pytest.mark.parametrize("fault", [with_time(0), reject(429, "TooManyRequestsException")])
 def test_sends_again_what_was_not_finished(run: Run, deployed: Function, fault: Fault) -> None:
     put_artifacts("1/a", "2/a")
-    put_batch("b.json", removal(1), removal(2))
+    put_batch("b.json", deleted(1), deleted(2))
     deployed.faults.append(fault)
 
     assert Result(0, "Freed: 2 (2 objects, 3.0 KB)\n", "") == run("--batches")
@@ -342,7 +342,7 @@ def test_sends_again_what_was_not_finished(run: Run, deployed: Function, fault: 
 
 def test_gives_up_after_a_few_attempts_and_says_so(run: Run, deployed: Function) -> None:
     put_artifacts("1/a", "2/a")
-    key = put_batch("b.json", removal(1), removal(2))
+    key = put_batch("b.json", deleted(1), deleted(2))
     deployed.faults.extend([with_time(0)] * 4)
 
     told = "Not finished: 2\n" + "".join(
@@ -357,7 +357,7 @@ def test_gives_up_after_a_few_attempts_and_says_so(run: Run, deployed: Function)
 
 def test_adds_up_the_counts_of_all_attempts(run: Run, deployed: Function) -> None:
     put_artifacts("1/a", "1/b", "2/a")
-    key = put_batch("b.json", removal(1), removal(2))
+    key = put_batch("b.json", deleted(1), deleted(2))
 
     def delete_a_part(event: Event) -> Answer:
         """Finish, but respond as if S3 had throttled."""
@@ -381,7 +381,7 @@ def test_adds_up_the_counts_of_all_attempts(run: Run, deployed: Function) -> Non
 
 
 def test_tells_why_artifacts_cannot_be_deleted(run: Run) -> None:
-    key = put_batch("b.json", removal(1, "s3://absent-too/1/"))
+    key = put_batch("b.json", deleted(1, "s3://absent-too/1/"))
 
     with mock.patch.dict(os.environ, ARTIFACTS_BUCKET="absent-too"):
         result = run("--batches")
@@ -406,8 +406,8 @@ def test_stops_if_the_function_cannot_be_invoked(
     run: Run, deployed: Function, fault: Fault, message: str
 ) -> None:
     put_artifacts("1/a")
-    put_batch("1.json", removal(1))
-    key = put_batch("2.json", removal(2))
+    put_batch("1.json", deleted(1))
+    key = put_batch("2.json", deleted(2))
     deployed.faults.extend([with_time(300_000), fault])
 
     with mock.patch.object(reclaim, "CONCURRENT_INVOCATIONS", 1):
@@ -425,7 +425,7 @@ def test_stops_if_the_function_cannot_be_invoked(
 def test_says_how_far_it_got_when_it_is_interrupted(run: Run, deployed: Function) -> None:
     put_artifacts(*(f"{step}/a" for step in range(40)))
     for step in range(40):
-        put_batch(f"{step}.json", removal(step))
+        put_batch(f"{step}.json", deleted(step))
     deployed.faults.extend([with_time(300_000), interrupt, *[work_slowly] * 38])
 
     result = run("--batches")
@@ -448,7 +448,7 @@ def test_says_how_far_it_got_when_it_is_interrupted(run: Run, deployed: Function
 )
 def test_leaves_what_is_not_a_batch(run: Run, content: str) -> None:
     put_artifacts("1/a")
-    put_batch("a.json", removal(1))
+    put_batch("a.json", deleted(1))
     key = FOLDER + "b.json"
     s3().put_object(Bucket=BATCHES, Key=key, Body=content.encode())
 

@@ -54,12 +54,12 @@ class SavedAgainError(Exception):
     """The checkpoint was saved again, and may use the artifacts that were to be deleted."""
 
 
-class Removal(NamedTuple):
-    """The deletion of a record from the checkpoints table."""
+class DeletedRecord(NamedTuple):
+    """A record that was deleted from the checkpoints table, as the stream has it."""
 
     keys: Mapping[str, Any]
     image: Mapping[str, Any]  # the whole record; like the keys, in DynamoDB's JSON
-    removed_at: datetime
+    deleted_at: datetime
 
     @classmethod
     def read(cls, stream_record: Mapping[str, Any]) -> Self | None:
@@ -69,8 +69,8 @@ class Removal(NamedTuple):
         if stream_record["eventName"] != "REMOVE" or (image and "artifact_uri" not in image):
             return None
         # Rounded down, so that objects stay that were saved in the same second.
-        removed_at = math.floor(float(change["ApproximateCreationDateTime"]))
-        return cls(change["Keys"], image, datetime.fromtimestamp(removed_at, UTC))
+        deleted_at = math.floor(float(change["ApproximateCreationDateTime"]))
+        return cls(change["Keys"], image, datetime.fromtimestamp(deleted_at, UTC))
 
     def find_artifacts(self, bucket: str) -> Artifacts:
         """Return the artifacts that the record's URI names.
@@ -93,7 +93,7 @@ class Removal(NamedTuple):
             "model_id": self.keys["model_id"]["S"],
             "step": number if step is None else step,
             "artifact_uri": str(attribute.get("S", attribute))[:MAX_LOGGED_URI],
-            "removed_at": self.removed_at.isoformat(),
+            "deleted_at": self.deleted_at.isoformat(),
         }
 
 
@@ -117,16 +117,16 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
 
     def handle(record: DynamoDBRecord) -> None:
         try:
-            removal = Removal.read(record.raw_event)
+            deleted_record = DeletedRecord.read(record.raw_event)
         except Exception:
             logger.exception("Invalid stream record")
             raise
-        if removal:
+        if deleted_record:
             _ensure_time(context)
-            audit = ReclaimAudit(dry_run=dry_run, **removal.describe())
+            audit = ReclaimAudit(dry_run=dry_run, **deleted_record.describe())
             try:
-                targets = removal.find_artifacts(bucket)
-                outcome = reclaim(removal, targets, context, audit, dry_run=dry_run)
+                targets = deleted_record.find_artifacts(bucket)
+                outcome = reclaim(deleted_record, targets, context, audit, dry_run=dry_run)
             except InvalidUriError as error:
                 outcome = audit.refused(str(error))
             outcomes.append(outcome)
@@ -138,7 +138,7 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
 
 
 def reclaim(
-    removal: Removal,
+    deleted_record: DeletedRecord,
     targets: Artifacts,
     context: LambdaContext,
     audit: ReclaimAudit,
@@ -154,10 +154,10 @@ def reclaim(
     dynamodb_client, s3_client = connect()
 
     def ensure_allowed() -> None:
-        _ensure_not_saved_again(dynamodb_client, removal.keys, targets, context)
+        _ensure_not_saved_again(dynamodb_client, deleted_record.keys, targets, context)
         _ensure_time(context)
 
-    deletion = ArtifactDeletion(s3_client, targets, before=removal.removed_at)
+    deletion = ArtifactDeletion(s3_client, targets, before=deleted_record.deleted_at)
     try:
         deletion.run(ensure_allowed, dry_run=dry_run)
     except InvalidUriError:
@@ -167,7 +167,7 @@ def reclaim(
     except OutOfTimeError as error:
         return audit.finished("retry", deletion, error)
     except Exception as error:  # noqa: BLE001 it is logged, and decides whether to retry
-        is_late = datetime.now(UTC) - removal.removed_at > MAX_RETRY_AGE
+        is_late = datetime.now(UTC) - deleted_record.deleted_at > MAX_RETRY_AGE
         can_retry = _is_retryable(error) and not is_late
         return audit.finished("retry" if can_retry else "failed", deletion, error)
     return audit.finished("freed", deletion)

@@ -18,8 +18,8 @@ class ReclaimAudit:
     Each method returns the fields of the line that it logs.
     """
 
-    def __init__(self, *, dry_run: bool, **removal: object) -> None:
-        self._fields = removal
+    def __init__(self, *, dry_run: bool, **record: object) -> None:
+        self._fields = record
         self._dry_run = dry_run
 
     def finished(

@@ -19,22 +19,22 @@ CONCURRENT_CALLS = 8
 type Fields = dict[str, Any]
 
 
-class Removal(NamedTuple):
-    """The deletion of a record from the checkpoints table."""
+class DeletedRecord(NamedTuple):
+    """A record that was deleted from the checkpoints table."""
 
     model_id: str
     step: str
     artifact_uri: str | None  # None: the attribute is not a string
     entity: str | None
-    removed_at: str  # in ISO 8601, whole seconds
+    deleted_at: str  # in ISO 8601, whole seconds
     batch: str | None = None  # the key of the failed batch that it comes from
 
-    def to_record(self, sequence_number: str) -> Fields:
+    def to_stream_record(self, sequence_number: str) -> Fields:
         """Return a stream record with the fields that the function reads."""
         uri = {"NULL": True} if self.artifact_uri is None else {"S": self.artifact_uri}
         owner = {} if self.entity is None else {"entity": {"S": self.entity}}
         change = {
-            "ApproximateCreationDateTime": datetime.fromisoformat(self.removed_at).timestamp(),
+            "ApproximateCreationDateTime": datetime.fromisoformat(self.deleted_at).timestamp(),
             "Keys": {"model_id": {"S": self.model_id}, "step": {"N": self.step}},
             "OldImage": owner | {"artifact_uri": uri},
             "SequenceNumber": sequence_number,
@@ -42,11 +42,11 @@ class Removal(NamedTuple):
         return {"eventName": "REMOVE", "dynamodb": change}
 
 
-def read_batches(client: "S3Client", bucket: str) -> dict[str, list[Removal] | None]:
-    """Return the removals of each failed batch by key; None for an object that is not a batch."""
+def read_batches(client: "S3Client", bucket: str) -> dict[str, list[DeletedRecord] | None]:
+    """Return the deleted records of each failed batch by its key; None if it is not a batch."""
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=BATCHES_PREFIX)
     keys = [each["Key"] for page in pages for each in page.get("Contents", [])]
-    batches: dict[str, list[Removal] | None] = dict.fromkeys(keys)
+    batches: dict[str, list[DeletedRecord] | None] = dict.fromkeys(keys)
 
     def read(key: str) -> None:
         content = client.get_object(Bucket=bucket, Key=key)["Body"].read()
@@ -59,13 +59,13 @@ def read_batches(client: "S3Client", bucket: str) -> dict[str, list[Removal] | N
     return batches
 
 
-def _read_batch(key: str, batch: Fields) -> Iterator[Removal]:
+def _read_batch(key: str, batch: Fields) -> Iterator[DeletedRecord]:
     event = batch["payload"]
     for record in (json.loads(event) if isinstance(event, str) else event)["Records"]:
         change = record["dynamodb"]
         image, seconds = change.get("OldImage", {}), change["ApproximateCreationDateTime"]
         if record["eventName"] == "REMOVE" and "artifact_uri" in image:
-            yield Removal(
+            yield DeletedRecord(
                 change["Keys"]["model_id"]["S"],
                 change["Keys"]["step"]["N"],
                 image["artifact_uri"].get("S"),
@@ -75,9 +75,9 @@ def _read_batch(key: str, batch: Fields) -> Iterator[Removal]:
             )
 
 
-def find_in_log(log_group: str, *, since: datetime) -> list[Removal]:
-    """Return the removals that were refused or failed, and not done by another attempt."""
-    left: dict[Removal, None] = {}  # in this order
+def find_in_log(log_group: str, *, since: datetime) -> list[DeletedRecord]:
+    """Return the deleted records that were refused or failed, and not done by another attempt."""
+    left: dict[DeletedRecord, None] = {}  # in this order
     done = set()
     for line in logs.search(log_group, '{ $.outcome = "*" }', since=since):
         match fields := logs.read_fields(line):
@@ -87,14 +87,14 @@ def find_in_log(log_group: str, *, since: datetime) -> list[Removal]:
                 left[_read_line(fields)] = None
             case {"outcome": "freed" | "kept"}:
                 done.add(_read_line(fields))
-    return [removal for removal in left if removal not in done]
+    return [record for record in left if record not in done]
 
 
-def _read_line(fields: Fields) -> Removal:
-    return Removal(
+def _read_line(fields: Fields) -> DeletedRecord:
+    return DeletedRecord(
         fields["model_id"],
         str(fields["step"]),
         fields["artifact_uri"],
         fields["entity"],
-        fields["removed_at"],
+        fields["deleted_at"],
     )
