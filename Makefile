@@ -43,13 +43,13 @@ endef
 
 .PHONY: help
 help: ## List the commands
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 .PHONY: setup
 setup: .venv/ready ## Install the libraries into this folder
 
 .PHONY: demo
-demo: .venv/ready ## Send sample events through the functions, with DynamoDB and S3 in memory
+demo: .venv/ready ## Send EVENTS (default: all samples) through the functions
 	@$(python) scripts/demo.py $(EVENTS)
 
 .PHONY: test
@@ -57,7 +57,7 @@ test: .venv/ready ## Run the tests
 	$(python) -m pytest --numprocesses 3 --dist worksteal
 
 .PHONY: check
-check: .venv/ready ## Check format, lint, types, template, links in the docs, and generated files
+check: .venv/ready ## Check format, lint, types, template, docs and generated files
 	$(uv) lock --check
 	$(python) -m ruff format --check
 	$(python) -m ruff check
@@ -74,17 +74,17 @@ build: .venv/ready ## Package the functions for Lambda into .aws-sam/build
 	@PYTHON="$(CURDIR)/$(python)" $(SAM) build
 
 .PHONY: deploy
-deploy: .venv/ready ## Build and deploy to your AWS account, with the options of sam deploy in ARGS
+deploy: .venv/ready ## Build, and deploy to your AWS account with the options in ARGS
 	@$(if $(filter --guided --profile% --region%,$(ARGS)),:,$(python) scripts/stacks.py)
 	@$(MAKE) --no-print-directory build
 	@$(SAM) deploy $(ARGS)
 
 .PHONY: local
-local: .venv/ready ## Run a DynamoDB with the demo's data for sam local, on PORT (default: 8000)
+local: .venv/ready ## Run a DynamoDB with the demo's data, on PORT (default: 8000)
 	@$(python) scripts/local.py $(if $(PORT),--port $(PORT))
 
 .PHONY: reseed
-reseed: .venv/ready ## Reset the data of the DynamoDB that make local runs, on PORT (default: 8000)
+reseed: .venv/ready ## Reset the data of make local, on PORT (default: 8000)
 	@$(python) scripts/local.py --reseed $(if $(PORT),--port $(PORT))
 
 .PHONY: invoke
@@ -96,11 +96,11 @@ start-api: build ## Serve the API with the function in a container; needs make l
 	@$(SAM) local start-api $(config_env) $(ARGS)
 
 .PHONY: serve
-serve: .venv/ready ## Deploy to a local AWS emulator and keep it running, on PORT (default: a free port)
+serve: .venv/ready ## Deploy to a local AWS emulator, on PORT (default: a free port)
 	@$(python) scripts/serve.py $(if $(PORT),--port $(PORT)) $(if $(VERBOSE),--verbose)
 
 .PHONY: smoke
-smoke: .venv/ready ## Test the deployed STACK (default: checkpoints) at its ApiUrl, or at URL
+smoke: .venv/ready ## Test the deployed STACK (default: checkpoints), optionally at URL
 	@$(python) scripts/smoke.py --stack "$(STACK)" $(if $(URL),--url "$(URL)")
 
 .PHONY: e2e
@@ -108,11 +108,11 @@ e2e: .venv/ready ## Run the end-to-end tests against a local AWS emulator
 	$(python) -m pytest --timeout 300 -o faulthandler_timeout=360 tests/e2e
 
 .PHONY: bench
-bench: .venv/bench ## Compare with other implementations; write docs/benchmarks.md (Linux)
+bench: .venv/bench ## Compare with other implementations, write docs/benchmarks.md
 	@PYTHONPATH=tests $(python) benchmarks/run.py
 
 .PHONY: bench-check
-bench-check: bench-types ## Run the benchmarks, and fail if a target is missed (Linux)
+bench-check: bench-types ## Run the benchmarks, and fail if a target is missed
 	@PYTHONPATH=tests $(python) benchmarks/run.py --check
 
 .PHONY: bench-types
@@ -143,8 +143,8 @@ clean: ## Remove everything that was installed or built
 	could not be downloaded, check that a package index is reachable." >&2; exit 1; }
 	@touch $@
 
-# The benchmarks also need the libraries of the other implementations and of the plots. They compile
-# a Python that uv downloaded to bytecode, because Lambda's Python is compiled too.
+# The benchmarks also need the libraries of the other implementations and of the plots. A Python that
+# uv downloaded is compiled to bytecode first, because Lambda's Python is compiled too.
 .venv/bench: .venv/ready
 	@test "$$(uname)" = Linux || { echo "The benchmarks run only on Linux." >&2; exit 1; }
 	@$(uv) sync --locked --quiet --group bench || { echo "Could not install the libraries of the \

@@ -373,7 +373,9 @@ def test_the_gateway_answers_in_the_shape_of_the_function(stack: Json, call: Cal
     not_found: Answer = call(path="/")
     for name in ("MISSING_AUTHENTICATION_TOKEN", "RESOURCE_NOT_FOUND"):
         assert (not_found.status, not_found.body) == answer(name)
-    assert (413, {"detail": "Request Too Large"}) == answer("REQUEST_TOO_LARGE")
+    assert (413, {"detail": "The request is too large. Send fewer steps."}) == answer(
+        "REQUEST_TOO_LARGE"
+    )
     for name in ("THROTTLED", "QUOTA_EXCEEDED"):
         assert (429, {"detail": "Too Many Requests"}) == answer(name)
     for name in ("THROTTLED", "QUOTA_EXCEEDED", "INTEGRATION_TIMEOUT"):
