@@ -1,5 +1,7 @@
-"""The files, commands and parameters that the docs mention exist."""
+"""What the docs say is true: links, files, commands, parameters, statuses, limits, log lines."""
 
+import ast
+import json
 import re
 from collections.abc import Iterator
 from itertools import pairwise
@@ -9,9 +11,14 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from checkpoints import app, auth, parsing, reads, reclaim, reclaim_audit, schemas, store
 from emulators.cloud import ROOT
 from emulators.dynamodb import read_template
 
+SOURCES = sorted((ROOT / "src" / "checkpoints").glob("*.py"))
+README, API, OPERATIONS = (
+    ROOT / name for name in ("README.md", "docs/api.md", "docs/operations.md")
+)
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -59,19 +66,215 @@ def test_each_command_of_make_and_each_script_exists(page: Path) -> None:
             assert f'"{option}"' in (ROOT / script).read_text(), (script, option)
 
 
-def test_operations_md_lists_each_parameter_with_its_default() -> None:
-    text = (ROOT / "docs" / "operations.md").read_text()
-    rows = re.findall(r"^\| `(\w+)` \| ?(.*?) ?\|", text, re.MULTILINE)
+def section(page: Path, heading: str) -> str:
+    """Return the text from a heading to the next one of the same or a higher level."""
+    level = heading.partition(" ")[0]
+    pattern = rf"^{re.escape(heading)}\n(.*?)(?=^#{{1,{len(level)}}} |\Z)"
+    (text,) = re.findall(pattern, page.read_text(), re.MULTILINE | re.DOTALL)
+    return str(text)
+
+
+def rows(page: Path, heading: str) -> list[list[str]]:
+    """Return the cells of all tables below a heading, without their heads and without backticks."""
+    bodies = re.findall(r"^\|[-|]+\|\n((?:\|.*\|\n)+)", section(page, heading), re.MULTILINE)
+    return [
+        [cell.strip() for cell in line.replace("`", "").strip("|").split("|")]
+        for body in bodies
+        for line in body.splitlines()
+    ]
+
+
+def first_cells(page: Path, heading: str) -> set[str]:
+    return {cells[0] for cells in rows(page, heading)}
+
+
+def test_operations_md_lists_exactly_the_parameters_with_their_defaults() -> None:
+    listed = {name: default for name, default, _ in rows(OPERATIONS, "## Parameters")}
 
     assert {
-        name: f"`{parameter['Default']}`" if parameter["Default"] != "" else ""
-        for name, parameter in read_template()["Parameters"].items()
-    }.items() <= dict(rows).items()
+        name: str(parameter["Default"]) for name, parameter in read_template()["Parameters"].items()
+    } == listed
+
+
+def test_the_readme_names_parameters_of_the_template() -> None:
+    assert first_cells(README, "## Deploy") <= read_template()["Parameters"].keys()
+
+
+def test_each_output_that_docs_and_scripts_read_exists() -> None:
+    scripts = "".join(path.read_text() for path in (ROOT / "scripts").glob("*.py"))
+    names = {
+        *re.findall(r"\$\(output (\w+)\)", OPERATIONS.read_text()),
+        *re.findall(r"\boutput(?: that)? `(\w+)`", README.read_text() + OPERATIONS.read_text()),
+        *re.findall(r'output(?:_of)?\(\w+(?:\.\w+)*, "(\w+)"', scripts),
+    }
+
+    assert len(names) > 10
+    assert names <= read_template()["Outputs"].keys()
+
+
+@pytest.mark.parametrize(
+    ("heading", "model"),
+    [
+        ("## Delete checkpoints", schemas.DeleteCheckpointsRequest),
+        ("## List checkpoints", schemas.ListCheckpointsRequest),
+    ],
+)
+def test_api_md_lists_the_fields_of_each_request(
+    heading: str, model: type[schemas.DeleteCheckpointsRequest | schemas.ListCheckpointsRequest]
+) -> None:
+    listed = first_cells(API, heading)
+
+    assert model.model_fields.keys() == listed, f"docs/api.md, {heading}"
+
+
+def test_api_md_lists_each_status_with_its_message() -> None:
+    listed = [(status, body) for status, _, body, *_ in rows(API, "## Responses")]
+    published = json.loads((ROOT / "docs" / "openapi.json").read_bytes())["paths"]
+    gateway = read_template()["Resources"]["Api"]["Properties"]["GatewayResponses"]
+    expected = {
+        (str(gateway[name]["StatusCode"]), gateway[name]["ResponseTemplates"]["application/json"])
+        for name in gateway
+        if not name.startswith("DEFAULT_") and name != "INTEGRATION_TIMEOUT"
+    } | {
+        ("401", json.dumps({"detail": auth.NotAuthenticatedError.detail})),
+        ("401", json.dumps({"detail": auth.InvalidTokenError.detail})),
+        ("502", json.dumps({"detail": app.INTERNAL_SERVER_ERROR})),
+    }
+
+    assert expected <= set(listed), "docs/api.md, Responses"
+    for operations in published.values():
+        for operation in operations.values():
+            assert operation["responses"].keys() <= dict(listed).keys(), "docs/api.md, Responses"
+
+
+def test_operations_md_lists_the_message_of_each_log_line() -> None:
+    """In audit.py, these are all strings that consist of a capital letter and words."""
+    literals = {
+        str(node.value)
+        for node in ast.walk(ast.parse((ROOT / "src" / "checkpoints" / "audit.py").read_text()))
+        if isinstance(node, ast.Constant)
+    }
+    messages = {text for text in literals if re.fullmatch(r"[A-Z][a-z]+( [a-z]+)+", text)}
+    outcomes = {
+        *((outcome, message) for outcome, (_, message) in reclaim_audit.OUTCOMES.items()),
+        ("any of these", reclaim_audit.DRY_RUN),
+        ("none", reclaim_audit.INVALID_RECORD),
+    }
+    listed = rows(OPERATIONS, "## Read the log")
+
+    assert messages == {first for first, *_ in listed if first[0].isupper()}, (
+        "docs/operations.md, Read the log, first table"
+    )
+    assert outcomes == {(first, second) for first, second, *_ in listed if first[0].islower()}, (
+        "docs/operations.md, Read the log, second table"
+    )
+
+
+def test_operations_md_explains_each_reason_for_a_refused_uri() -> None:
+    code = "".join(path.read_text() for path in SOURCES)
+    explained = re.findall(
+        r"^- ((?:`\w+`(?:, )?)+):", section(OPERATIONS, "### ReclaimsRefusedAlarm"), re.MULTILINE
+    )
+
+    assert set(re.findall(r'InvalidUriError\("(\w+)"\)', code)) == set(
+        re.findall(r"\w+", " ".join(explained))
+    ), "docs/operations.md, ReclaimsRefusedAlarm"
+
+
+def test_each_field_that_queries_use_is_logged() -> None:
+    code = "".join(path.read_text() for path in SOURCES)
+    resources = read_template()["Resources"].values()
+    queries = [
+        r["Properties"]["QueryString"] for r in resources if "QueryString" in r["Properties"]
+    ]
+    fields = {
+        *re.findall(r"\$\.(\w+)", OPERATIONS.read_text()),
+        *re.findall(r"\b[a-z]+_[a-z_]+\b", "".join(queries)),
+    } - {
+        *("record", "errorType"),  # Lambda's own
+        *("function_request_id", "message", "slowest_ms"),  # Powertools', and a name in a query
+    }
+
+    assert len(fields) > 5
+    for field in fields:
+        assert f'"{field}"' in code or re.search(rf"\b{field}=", code), f"{field} is not logged"
+
+
+def seconds_in_words(seconds: float) -> str:
+    words = {6: "six", 10: "ten"}
+    for unit, size in (("hour", 3_600), ("second", 1)):
+        if seconds >= size:
+            number = round(seconds / size)
+            return f"{words.get(number, number)} {unit}{'s' if number > 1 else ''}"
+    raise AssertionError(seconds)
+
+
+RESOURCES = read_template()["Resources"]
+STREAM = RESOURCES["ReclaimFunction"]["Properties"]["Events"]["RemovedRecords"]["Properties"]
+TIMEOUT = RESOURCES["ApiFunction"]["Properties"]["Timeout"]
+(FAILED_BATCHES_RULE,) = RESOURCES["FailedBatchesBucket"]["Properties"]["LifecycleConfiguration"][
+    "Rules"
+]
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        (README, f"within {TIMEOUT} seconds"),
+        (README, f"Up to {store.MAX_TRANSACTION_ACTIONS} steps are deleted in one transaction"),
+        (API, f"1 to {schemas.MAX_PAGE_SIZE}, default {schemas.DEFAULT_PAGE_SIZE}"),
+        (API, f"{parsing.MAX_NESTED_VALUES:,}\narrays and objects"),
+        (API, f"scope `{auth.DELETE_SCOPE}`"),
+        (API, f"scope `{auth.READ_SCOPE}`"),
+        (OPERATIONS, f"up to {reads.MAX_MODEL_ID_BYTES:,} bytes"),
+        (OPERATIONS, f"lasted for {seconds_in_words(reclaim.MAX_RETRY_AGE.total_seconds())}"),
+        (OPERATIONS, f"last\n{STREAM['MaximumRecordAgeInSeconds'] // 3600} hours"),
+        (OPERATIONS, f"After {STREAM['MaximumRecordAgeInSeconds'] // 3600} hours, Lambda stopped"),
+        (OPERATIONS, f"stay for {FAILED_BATCHES_RULE['ExpirationInDays']} days"),
+        (
+            OPERATIONS,
+            "taken more than "
+            + seconds_in_words(RESOURCES["LatencyAlarm"]["Properties"]["Threshold"] / 1000),
+        ),
+        (
+            ROOT / "template.yaml",
+            f"in the {STREAM['MaximumRecordAgeInSeconds'] // 3600} hours before you set it",
+        ),
+    ],
+)
+def test_the_docs_name_the_limits_of_the_code(page: Path, text: str) -> None:
+    assert " ".join(text.split()) in " ".join(page.read_text().split()), page.name
+
+
+@pytest.mark.parametrize("page", [README, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_each_file_that_a_page_names_exists(page: Path) -> None:
+    names = re.findall(r"\b[\w/]+\.(?:py|yaml)\b", page.read_text())
+
+    assert len(names) > 10
+    for name in names:
+        places = (ROOT, ROOT / "src" / "checkpoints")
+        assert any((place / name).exists() for place in places), f"{page.name}: {name}"
+
+
+def test_each_help_text_of_make_fits_into_80_columns() -> None:
+    for name, text in re.findall(
+        r"^([a-z0-9-]+):.*## (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE
+    ):
+        assert len(f"{name:14}{text}") <= 80, name
+
+
+def test_imports_go_one_way() -> None:
+    """CONTRIBUTING.md says so."""
+    pattern = re.compile(r"^from checkpoints(?:\.| import )(\w+)", re.MULTILINE)
+    imported = {path.stem: set(pattern.findall(path.read_text())) for path in SOURCES}
+
+    assert {} == {name: names for name, names in imported.items() if names & {"app", "reclaim"}}
+    assert set() == imported["dynamodb"]
 
 
 def test_the_figures_of_the_readme_are_those_of_the_benchmarks() -> None:
     page = (ROOT / "docs" / "benchmarks.md").read_text()
-    rows = {
+    figures = {
         cells[0]: cells[1:]
         for line in page.splitlines()
         if len(cells := [cell.strip() for cell in line.strip("|").split("|")]) > 1
@@ -89,9 +292,9 @@ def test_the_figures_of_the_readme_are_those_of_the_benchmarks() -> None:
     _, fastapi, _, ours = row_of_times("1,000 steps")
     _, _, section = (ROOT / "README.md").read_text().partition("## Benchmarks")
     for figure in (
-        f"{float(rows['Cold start vs. FastAPI + Mangum'][0]):.2f} times",
+        f"{float(figures['Cold start vs. FastAPI + Mangum'][0]):.2f} times",
         f"{milliseconds(ours) / milliseconds(fastapi):.2f} times",
-        rows["This API"][-1].replace("%", " %"),
+        figures["This API"][-1].replace("%", " %"),
     ):
         assert figure in section
 
@@ -102,5 +305,6 @@ def test_the_readme_is_short_and_no_source_file_is_long() -> None:
         for path in [ROOT / "README.md", *(ROOT / "src").rglob("*.py")]
     }
 
-    assert lengths.pop(Path("README.md")) <= 150
-    assert {} == {path: length for path, length in lengths.items() if length > 250}
+    assert lengths.pop(Path("README.md")) <= 150, "Move something from README.md to docs/"
+    too_long = {str(path): length for path, length in lengths.items() if length > 250}
+    assert not too_long, f"Split each file with more than 250 lines: {too_long}"

@@ -23,7 +23,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from checkpoints import artifacts, dynamodb
 from checkpoints.artifacts import ArtifactDeletion, Artifacts, InvalidUriError
 from checkpoints.audit import Fields, logger
-from checkpoints.reclaim_audit import ReclaimAudit
+from checkpoints.reclaim_audit import INVALID_RECORD, ReclaimAudit
 from checkpoints.steps import to_integer
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
         try:
             deleted_record = DeletedRecord.read(record.raw_event)
         except Exception:
-            logger.exception("Invalid stream record")
+            logger.exception(INVALID_RECORD)
             raise
         if deleted_record:
             _ensure_time(context)

@@ -10,6 +10,8 @@ OUTCOMES = {
     "refused": (logger.error, "Reclaim refused"),
     "failed": (logger.error, "Reclaim failed"),
 }
+DRY_RUN = "Reclaim dry run"
+INVALID_RECORD = "Invalid stream record"
 
 
 class ReclaimAudit:
@@ -47,7 +49,7 @@ class ReclaimAudit:
         log, message = OUTCOMES[outcome]
         fields |= self._fields | {"outcome": outcome}
         if self._dry_run:
-            message, fields["dry_run"] = "Reclaim dry run", True
+            message, fields["dry_run"] = DRY_RUN, True
         write_line(log, message, **fields)
         return fields
 

@@ -16,6 +16,9 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from checkpoints.steps import MAX_SIGNIFICANT_DIGITS, storable
 
+MAX_PAGE_SIZE = 100
+DEFAULT_PAGE_SIZE = 20
+
 DRY_RUN_DESCRIPTION = (
     "If true in the query or in the body, nothing is deleted. The response shows what would be "
     "deleted."
@@ -109,5 +112,7 @@ class ListCheckpointsRequest(BaseModel):
     """Which page to list: its maximum length, its order, and the step after which it starts."""
 
     after: Annotated[int, BeforeValidator(_parse_id)] | None = None
-    limit: Annotated[int, BeforeValidator(_parse_integer), Field(ge=1, le=100)] = 20
+    limit: Annotated[int, BeforeValidator(_parse_integer), Field(ge=1, le=MAX_PAGE_SIZE)] = (
+        DEFAULT_PAGE_SIZE
+    )
     order: Literal["asc", "desc"] = "asc"
