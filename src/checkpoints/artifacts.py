@@ -17,14 +17,17 @@ if TYPE_CHECKING:
 
 MAX_KEY_BYTES = 1024  # S3's limit
 
-# botocore retries a call: about 3 attempts * (2 + 10) seconds, plus 3 seconds of pauses.
+CONNECT_TIMEOUT_SECONDS = 2
+READ_TIMEOUT_SECONDS = 10
+MAX_ATTEMPTS = 3
+BACKOFF_SECONDS = 3  # botocore pauses for up to 1 s, and then for up to 2 s
+MAX_CALL_SECONDS = MAX_ATTEMPTS * (CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS) + BACKOFF_SECONDS
 CONFIG = Config(
-    connect_timeout=2,
-    read_timeout=10,
-    retries={"mode": "standard", "total_max_attempts": 3},
+    connect_timeout=CONNECT_TIMEOUT_SECONDS,
+    read_timeout=READ_TIMEOUT_SECONDS,
+    retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
     user_agent="checkpoints",
 )
-MAX_CALL_SECONDS = 39
 
 # S3 errors that are worth a retry, in addition to RETRYABLE_STATUSES. The response to DeleteObjects
 # has an error code for each object, but no status.
