@@ -7,6 +7,7 @@ import openai
 import pytest
 from openai.pagination import AsyncCursorPage
 
+from checkpoints.dynamodb import MAX_ATTEMPTS
 from deployment import Deployment
 from events import MODEL
 from faulty_dynamodb import reject
@@ -63,10 +64,10 @@ def test_a_dry_run_through_the_sdk_deletes_nothing(deployment: Deployment, token
 def test_the_sdk_repeats_what_was_not_finished(deployment: Deployment, token: str) -> None:
     """Fail until the function gives up once, and then succeed."""
     deployment.put_checkpoints(range(3))
-    deployment.endpoint.fail("GetItem", *[reject(500, "InternalServerError")] * 9)
+    deployment.endpoint.fail("GetItem", *[reject(500, "InternalServerError")] * MAX_ATTEMPTS)
 
     assert Deletion(deleted_count=3, not_found_steps=[]) == delete(deployment, token, [0, 1, 2])
-    assert 10 == deployment.endpoint.calls.count("GetItem")
+    assert MAX_ATTEMPTS + 1 == deployment.endpoint.calls.count("GetItem")
 
 
 def test_the_sdk_raises_the_right_errors_for_refusals(deployment: Deployment) -> None:

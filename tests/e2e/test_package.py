@@ -141,14 +141,19 @@ def test_brings_no_endpoints_but_those_of_dynamodb_and_s3() -> None:
         assert {"dynamodb", "s3"} == set(partition["services"])
 
 
-def test_is_the_same_for_both_functions() -> None:
-    packages = [PACKAGE, PACKAGE.with_name("ReclaimFunction")]
-    files, other_files = (
+def test_is_the_same_for_all_functions() -> None:
+    functions = [
+        name
+        for name, resource in read_template()["Resources"].items()
+        if resource["Type"] == "AWS::Serverless::Function"
+    ]
+    first, *others = (
         {path.relative_to(package): path.stat().st_size for path in package.rglob("*.*")}
-        for package in packages
+        for package in map(PACKAGE.with_name, functions)
     )
 
-    assert files == other_files
+    assert others
+    assert all(first == other for other in others)
 
 
 @pytest.mark.parametrize("python", ["/bin/false", "absent"])
