@@ -74,10 +74,10 @@ build: .venv/ready ## Package the functions for Lambda into .aws-sam/build
 	@PYTHON="$(CURDIR)/$(python)" $(SAM) build
 
 .PHONY: deploy
-deploy: .venv/ready ## Build, and deploy to your AWS account with the options in ARGS
+deploy: .venv/ready ## Build, and deploy STACK (default: checkpoints) with ARGS
 	@$(if $(filter --guided --profile% --region%,$(ARGS)),:,$(python) scripts/stacks.py)
 	@$(MAKE) --no-print-directory build
-	@$(SAM) deploy $(ARGS)
+	@$(SAM) deploy --stack-name "$(STACK)" $(ARGS)
 
 .PHONY: local
 local: .venv/ready ## Run a DynamoDB with the demo's data, on PORT (default: 8000)
@@ -155,7 +155,7 @@ clean: ## Remove everything that was installed or built
 $(uv): Makefile
 	$(call say,Installing uv into .tools)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 8))' || { echo "$(PYTHON) does not run, \
-	or is older than 3.8. Name another Python: make PYTHON=/path/to/python3" >&2; exit 1; }
+	or is older than 3.8. To use another, add PYTHON=/path/to/python3 to the command." >&2; exit 1; }
 	@$(PYTHON) -m venv .tools || { echo "$(PYTHON) cannot create virtual environments. On Debian and \
 	Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@.tools/bin/python -m pip --disable-pip-version-check install --quiet $(UV) || { echo "Could not \

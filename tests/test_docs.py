@@ -148,7 +148,7 @@ def test_api_md_lists_each_status_with_its_message() -> None:
 
 
 def test_operations_md_lists_the_message_of_each_log_line() -> None:
-    """In audit.py, these are all strings that consist of a capital letter and words."""
+    """In audit.py, the messages are the strings of several words that start with a capital."""
     literals = {
         str(node.value)
         for node in ast.walk(ast.parse((ROOT / "src" / "checkpoints" / "audit.py").read_text()))
@@ -218,7 +218,11 @@ IN_WORDS = {6: "six", 10: "ten"}
         (API, r"`DELETE`, scope `(.*?)`", auth.DELETE_SCOPE),
         (API, r"`GET`, scope `(.*?)`", auth.READ_SCOPE),
         (OPERATIONS, r"up to ([\d,]+) bytes", f"{reads.MAX_MODEL_ID_BYTES:,}"),
-        (OPERATIONS, r"lasted for (\w+) hours", IN_WORDS[reclaim.MAX_RETRY_AGE.seconds // 3600]),
+        (
+            OPERATIONS,
+            r"more than (\w+) hours after the deletion",
+            IN_WORDS[reclaim.MAX_RETRY_AGE.seconds // 3600],
+        ),
         (OPERATIONS, r"(?:last|retries for|after|After) (\d+) hours", GIVE_UP_HOURS),
         (OPERATIONS, r"stay for (\d+) days", BATCHES_RULE["ExpirationInDays"]),
         (

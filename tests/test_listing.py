@@ -259,7 +259,7 @@ NOT_WRITTEN_AS_INTEGERS = [
 ]
 NO_ID = (
     "impossible_checkpoint_id",
-    "No checkpoint can have this id: it must have at most 38 significant digits",
+    "No checkpoint can have this id: DynamoDB cannot store the number",
 )
 TOO_SMALL = ("greater_than_equal", "Input should be greater than or equal to 1")
 TOO_LARGE = ("less_than_equal", "Input should be less than or equal to 100")

@@ -20,7 +20,7 @@ _CHALLENGE = 'Bearer realm="checkpoints"'
 
 
 class Principal(NamedTuple):
-    """Whom a token identifies: an entity, which owns checkpoints. The name is for the log."""
+    """Who a token belongs to: an entity, which owns checkpoints. The name is for the log."""
 
     entity: str
     token_name: str

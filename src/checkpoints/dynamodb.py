@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_SECONDS = 1.0
 READ_TIMEOUT_SECONDS = 2.0
-MAX_ATTEMPTS = 9  # without throttling and conflicts, which are retried until the deadline
+MAX_ATTEMPTS = 9  # not counting throttling and conflicts, which are retried until the deadline
 INITIAL_BACKOFF_SECONDS = 0.1
 MAX_BACKOFF_SECONDS = 2.0
 

@@ -102,7 +102,7 @@ def decode_model_id(encoded: str) -> str:
     """Decode the model id in a path. API Gateway passes it on percent-encoded.
 
     Raises:
-        InvalidRequestError: it is not percent-encoded UTF-8. To replace the invalid bytes could
+        InvalidRequestError: it is not percent-encoded UTF-8. Replacing the invalid bytes could
             select another model.
 
     """

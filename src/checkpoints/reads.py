@@ -15,14 +15,13 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_dynamodb.type_defs import QueryOutputTypeDef
 
-# DynamoDB's limits: keys in a batch, and bytes in a hash key.
+# DynamoDB's limits: keys in a batch, and bytes in a partition key.
 MAX_BATCH_KEYS = 100
 MAX_MODEL_ID_BYTES = 2048
 
-# A query also reads the records between the requested steps. A response to it is *sparse* if it
-# covers fewer of the steps than a batch has keys, or fewer than one step for 20 records read, which
-# cost about as much as one key of a batch (at 200 bytes each). After three sparse responses, read
-# the other steps in batches.
+# A query also reads the records between the requested steps. Its response is *sparse* if it covers
+# fewer than MAX_BATCH_KEYS steps, or less than one step per 20 records read, which cost as much as
+# one key of a batch if they have 200 bytes. After three of these, read the other steps in batches.
 MAX_SPARSE_RESPONSES = 3
 RECORDS_PER_KEY = 20
 

@@ -1,4 +1,4 @@
-"""What the function that frees storage logs and measures: one line for each deleted record."""
+"""Logs and metrics of the function that frees storage: one line for each deleted record."""
 
 from checkpoints.artifacts import ArtifactDeletion
 from checkpoints.audit import Fields, describe_error, emit_metrics, logger, write_line

@@ -14,7 +14,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from checkpoints.steps import MAX_SIGNIFICANT_DIGITS, storable
+from checkpoints.steps import storable
 
 MAX_PAGE_SIZE = 100
 DEFAULT_PAGE_SIZE = 20
@@ -102,8 +102,7 @@ def _parse_id(text: str) -> int:
     if not storable([step]):
         raise PydanticCustomError(
             "impossible_checkpoint_id",
-            "No checkpoint can have this id: it must have at most {digits} significant digits",
-            {"digits": MAX_SIGNIFICANT_DIGITS},
+            "No checkpoint can have this id: DynamoDB cannot store the number",
         )
     return step
 

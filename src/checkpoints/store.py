@@ -132,7 +132,7 @@ def _send(checkpoints: OwnedCheckpoints, steps: Sequence[int], deletion: Deletio
 
     There are at most `MAX_TRANSACTION_ACTIONS` steps. If some checkpoints do not exist, DynamoDB
     cancels the transaction and says which, and it is sent again without them. DynamoDB also rejects
-    a transaction whose records exceed 4 MB, so an invalid one is sent again in two halves.
+    a transaction whose records exceed 4 MB, so one rejected as invalid is sent again in two halves.
 
     Raises:
         CallError: the transaction failed, or it is invalid although it has only one step.
