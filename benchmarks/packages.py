@@ -1,4 +1,4 @@
-"""The packages that are measured, built into `.aws-sam/benchmarks`."""
+"""Build the packages to measure into `.aws-sam/benchmarks`."""
 
 import os
 import platform
@@ -15,21 +15,21 @@ BUILD = ROOT / ".aws-sam" / "benchmarks"
 RUNTIME = BUILD / "runtime"
 UV = str(ROOT / ".tools" / "bin" / "uv")
 
-OURS, FLOOR = "ours", "floor"
+OURS, BARE_HANDLER = "ours", "bare_handler"
 FASTAPI, SAMPLES = "fastapi_mangum", "powertools_samples"
-NAMES = (FLOOR, FASTAPI, SAMPLES, OURS)
+NAMES = (BARE_HANDLER, FASTAPI, SAMPLES, OURS)
 HANDLERS = {name: f"checkpoints.{name}.lambda_handler" for name in NAMES}
 HANDLERS[OURS] = "checkpoints.app.lambda_handler"
 
-# Ours, but with one call of DynamoDB at a time.
-ONE_AT_A_TIME = "ours_one_at_a_time"
-ONE_AT_A_TIME_MODULE = """\
+# This API, but with only one DynamoDB call at a time.
+SEQUENTIAL = "ours_sequential"
+SEQUENTIAL_MODULE = """\
 from concurrent import futures
 pool = futures.ThreadPoolExecutor
 futures.ThreadPoolExecutor = lambda *_: pool(1)
 from checkpoints.app import lambda_handler
 """
-HANDLERS[ONE_AT_A_TIME] = f"{ONE_AT_A_TIME}.lambda_handler"
+HANDLERS[SEQUENTIAL] = f"{SEQUENTIAL}.lambda_handler"
 
 
 class BenchError(Exception):
@@ -37,7 +37,7 @@ class BenchError(Exception):
 
 
 def build_all(progress: Callable[[str], None]) -> None:
-    """Rebuild everything: the samples with `sam build` only, the others with src/Makefile."""
+    """Build all packages: the samples with `sam build` alone, the others with src/Makefile."""
     shutil.rmtree(BUILD, ignore_errors=True)
     progress("build Lambda's runtime client")
     RUNTIME.mkdir(parents=True)
@@ -62,20 +62,20 @@ def build_all(progress: Callable[[str], None]) -> None:
             (BUILD / name).mkdir()
             variables = [f"PYTHON={sys.executable}", f"ARTIFACTS_DIR={BUILD / name}"]
             _run(["make", "build-ApiFunction", *variables], source)
-    shutil.copytree(BUILD / OURS, BUILD / ONE_AT_A_TIME)
-    (BUILD / ONE_AT_A_TIME / f"{ONE_AT_A_TIME}.py").write_text(ONE_AT_A_TIME_MODULE)
+    shutil.copytree(BUILD / OURS, BUILD / SEQUENTIAL)
+    (BUILD / SEQUENTIAL / f"{SEQUENTIAL}.py").write_text(SEQUENTIAL_MODULE)
 
 
 def _export_requirements(folder: Path, group: str) -> None:
-    """Write the locked libraries of a group, or of the project, into requirements.txt."""
+    """Write the locked libraries of a dependency group, or the project's, to requirements.txt."""
     libraries = ["--only-group", group] if group else ["--no-dev"]
     export = [UV, "export", "--frozen", "--no-emit-project", *libraries]
     _run([*export, "--output-file", str(folder / "requirements.txt")], ROOT)
 
 
 def _run(command: list[str], folder: Path) -> None:
-    """Run a tool. If this process is interrupted, kill it and what it started."""
-    with subprocess.Popen(  # noqa: S603 the callers name the tools
+    """Run a tool. If this process is interrupted, kill the tool and its child processes."""
+    with subprocess.Popen(  # noqa: S603 all commands come from this module
         command,
         cwd=folder,
         env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},

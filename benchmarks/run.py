@@ -1,7 +1,7 @@
 """Compare the function with other implementations.
 
-Writes docs/benchmarks.md and its pictures. With --check it writes nothing, and fails if a target
-is missed: a time by more than a quarter, anything else at all.
+Writes docs/benchmarks.md and its charts. With --check, writes nothing and fails if a target is
+missed. In this check, times and CPU times may exceed their targets by 25 %.
 """
 
 import sys
@@ -15,12 +15,12 @@ START = time.monotonic()
 
 
 def progress(step: str) -> None:
-    """Print what starts, with the elapsed seconds."""
+    """Print the next step, with the elapsed seconds."""
     sys.stderr.write(f"{time.monotonic() - START:4.0f} s  {step}\n")
 
 
 def main() -> str | None:
-    """Build, measure and report; return why this fails, if it does."""
+    """Build, measure and report. Return the reason if this fails."""
     try:
         build_all(progress)
         bench = Bench(progress)

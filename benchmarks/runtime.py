@@ -1,4 +1,4 @@
-"""A package run the way Lambda runs it: by Lambda's runtime client, in a process of its own."""
+"""Run a package as Lambda does: with Lambda's runtime client, in its own process."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from packages import BUILD, HANDLERS, RUNTIME
 from server import Response, serving
 
 MEMORY_MB = 512  # as in template.yaml
-LIMIT_SECONDS = 29  # the function's time-out, and the longest that API Gateway waits
+TIMEOUT_SECONDS = 29  # of the function and of API Gateway
 
 ENVIRONMENT = {
     "PATH": os.defpath,
@@ -42,53 +42,53 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Invocation:
-    """A response of the function, its time and CPU, and its DynamoDB usage."""
+    """A response of the function, its time and CPU time, and its usage of DynamoDB."""
 
-    status: int  # as API Gateway makes it: 502 if the function crashed, 504 if it was too slow
+    status: int  # as API Gateway returns it: 502 after a crash, 504 after a timeout
     body: str
     seconds: float
     cpu_seconds: float = 0
     log_bytes: int = 0
-    seconds_since_start: float = 0  # of the process
+    seconds_since_start: float = 0  # from the start of the process to the response
     usage: Counter[str] = field(default_factory=Counter)  # calls, read_units, write_units
 
 
 class Function:
-    """A running function. It gets its events from the runtime API that this class answers."""
+    """A running function. This class serves its runtime API."""
 
     process: subprocess.Popen[bytes]
 
     def __init__(self, log: IO[bytes]) -> None:
         self.events: SimpleQueue[tuple[object, float] | None] = SimpleQueue()
-        self._answers: SimpleQueue[Invocation] = SimpleQueue()
+        self._responses: SimpleQueue[Invocation] = SimpleQueue()
         self._log = log
         self._start = time.perf_counter()
-        self._before = (0.0, 0.0, 0)  # what `_usage` returned when the event was handed out
+        self._usage_before = (0.0, 0.0, 0)  # `_usage()` when the event was sent
 
-    def invoke(self, event: object, seconds: float = LIMIT_SECONDS) -> Invocation:
-        """Send an event to the function. If its time runs out, kill it, as Lambda does."""
+    def invoke(self, event: object, seconds: float = TIMEOUT_SECONDS) -> Invocation:
+        """Send an event to the function. Kill the function at the timeout, as Lambda does."""
         self.events.put((event, seconds))
         try:
-            return self._answers.get(timeout=seconds)
+            return self._responses.get(timeout=seconds)
         except Empty:
             self.process.kill()
             return Invocation(504, "", seconds)
 
     def peak_bytes(self) -> int:
-        """Return the peak memory of the process."""
+        """Return the peak memory of the function's process."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
 
     def respond(self, path: str, _headers: Message, body: bytes) -> Response:
-        """Answer a request to the runtime API: hand out an event, or take an answer."""
+        """Handle a request to the runtime API: send the next event, or receive a response."""
         if not path.endswith("/next"):
             now, cpu, logged = self._usage()
-            begin, cpu_before, logged_before = self._before
-            taken = (now - begin, cpu - cpu_before, logged - logged_before, now - self._start)
-            answer: Any = {"statusCode": 502, "body": body.decode()}  # an error is no answer
+            start, cpu_before, logged_before = self._usage_before
+            taken = (now - start, cpu - cpu_before, logged - logged_before, now - self._start)
+            response: Any = {"statusCode": 502, "body": body.decode()}  # the function failed
             if path.endswith("/response"):
-                answer = json.loads(body)
-            self._answers.put(Invocation(answer["statusCode"], answer["body"], *taken))
+                response = json.loads(body)
+            self._responses.put(Invocation(response["statusCode"], response["body"], *taken))
             return 202, {}, b""
         entry = self.events.get()
         if entry is None:  # the process was killed
@@ -101,19 +101,19 @@ class Function:
             "Lambda-Runtime-Invoked-Function-Arn": "arn:aws:lambda:us-east-1:1:function:benchmark",
             "Lambda-Runtime-Trace-Id": "Root=1-5759e988-bd862e3fe1be46a994272793;Sampled=0",
         }
-        self._before = self._usage()
+        self._usage_before = self._usage()
         return 200, headers, event
 
     def _usage(self) -> tuple[float, float, int]:
         """Return the time, the CPU time of the process, and the size of its log."""
-        cpu_clock = ~self.process.pid << 3 | 2  # as clock_getcpuclockid(3) makes it
+        cpu_clock = ~self.process.pid << 3 | 2  # the same as clock_getcpuclockid(3)
         now = time.perf_counter()
         return now, time.clock_gettime(cpu_clock), os.fstat(self._log.fileno()).st_size
 
 
 @contextmanager
 def running(name: str, endpoint: str) -> Iterator[Function]:
-    """Start a package as a function that calls DynamoDB at an endpoint; kill it at the end."""
+    """Start a package as a function that uses DynamoDB at this endpoint. Kill it at the end."""
     with TemporaryFile() as log:
         function = Function(log)
         with serving(function.respond) as address:
@@ -121,7 +121,7 @@ def running(name: str, endpoint: str) -> Iterator[Function]:
                 "AWS_LAMBDA_RUNTIME_API": address,
                 "AWS_ENDPOINT_URL_DYNAMODB": f"http://{endpoint}",
             }
-            # Without the virtual environment there is nothing but the standard library.
+            # Do not use the virtual environment: Lambda has only the package and its own libraries.
             python = str(Path(sys.executable).resolve())
             function.process = subprocess.Popen(  # noqa: S603 Lambda's runtime client
                 [python, "-S", "-m", "awslambdaric", HANDLERS[name]],
@@ -133,7 +133,7 @@ def running(name: str, endpoint: str) -> Iterator[Function]:
                 process_group=0,
             )
             try:
-                # One core, as the function has less than one in the cloud.
+                # Use one core: in AWS, the function has less than one.
                 os.sched_setaffinity(function.process.pid, {min(os.sched_getaffinity(0))})
                 yield function
             finally:

@@ -1,4 +1,4 @@
-"""A local HTTP server around one function: it plays DynamoDB, and Lambda's runtime API."""
+"""A local HTTP server for one function. It serves the DynamoDB stub and Lambda's runtime API."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -7,25 +7,25 @@ from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
-type Response = tuple[int, dict[str, str], bytes]  # status, headers and body
-type Respond = Callable[[str, Message, bytes], Response]  # to a path, headers and body
+type Response = tuple[int, dict[str, str], bytes]  # status, headers, body
+type Respond = Callable[[str, Message, bytes], Response]  # path, headers, body
 
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
-        """Print a traceback, unless the client was killed in the middle of a request."""
+        """Print a traceback, unless the client was killed during a request."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 @contextmanager
 def serving(respond: Respond) -> Iterator[str]:
-    """Serve on a free port, with a thread for each connection; yield `host:port`."""
+    """Serve on a free port, with one thread per connection. Yield `host:port`."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
-        wbufsize = -1  # the headers and the body are sent together
+        wbufsize = -1  # buffered, so that headers and body are sent together
 
         def do_POST(self) -> None:
             length = int(self.headers.get("Content-Length", 0))
@@ -39,10 +39,10 @@ def serving(respond: Respond) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-        do_GET = do_POST  # noqa: N815 http.server's own name
+        do_GET = do_POST  # noqa: N815 http.server requires this name
 
         def log_message(self, *_: object) -> None:
-            """Do not log requests."""
+            """Log nothing."""
 
     with _Server(("127.0.0.1", 0), Handler) as server:
         Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}).start()

@@ -1,4 +1,4 @@
-"""DynamoDB in memory, over HTTP: one token and one model, with latency and a write limit."""
+"""A stub of DynamoDB in memory: one token and one model, with latency and a write limit."""
 
 import hashlib
 import json
@@ -17,8 +17,8 @@ from server import Response
 
 from events import ENTITY, MODEL, TOKEN
 
-RECORD_BYTES = 200  # of one checkpoint
-PAGE_RECORDS = 1024 * 1024 // RECORD_BYTES  # the most that one Query reads
+RECORD_BYTES = 200  # size of one checkpoint's record
+PAGE_RECORDS = 1024 * 1024 // RECORD_BYTES  # of one Query, which reads at most 1 MB
 READ_UNIT_BYTES = 4096
 
 TOKEN_RECORD = {
@@ -33,11 +33,11 @@ type Json = dict[str, Any]
 
 
 class _DynamoDBError(Exception):
-    """An error code, and for a cancelled transaction a code for each item."""
+    """The arguments are an error code and, for a cancelled transaction, one code per item."""
 
 
 class Stub:
-    """The tables, and counters of what was asked since the last `reset`."""
+    """The tables, and their usage since the last `reset`."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -50,20 +50,21 @@ class Stub:
         latency: float = 0.0,
         write_limit: float = 0.0,
     ) -> None:
-        """Replace the checkpoints, and count the `usage` from zero: calls, read and write units.
+        """Replace the checkpoints, and set the `usage` to zero: calls, read units, write units.
 
-        The caller's checkpoints are at `steps`, another entity's at `foreign`. `latency` is in
-        seconds a call, and `write_limit` in units a second, of which so many can be saved up.
+        The caller owns the checkpoints at `steps`, another entity those at `foreign`. `latency` is
+        in seconds per call. `write_limit` is in units per second, and 0 is no limit. Unused units
+        are saved, up to one second's worth.
         """
         self.entities = dict.fromkeys(steps, ENTITY) | dict.fromkeys(foreign, "another-team")
-        self._order = sorted(self.entities)  # the deleted steps stay in it
+        self._order = sorted(self.entities)  # still contains the deleted steps
         self._latency = latency
         self._write_limit = self._saved_units = write_limit
         self._saved_at = time.perf_counter()
         self.usage = Counter[str]()
 
     def respond(self, _path: str, headers: Message, body: bytes) -> Response:
-        """Answer one request in DynamoDB's protocol."""
+        """Handle one request in DynamoDB's protocol."""
         operation = headers["X-Amz-Target"].partition(".")[2]
         method = getattr(self, "_" + re.sub(r"(?<!^)(?=[A-Z])", "_", operation).lower())
         with self._lock:
@@ -84,9 +85,9 @@ class Stub:
         return {"Item": TOKEN_RECORD} if is_known else {}
 
     def _batch_get_item(self, request: Json) -> Json:
-        ((table, asked),) = request["RequestItems"].items()
-        self.usage["read_units"] += len(asked["Keys"])
-        entities = [(key["step"], self._entity(key)) for key in asked["Keys"]]
+        ((table, requested),) = request["RequestItems"].items()
+        self.usage["read_units"] += len(requested["Keys"])
+        entities = [(key["step"], self._entity(key)) for key in requested["Keys"]]
         items = [{"step": step, "entity": {"S": entity}} for step, entity in entities if entity]
         return {"Responses": {table: items}, "UnprocessedKeys": {}}
 
@@ -97,13 +98,13 @@ class Stub:
         if "ExclusiveStartKey" in request:
             first = int(request["ExclusiveStartKey"]["step"]["N"]) + 1
         begin, end = bisect_left(self._order, first), bisect_right(self._order, last)
-        most = min(request.get("Limit", end), PAGE_RECORDS)
-        steps = self._order[begin : min(end, begin + most)]
+        size = min(request.get("Limit", end), PAGE_RECORDS)
+        steps = self._order[begin : min(end, begin + size)]
         keys = [{"model_id": {"S": MODEL}, "step": {"N": str(step)}} for step in steps]
         self.usage["read_units"] += ceil(max(1, len(keys) * RECORD_BYTES) / READ_UNIT_BYTES)
         owners = [values[name]["S"] for name in re.findall(r":\w+", request["FilterExpression"])]
         items = [{"step": key["step"]} for key in keys if self._entity(key) in owners]
-        more = {"LastEvaluatedKey": keys[-1]} if begin + most < end else {}
+        more = {"LastEvaluatedKey": keys[-1]} if begin + size < end else {}
         return {"Items": items, "Count": len(items), "ScannedCount": len(keys), **more}
 
     def _delete_item(self, delete: Json) -> Json:

@@ -1,4 +1,4 @@
-"""FastAPI on Lambda by Mangum: single deletes in a thread pool."""
+"""FastAPI on Lambda with Mangum: one DeleteItem call per step, in a thread pool."""
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
@@ -8,11 +8,11 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from mangum import Mangum
 
-from .one_by_one import Request, Response, delete_one, find_entity
+from .single_deletes import Request, Response, delete_one, find_entity
 
 logger = logging.getLogger(__name__)
 logger.setLevel(logging.INFO)
-pool = ThreadPoolExecutor(10)  # as many as botocore keeps connections
+pool = ThreadPoolExecutor(10)  # botocore keeps up to 10 connections open
 app = FastAPI()
 
 

@@ -1,4 +1,4 @@
-"""Powertools as its samples use it: validation, tracer, and one delete after the other."""
+"""Powertools as in its samples: validation, Tracer, and one DeleteItem call after the other."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from aws_lambda_powertools.event_handler.exceptions import UnauthorizedError
 from aws_lambda_powertools.logging import correlation_paths
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from .one_by_one import Request, Response, delete_one, find_entity
+from .single_deletes import Request, Response, delete_one, find_entity
 
 tracer = Tracer(service="checkpoints")
 logger = Logger(service="checkpoints")

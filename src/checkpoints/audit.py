@@ -24,8 +24,8 @@ from checkpoints.store import Deletion, DryRun
 
 type Fields = dict[str, object]
 
-# Keep each log line below 256 KB, the limit of many log tools. CloudWatch's own is 1 MB. Only ranges
-# of steps and messages of exceptions can be long.
+# Keep each log line below 256 KB, the limit of many log tools; CloudWatch's own is 1 MB. Only step
+# ranges and exception messages can be long.
 MAX_RANGES_BYTES = 150_000
 MAX_MESSAGE_CHARACTERS = 2_000
 

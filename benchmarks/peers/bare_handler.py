@@ -1,4 +1,4 @@
-"""The minimum for exact deletes: a bare handler, without routing, authentication or logs."""
+"""A bare handler: deletes and counts correctly, without routing, authentication or logs."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Shared code of the two peers with single deletes."""
+"""Shared code of the two peers that delete each checkpoint with its own call."""
 
 import hashlib
 import os
@@ -21,8 +21,8 @@ class Response(BaseModel):
 
 def find_entity(token: str) -> str | None:
     key = {"token_hash": {"S": hashlib.sha256(token.encode()).hexdigest()}}
-    answer = dynamodb.get_item(TableName=os.environ["TOKENS_TABLE"], Key=key, ConsistentRead=True)
-    record = answer.get("Item", {})
+    response = dynamodb.get_item(TableName=os.environ["TOKENS_TABLE"], Key=key, ConsistentRead=True)
+    record = response.get("Item", {})
     is_expired = float(record.get("expires_at", {"N": "inf"})["N"]) <= time.time()
     if is_expired or "checkpoints:delete" not in record.get("scopes", {}).get("SS", []):
         return None
@@ -31,7 +31,7 @@ def find_entity(token: str) -> str | None:
 
 def delete_one(model_id: str, step: int, entity: str) -> bool:
     try:
-        answer = dynamodb.delete_item(
+        response = dynamodb.delete_item(
             TableName=os.environ["CHECKPOINTS_TABLE"],
             Key={"model_id": {"S": model_id}, "step": {"N": str(step)}},
             ConditionExpression="attribute_not_exists(entity) OR entity = :entity",
@@ -40,4 +40,4 @@ def delete_one(model_id: str, step: int, entity: str) -> bool:
         )
     except dynamodb.exceptions.ConditionalCheckFailedException:
         return False
-    return "Attributes" in answer
+    return "Attributes" in response
