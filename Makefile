@@ -36,9 +36,9 @@ export SAM_CLI_TELEMETRY := 0
 # samconfig.toml has an environment for each processor architecture. The default is arm64.
 config_env := $(if $(filter x86_64 amd64,$(shell uname -m)),--config-env x86_64)
 
-# Print in bold on a terminal, unless NO_COLOR is set.
+# Print in bold on a terminal, unless NO_COLOR is set or TERM is dumb.
 define say
-	@if [ -t 1 ] && [ -z "$$NO_COLOR" ]; then printf '\033[1m%s\033[0m\n' "$(1)"; else echo "$(1)"; fi
+	@if [ -t 1 ] && [ -z "$$NO_COLOR" ] && [ "$$TERM" != dumb ]; then printf '\033[1m%s\033[0m\n' "$(1)"; else echo "$(1)"; fi
 endef
 
 .PHONY: help

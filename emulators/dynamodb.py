@@ -1,6 +1,6 @@
 """DynamoDB in this process, with the two tables as `template.yaml` declares them.
 
-For the demo and the tests. It is moto, set up so that nothing can reach a real account.
+For the demo and the tests. It uses moto, and no call can reach a real account.
 """
 
 import copy
@@ -43,7 +43,7 @@ type Table = dict[str, set[int]]
 
 @contextmanager
 def embedded_dynamodb() -> Iterator[None]:
-    """Run the block with both tables in memory and `os.environ` as the function would find it."""
+    """Run the block with both tables in memory, and the environment variables of the function."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
     environment |= {
         "AWS_DEFAULT_REGION": REGION,
@@ -150,9 +150,9 @@ def moto_tables() -> dict[str, MotoTable]:
 
 
 class _Tables:
-    """What `records` needs of a client, on the tables themselves.
+    """The two methods of a client that `records` calls. They write directly to moto's tables.
 
-    To save the records through the API would take more time than all else that most tests do.
+    Calls through boto3 are slow. In most tests, they would take more time than everything else.
     """
 
     def put_item(self, *, TableName: str, Item: dict[str, Any]) -> None:  # noqa: N803 as in boto3
@@ -173,19 +173,19 @@ def _tables() -> "DynamoDBClient":
 
 @cache
 def _client() -> "DynamoDBClient":
-    """Return the one client of the embedded DynamoDB; made within its environment."""
+    """Return the client of the embedded DynamoDB."""
     return boto3.client("dynamodb")
 
 
 @cache
 def read_template(path: Path = TEMPLATE) -> dict[str, Any]:
-    """Return a template as plain data, `!Ref X` as `{"Ref": "X"}` and so on. Do not change it."""
+    """Return a template, with `!Ref X` as `{"Ref": "X"}` and so on. Do not change the result."""
     template: dict[str, Any] = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506 it is safe
     return template
 
 
 def create_tables(client: "DynamoDBClient") -> None:
-    """Create the template's tables, each named by its logical id, as under `sam local`."""
+    """Create the template's tables. Their names are their logical ids, as in `sam local`."""
     for name, resource in read_template()["Resources"].items():
         if resource["Type"] == "AWS::DynamoDB::Table":
             properties = resource["Properties"]
@@ -212,10 +212,10 @@ def _function(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> dict[str, 
 _Loader.add_multi_constructor("!", _function)
 
 
-# moto copies the whole table for each action of a transaction, and puts the copies back when the
-# transaction is cancelled. That is slow for a big table and wrong for two transactions at a time,
-# so they take turns, and each takes one copy.
-_snapshots: dict[str, MotoTable] = {}  # of the transaction under way, by table name
+# For each action of a transaction, moto copies the whole table. If the transaction is cancelled,
+# moto replaces the table with its copy. This is slow for large tables, and wrong if two
+# transactions run at the same time. So run one transaction at a time, and copy each table once.
+_snapshots: dict[str, MotoTable] = {}  # the copies for the current transaction, by table name
 
 
 def _one_at_a_time[**P, R](function: Callable[P, R]) -> Callable[P, R]:
@@ -230,7 +230,7 @@ def _one_at_a_time[**P, R](function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _snapshot(table: MotoTable, _memo: object) -> MotoTable:
-    """Copy what a transaction of deletes can change: which items there are, and the stream."""
+    """Copy what a transaction of deletes can change: the collection of items, and the stream."""
     if table.name not in _snapshots:
         _snapshots[table.name] = clone = copy.copy(table)
         clone.items = copy.copy(table.items)
@@ -242,9 +242,10 @@ def _snapshot(table: MotoTable, _memo: object) -> MotoTable:
     return _snapshots[table.name]
 
 
-# moto copies each record that a query finds, looks in each attribute that it returns for each of
-# the ten types by several names, and parses the condition of each action of a transaction twice.
-# Here no record is changed in place, and most conditions are the same.
+# The next functions make moto faster. By default, moto copies each record that a query finds, tries
+# several names of each of the ten types to serialize an attribute, and parses the condition of each
+# action of a transaction twice. Here this is not needed: nothing changes a record in place, and
+# most conditions are the same.
 def _serialize_map(
     serializer: JSONSerializer,
     serialized: dict[str, Any],
@@ -252,7 +253,7 @@ def _serialize_map(
     shape: MapShape,
     key: str,
 ) -> None:
-    """Write a record as it is, and any other map in moto's way."""
+    """Serialize a record without changes, and any other map as moto does."""
     if shape.value.name == "AttributeValue":
         serialized[key] = _as_transferred(value)
     else:
@@ -267,7 +268,7 @@ def _as_transferred(record: dict[str, Any]) -> dict[str, Any]:
     return cast("dict[str, Any]", json.loads(_ENCODER.encode(record)))
 
 
-def _parse_condition(*expression: Any) -> Any:  # noqa: ANN401 what moto has
+def _parse_condition(*expression: Any) -> Any:  # noqa: ANN401 as in moto
     return _parse_json_condition(json.dumps(expression))
 
 

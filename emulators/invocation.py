@@ -1,4 +1,7 @@
-"""The context of a Lambda invocation. Keep its imports fast: processes start with it."""
+"""The context of a Lambda invocation.
+
+Import only small modules here, because many tests start a process that imports this one.
+"""
 
 import time
 import uuid

@@ -10,14 +10,14 @@ from checkpoints.auth import DELETE_SCOPE, READ_SCOPE, hash_token
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-# The run of the demo, and what each of its checkpoints has in S3.
+# The main model of the demo, and the objects that each of its checkpoints has in S3.
 ENTITY = "vision-team"
 MODEL = "resnet-50"
 STEPS = range(100, 1_001, 100)
 ARTIFACTS_BUCKET = "training-artifacts"
 ARTIFACTS = ("config.json", "model.safetensors", "optimizer.pt")
 
-BATCH_SIZE = 25  # the most that BatchWriteItem takes
+BATCH_SIZE = 25  # the maximum of BatchWriteItem
 
 type Attribute = Mapping[str, str | Collection[str]]  # in DynamoDB's notation, such as {"S": "x"}
 
@@ -31,7 +31,7 @@ def put_checkpoints(
     entity: str,
     **attributes: Attribute,
 ) -> None:
-    """Save a checkpoint at each step; `attributes` are added to its record, or replace its own."""
+    """Save a checkpoint at each step. `attributes` are added to its record, or replace its own."""
     for batch in batched(steps, BATCH_SIZE, strict=False):
         items: list[dict[str, Any]] = [
             {"model_id": {"S": model_id}, "step": {"N": str(step)}, "entity": {"S": entity}}
@@ -43,7 +43,7 @@ def put_checkpoints(
             pending = client.batch_write_item(RequestItems=pending)["UnprocessedItems"]
 
 
-def put_token(  # noqa: PLR0913 the table, and what a token is made of
+def put_token(  # noqa: PLR0913 the table, and the fields of a token
     client: "DynamoDBClient",
     table: str,
     token: str,
@@ -53,9 +53,9 @@ def put_token(  # noqa: PLR0913 the table, and what a token is made of
     name: str | None = None,
     **attributes: Attribute,
 ) -> None:
-    """Save a token that is known beforehand; `attributes` are added to its record.
+    """Save a token with a known value. `attributes` are added to its record.
 
-    Its name is the token itself unless given.
+    Without a `name`, the token's value is also its name.
     """
     item: dict[str, Any] = {
         "token_hash": {"S": hash_token(token)},
@@ -68,12 +68,12 @@ def put_token(  # noqa: PLR0913 the table, and what a token is made of
 
 
 def artifact_keys() -> list[str]:
-    """Return the keys of the objects that the checkpoints of `put_run` have in S3."""
+    """Return the keys of the objects in S3 that belong to the checkpoints of `put_demo_model`."""
     return [f"{MODEL}/{step}/{name}" for step in STEPS for name in ARTIFACTS]
 
 
-def put_run(client: "DynamoDBClient", table: str) -> None:
-    """Save a run's checkpoints, each with a metric and the URI of its artifacts."""
+def put_demo_model(client: "DynamoDBClient", table: str) -> None:
+    """Save the checkpoints of the demo's main model, each with a metric and an artifact URI."""
     for step in STEPS:
         put_checkpoints(
             client,
@@ -87,9 +87,9 @@ def put_run(client: "DynamoDBClient", table: str) -> None:
 
 
 def put_demo(client: "DynamoDBClient", checkpoints_table: str, tokens_table: str) -> None:
-    """Save the records for the sample events: three models, and the tokens of two teams.
+    """Save the records for the sample events: three models of one team, and tokens of two teams.
 
-    One model has a checkpoint of the other team's.
+    One of the models also has a checkpoint that belongs to the other team.
     """
 
     def put(model_id: str, steps: Iterable[int], entity: str) -> None:
@@ -104,7 +104,7 @@ def put_demo(client: "DynamoDBClient", checkpoints_table: str, tokens_table: str
         entity=ENTITY,
         scopes=[READ_SCOPE],
     )
-    put_run(client, checkpoints_table)
+    put_demo_model(client, checkpoints_table)
     put(MODEL, [1100], "speech-team")
     put("gpt-small", range(1, 401), ENTITY)
     put("été 2026/a+b", [1, 2], ENTITY)

@@ -1,5 +1,6 @@
-"""Run MiniStack, and make it accept saved queries and alarms on several metrics.
+"""Run MiniStack, and make it ignore all alarms and saved queries of a template.
 
+MiniStack cannot deploy saved queries, nor alarms on several metrics.
 The Makefile runs this with the Python of MiniStack's own environment.
 """
 

@@ -1,6 +1,6 @@
 """S3 in this process, with one bucket for artifacts, and the checkpoints table's stream.
 
-For the demo and the tests, within `embedded_dynamodb`. It is moto too.
+For the demo and the tests. Use it within `embedded_dynamodb`. It uses moto too.
 """
 
 import json
@@ -23,7 +23,7 @@ from emulators.records import ARTIFACTS_BUCKET as BUCKET
 
 @contextmanager
 def embedded_bucket() -> Iterator[None]:
-    """Run the block with the bucket, named by ARTIFACTS_BUCKET, and with the table's stream on."""
+    """Run the block with an empty bucket, whose name is in ARTIFACTS_BUCKET, and with a stream."""
     table = os.environ["CHECKPOINTS_TABLE"]
     moto_tables()[table].set_stream_specification({"StreamViewType": "OLD_IMAGE"})
     _backend().create_bucket(BUCKET, REGION)
@@ -61,19 +61,19 @@ def clear_bucket() -> None:
 def stream_event() -> dict[str, Any]:
     """Return the changes of the checkpoints table since the last call, as a Lambda event.
 
-    It has every change; the filter of the event source mapping is not applied.
+    The filter of the event source mapping is not applied: the event has every change.
     """
     shard: Any = moto_tables()[os.environ["CHECKPOINTS_TABLE"]].stream_shard
     records = [item.to_json() for item in shard.items]
-    shard.starting_sequence_number += len(records)  # of the next one
+    shard.starting_sequence_number += len(records)  # the number of the next record
     shard.items.clear()
     source = f"{shard.table.table_arn}/stream/{shard.table.latest_stream_label}"
     event = {"Records": [{**record, "eventSourceARN": source} for record in records]}
     return json.loads(json.dumps(event, default=_to_seconds))  # type: ignore[no-any-return]
 
 
-def _to_seconds(moment: datetime) -> int:
-    return int(moment.replace(tzinfo=UTC).timestamp())
+def _to_seconds(time: datetime) -> int:
+    return int(time.replace(tzinfo=UTC).timestamp())
 
 
 def _backend() -> S3Backend:
@@ -86,11 +86,11 @@ def _bucket() -> FakeBucket:
 
 # moto's DeleteObjects ignores the ETags of the objects. Its DeleteObject does check If-Match.
 def _delete_objects(self: S3Response, bucket: str, **_: object) -> object:
-    """Delete objects as S3 does: if an ETag is given, only an object that has it."""
+    """Delete objects as S3 does: if an ETag is given, only an object with this ETag."""
     document = xmltodict.parse(self.body, strip_whitespace=False, force_list=("Object",))
     deleted, errors = [], []
-    for each in document["Delete"]["Object"]:
-        key, etag = each["Key"], each.get("ETag")
+    for requested in document["Delete"]["Object"]:
+        key, etag = requested["Key"], requested.get("ETag")
         stored = self.backend.get_object(bucket, key)
         if etag and not stored:
             errors.append({"Key": key, "Code": "NoSuchKey"})

@@ -1,1 +1,1 @@
-"""Commands that people run."""
+"""Commands that people run, and modules that only these commands import."""

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scripts import logs
-from scripts.terminal import work_through
+from scripts.terminal import run_concurrently
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -43,9 +43,9 @@ class DeletedRecord(NamedTuple):
 
 
 def read_batches(client: "S3Client", bucket: str) -> dict[str, list[DeletedRecord] | None]:
-    """Return the deleted records of each failed batch by its key; None if it is not a batch."""
+    """Return the deleted records of each failed batch by its key; None for other objects."""
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=BATCHES_PREFIX)
-    keys = [each["Key"] for page in pages for each in page.get("Contents", [])]
+    keys = [found["Key"] for page in pages for found in page.get("Contents", [])]
     batches: dict[str, list[DeletedRecord] | None] = dict.fromkeys(keys)
 
     def read(key: str) -> None:
@@ -53,9 +53,13 @@ def read_batches(client: "S3Client", bucket: str) -> dict[str, list[DeletedRecor
         try:
             batches[key] = list(_read_batch(key, json.loads(content)))
         except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
-            print(f"s3://{bucket}/{key} is not a batch of deleted records.", file=sys.stderr)
+            print(
+                f"s3://{bucket}/{key} is not a batch of deleted records. It is skipped. "
+                "Delete it if you do not need it.",
+                file=sys.stderr,
+            )
 
-    work_through(read, keys, concurrency=CONCURRENT_CALLS, label="Reading ")
+    run_concurrently(read, keys, concurrency=CONCURRENT_CALLS, label="Reading")
     return batches
 
 
@@ -76,8 +80,8 @@ def _read_batch(key: str, batch: Fields) -> Iterator[DeletedRecord]:
 
 
 def find_in_log(log_group: str, *, since: datetime) -> list[DeletedRecord]:
-    """Return the deleted records that were refused or failed, and not done by another attempt."""
-    left: dict[DeletedRecord, None] = {}  # in this order
+    """Return the records that were refused or failed, except those that are done by now."""
+    left: dict[DeletedRecord, None] = {}  # a dictionary keeps the order
     done = set()
     for line in logs.search(log_group, '{ $.outcome = "*" }', since=since):
         match fields := logs.read_fields(line):

@@ -1,4 +1,4 @@
-"""Find out which steps a request deleted, from the function's log, or parse a list of steps."""
+"""Read from the function's log which steps a request deleted, or parse a list of steps."""
 
 import argparse
 import re
@@ -16,12 +16,12 @@ MAX_STEPS = 1_000_000
 
 
 class Deleted(NamedTuple):
-    """The checkpoints to put back."""
+    """The checkpoints to restore."""
 
     model_id: str
     steps: list[int]
     entity: str | None = None  # the owner, if that is known
-    complete: bool = True  # false: the log does not have all steps yet
+    complete: bool = True  # False: the log does not have all steps yet
 
 
 def find_in_log(log_group: str, request: UUID, *, since: datetime) -> Deleted:
@@ -92,7 +92,7 @@ def expand(ranges: Iterable[Sequence[int]]) -> list[int]:
     """
     ranges = list(ranges)
     if sum(last - first + 1 for first, last in ranges) > MAX_STEPS:
-        raise UsageError(f"more than {MAX_STEPS:,} steps; put back fewer at a time")
+        raise UsageError(f"more than {MAX_STEPS:,} steps; use a smaller range in --steps")
     return sorted({step for first, last in ranges for step in range(first, last + 1)})
 
 

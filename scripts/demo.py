@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 import json
+import re
 import sys
 import textwrap
 from collections import Counter
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     from emulators.dynamodb import Table
 
 EVENTS = Path(__file__).parents[1] / "events"
-FIRST_EVENT = "delete-checkpoints.json"  # shown between two lists of its model
+FIRST_EVENT = "delete-checkpoints.json"  # the demo lists its model before and after the request
 WIDTH = 80
-STEPS_A_LINE = 4
+STEPS_PER_LINE = 4
 
 type Event = dict[str, Any]
 
@@ -37,8 +38,8 @@ def main() -> int:
         "event",
         nargs="*",
         type=Path,
-        help="a file with a REST API proxy event, such as events/delete-checkpoints.json "
-        "(default: all files in events/)",
+        help="file with a REST API proxy event, such as events/no-token.json (default: all files "
+        "in events/)",
     )
     paths = parser.parse_args().event or sorted(
         EVENTS.glob("*.json"), key=lambda path: (path.name != FIRST_EVENT, path.name)
@@ -78,7 +79,8 @@ def read_event(path: Path) -> Event:
 
 def send(events: list[tuple[str, Event]]) -> int:
     """Send each event to the same tables, and show it; return 1 if the function failed."""
-    # Slow imports are here, so that errors in files come first, and Ctrl-C prints no traceback.
+    # These imports take a second. Here, they do not delay the error messages about event files, and
+    # Ctrl-C while they run prints no traceback.
     from emulators.dynamodb import (  # noqa: PLC0415
         checkpoint_owners,
         embedded_dynamodb,
@@ -105,7 +107,7 @@ def send(events: list[tuple[str, Event]]) -> int:
             from checkpoints import reclaim  # noqa: PLC0415 needs the environment
             from checkpoints.app import lambda_handler  # noqa: PLC0415 the same
 
-        def answer_to(event: Event) -> Event:
+        def respond(event: Event) -> Event:
             with contextlib.redirect_stdout(log):
                 return lambda_handler(event, lambda_context())
 
@@ -123,12 +125,12 @@ def send(events: list[tuple[str, Event]]) -> int:
             print(f"\n{emphasize(name)}", flush=True)
             listing = sample_listing | {"path": event["path"]}
             if name == FIRST_EVENT:
-                show("before", *list_of(answer_to(listing)))
+                show("before", *list_of(respond(listing)))
             show("request", f"{event['httpMethod']} {event['path']}{query_of(event)}")
             show("body", body_of(event))
             show("caller", caller_of(event, tokens))
-            answer = answer_to(event)
-            show("answer", f"{answer['statusCode']} {answer['body']}")
+            response = respond(event)
+            show("response", f"{response['statusCode']} {response['body']}")
             gone = difference(before, stored_checkpoints())
             show("deleted", *[f"{model}: {steps}" for model, steps in gone.items()] or ["nothing"])
             with contextlib.redirect_stdout(log):
@@ -136,44 +138,46 @@ def send(events: list[tuple[str, Event]]) -> int:
             left = stored_objects()
             show("storage", *changes_of(objects, left))
             if name == FIRST_EVENT:
-                show("after", *list_of(answer_to(listing)))
-            statuses[answer["statusCode"]] += 1
+                show("after", *list_of(respond(listing)))
+            statuses[response["statusCode"]] += 1
             deleted += sum(map(len, gone.values()))
             freed += len(objects - left)
-            if answer["statusCode"] == HTTPStatus.INTERNAL_SERVER_ERROR:
+            if response["statusCode"] == HTTPStatus.INTERNAL_SERVER_ERROR:
                 print(log.getvalue(), end="")
-    print("\n" + emphasize(textwrap.fill(summary_of(statuses, deleted, freed), WIDTH)))
+    print("\n" + emphasize(summary_of(statuses, deleted, freed)))
     return int(HTTPStatus.INTERNAL_SERVER_ERROR in statuses)
 
 
 def summary_of(statuses: Counter[int], deleted: int, freed: int) -> str:
-    """Return a sentence with the totals of all requests."""
-    answered = ", ".join(f"{count} answered {status}" for status, count in sorted(statuses.items()))
-    return (
-        f"{count_of(statuses.total(), 'request')}: {answered}; "
+    """Return the totals of all requests. Lines are broken only between the items."""
+    returned = ", ".join(f"{count} returned {status}" for status, count in sorted(statuses.items()))
+    text = (
+        f"{count_of(statuses.total(), 'request')}: {returned}; "
         f"{count_of(deleted, 'checkpoint')} and {count_of(freed, 'object')} deleted in total."
     )
+    items = re.split("(?<=[:,;]) ", text)
+    lines = textwrap.fill(" ".join(item.replace(" ", "\xa0") for item in items), WIDTH)
+    return lines.replace("\xa0", " ")
 
 
 def show(name: str, *lines: str) -> None:
     """Print lines with a label, truncated to `WIDTH`, with control characters escaped."""
     for line in lines:
         text = line if line.isprintable() else repr(line)[1:-1]
-        room = WIDTH - len(f"  {name:7}  ")
-        print(f"  {name:7}  {text if len(text) <= room else text[: room - 1] + '…'}")
+        room = WIDTH - len(f"  {name:8}  ")
+        print(f"  {name:8}  {text if len(text) <= room else text[: room - 1] + '…'}")
         name = ""
 
 
-def list_of(answer: Event) -> list[str]:
+def list_of(response: Event) -> list[str]:
     """Return lines with the checkpoints that a GET listed: each step with its metrics."""
-    if answer["statusCode"] != HTTPStatus.OK:
-        return [f"GET answers {answer['statusCode']} {answer['body']}"]
-    page = json.loads(answer["body"])
+    if response["statusCode"] != HTTPStatus.OK:
+        return [f"GET returns {response['statusCode']} {response['body']}"]
     listed = [
-        " ".join([each["id"], *(f"{name}={value:g}" for name, value in each["metrics"].items())])
-        for each in page["data"]
+        " ".join([found["id"], *(f"{name}={value:g}" for name, value in found["metrics"].items())])
+        for found in json.loads(response["body"])["data"]
     ]
-    rows = map(", ".join, batched(listed, STEPS_A_LINE, strict=False))
+    rows = map(", ".join, batched(listed, STEPS_PER_LINE, strict=False))
     return f"GET lists {',\n'.join(rows) or 'nothing'}".splitlines()
 
 
@@ -186,7 +190,7 @@ def query_of(event: Event) -> str:
 
 
 def body_of(event: Event) -> str:
-    """Return the body as the event has it."""
+    """Return the body of the event, without decoding it."""
     return f"{event.get('body') or 'none'}{' (base64)' if event.get('isBase64Encoded') else ''}"
 
 

@@ -1,4 +1,4 @@
-"""Run a local DynamoDB for `sam local`, with the data of the demo."""
+"""Run a DynamoDB on this machine for `make invoke` and `make start-api`, with the demo's data."""
 
 import argparse
 import sys
@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from emulators.cloud import (
+from emulators.aws import (
     EVERY_ADDRESS,
-    LAST_PORT,
-    LocalCloud,
-    LocalCloudError,
+    MAX_PORT,
+    AwsEmulator,
+    AwsEmulatorError,
     architecture,
-    local_cloud,
+    aws_emulator,
 )
 from emulators.dynamodb import create_tables
-from emulators.records import put_demo
+from emulators.records import MODEL, put_demo
 from scripts.terminal import say, stop_on_signals
 
 if TYPE_CHECKING:
@@ -29,7 +29,12 @@ TABLES = ("CheckpointsTable", "TokensTable")  # `sam local` replaces their !Ref 
 def main() -> int:
     """Serve until interrupted, or reset the data; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="default: %(default)s")
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=DEFAULT_PORT,
+        help="port that DynamoDB listens on (default: %(default)s)",
+    )
     parser.add_argument(
         "--reseed",
         action="store_true",
@@ -44,7 +49,7 @@ def main() -> int:
             _serve(options.port)
     except KeyboardInterrupt:
         say("Stopped. No process is left running.")
-    except (LocalCloudError, BotoCoreError, ClientError) as error:
+    except (AwsEmulatorError, BotoCoreError, ClientError) as error:
         print(f"local.py: {error}", file=sys.stderr)
         return 1
     return 0
@@ -52,19 +57,21 @@ def main() -> int:
 
 def _serve(port: int) -> None:
     # Only DynamoDB, because other machines in the network can reach it, and must not run code here.
-    with local_cloud(port, host=EVERY_ADDRESS, services="dynamodb") as cloud:
-        _seed(cloud.client("dynamodb"))
-        print(instructions(cloud.port), flush=True)
-        while cloud.is_listening():
+    with aws_emulator(port, host=EVERY_ADDRESS, services="dynamodb") as emulator:
+        _seed(emulator.client("dynamodb"))
+        print(instructions(emulator.port), flush=True)
+        while emulator.is_listening():
             time.sleep(1)
-        raise LocalCloudError("DynamoDB stopped unexpectedly")
+        raise AwsEmulatorError("DynamoDB stopped unexpectedly.")
 
 
 def _reseed(port: int) -> None:
-    cloud = LocalCloud(port)
-    if not 0 < port <= LAST_PORT or not cloud.is_listening():
-        raise LocalCloudError(f"nothing listens on port {port}; run make local first, or set PORT")
-    client = cloud.client("dynamodb")
+    emulator = AwsEmulator(port)
+    if not 0 < port <= MAX_PORT or not emulator.is_listening():
+        raise AwsEmulatorError(
+            f"No program listens on port {port}. Run make local first, or set PORT."
+        )
+    client = emulator.client("dynamodb")
     for table in client.list_tables()["TableNames"]:
         if table in TABLES:
             client.delete_table(TableName=table)
@@ -79,30 +86,28 @@ def _seed(client: "DynamoDBClient") -> None:
 
 def instructions(port: int) -> str:
     """Return the commands for another terminal, for this port and this processor."""
-    options = ""
-    overrides = ""
-    if architecture() == "x86_64":
-        options = " --config-env x86_64"
-        overrides = " Architecture=x86_64"
+    options, reseed = "", "make reseed"
     if port != DEFAULT_PORT:
-        endpoint = f"DynamoDBEndpoint=http://host.docker.internal:{port}"
-        options += f' --parameter-overrides "{endpoint}{overrides}"'
-    reseed = "make reseed" if port == DEFAULT_PORT else f"make reseed PORT={port}"
+        # The option replaces all overrides of samconfig.toml, so it must name the processor too.
+        overrides = f"DynamoDBEndpoint=http://host.docker.internal:{port}"
+        overrides += " Architecture=x86_64" if architecture() == "x86_64" else ""
+        options = f""" \\\n      ARGS='--parameter-overrides "{overrides}"'"""
+        reseed = f"make reseed PORT={port}"
     return f"""\
-DynamoDB listens on port {port}, with the tables, records and tokens of make demo.
+DynamoDB listens on port {port}, with the demo's tables, records and tokens.
 It listens on all addresses, because a container must reach it.
 Others in your network can reach it too.
 
-In another terminal:
+In another terminal (needs Docker):
 
-  sam build
-  sam local invoke ApiFunction -e events/delete-checkpoints.json{options}
+  make invoke EVENT=events/delete-checkpoints.json{options}
 
 or, to send requests:
 
-  sam local start-api{options}
-  curl -X DELETE http://127.0.0.1:3000/v1/preview/models/resnet-50/checkpoints \\
-      -H 'Authorization: Bearer vision-team-demo-token' -d '{{"steps": [100, 200, 999]}}'
+  make start-api{options}
+  curl -X DELETE http://127.0.0.1:3000/v1/preview/models/{MODEL}/checkpoints \\
+      -H 'Authorization: Bearer vision-team-demo-token' \\
+      -d '{{"steps": [100, 200, 999]}}' -w '\\n'
 
 {reseed} resets the data. Ctrl-C stops everything.
 """

@@ -11,9 +11,9 @@ from botocore.config import Config
 
 
 def search(log_group: str, pattern: str, *, since: datetime) -> Iterator[str]:
-    """Return the lines that match a filter pattern, oldest first. A line can come twice.
+    """Return the lines that match a filter pattern, oldest first. It can return a line twice.
 
-    The search starts at `since`, because to read a whole large log would take hours.
+    The search starts at `since`, because it would take hours to search a large log from its start.
     """
     print(f"Searching {log_group}", file=sys.stderr)
     client = boto3.client("logs", config=Config(retries={"mode": "standard", "max_attempts": 10}))

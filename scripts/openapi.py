@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         DOCUMENT.write_text(text)
         return 0
     if not DOCUMENT.exists() or DOCUMENT.read_text() != text:
-        print("docs/openapi.json is out of date: run make update", file=sys.stderr)
+        print("openapi.py: docs/openapi.json is out of date. Run make update.", file=sys.stderr)
         return 1
     return 0
 
@@ -72,7 +72,7 @@ def document() -> dict[str, Any]:
         security=[{"HTTPBearer": []}],
         responses={
             200: _response("A page of the checkpoints", ListCheckpointsResponse),
-            **_refusals(READ_SCOPE),
+            **_client_errors(READ_SCOPE),
             503: _response("The database is not available", ErrorMessage, RETRY_AFTER),
         },
     )
@@ -83,7 +83,7 @@ def document() -> dict[str, Any]:
             Query(
                 title="After",
                 description="The id of a checkpoint. The page starts after this checkpoint.",
-                default_factory=str,  # so that the document gives no default
+                default_factory=str,  # so that the document has no default
             ),
         ],
         limit: Annotated[int, Query(title="Limit", ge=1, le=100)] = 20,
@@ -108,7 +108,7 @@ def document() -> dict[str, Any]:
                 "The number of deleted checkpoints, and the steps that were not found",
                 DeleteCheckpointsResponse,
             ),
-            **_refusals(DELETE_SCOPE),
+            **_client_errors(DELETE_SCOPE),
             503: _response(
                 "The database is not available. A part of the checkpoints may be deleted.",
                 IncompleteDeletion,
@@ -130,7 +130,8 @@ def document() -> dict[str, Any]:
             security_schemes={"HTTPBearer": HTTPBearer()},
         )
     )
-    # The generator adds its own error schemas: one lacks `msg`, and no response has the other.
+    # The generator adds its own schemas of errors. Its ValidationError does not describe `msg`, and
+    # no response uses its ResponseValidationError.
     schemas = schema["components"]["schemas"]
     del schemas["ResponseValidationError"]
     schemas |= TypeAdapter.json_schemas(
@@ -140,8 +141,8 @@ def document() -> dict[str, Any]:
     return schema
 
 
-def _refusals(scope: str) -> dict[int, OpenAPIResponse]:
-    """Return the responses to a refused request, by status."""
+def _client_errors(scope: str) -> dict[int, OpenAPIResponse]:
+    """Return the 4xx responses by their status."""
     return {
         401: _response(
             "The bearer token is missing, malformed, unknown or expired",

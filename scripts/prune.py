@@ -8,6 +8,7 @@ import argparse
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import sleep
@@ -17,34 +18,37 @@ from urllib.parse import quote
 import httpx2
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 PAGE_SIZE = 100  # the API's maximum
 # Such a request takes one or two seconds. The API's time-out is 29 seconds, and DynamoDB can limit
-# it to 500 deletes per second.
+# a request to 500 deletes per second.
 BATCH_SIZE = 1_000
-MAX_TRIES = 6  # of one request, without any progress
+MAX_ATTEMPTS = 6  # of one request, without any progress
 MAX_WAIT_SECONDS = 60.0
 TIMEOUT = httpx2.Timeout(40, connect=10)  # longer than the API's own time-out
-MAX_DETAIL = 300
-MAX_METRICS = 3  # as many as fit into 80 columns; the metrics of the rules are always shown
+MAX_DETAIL_CHARACTERS = 300
+MAX_METRICS = 3  # in the table of the plan
+MAX_NAME_CHARACTERS = 16  # of a metric, in that table
+MAX_LISTED_STEPS = 8
+NO_BREAK_SPACE = "\xa0"
 HINTS = {
     401: "Set CHECKPOINTS_TOKEN to a token that is not revoked or expired.",
     403: "The token needs the scopes checkpoints:read and checkpoints:delete.",
 }
-URL_HINT = (
-    "Set CHECKPOINTS_API_URL to the address of the API, with its stage if it has one, such as "
-    "https://api.example.com/prod."
-)
+URL_HINT = "Set CHECKPOINTS_API_URL to the URL of the API, with its stage."
 EPILOG = """\
 You can combine rules: a checkpoint is kept if any rule keeps it. If a rule
-keeps no checkpoint, the command fails. Checkpoints that are saved while the
-command runs are always kept.
+keeps no checkpoint, the command fails. Checkpoints that are saved at new steps
+while the command runs are kept. A checkpoint in the plan that is saved again
+in the meantime is deleted.
 
-Set CHECKPOINTS_API_URL to the address of the API, and CHECKPOINTS_TOKEN to a
-token with the scopes checkpoints:read and checkpoints:delete.
+Set CHECKPOINTS_API_URL to the URL of the API, with its stage if it has one,
+such as https://api.example.com/prod. Set CHECKPOINTS_TOKEN to a token with the
+scopes checkpoints:read and checkpoints:delete.
 
 examples:
   prune.py resnet-50 --keep-last 5 --dry-run
@@ -52,34 +56,41 @@ examples:
   prune.py resnet-50 --keep-every 1000 --keep 4200,5000-5100 --yes
   prune.py resnet-50 --all
 
-exit codes: 0 everything in the plan is deleted, 1 nothing or only a part is
-deleted, 2 wrong usage, 130 interrupted
+exit codes: 0 everything in the plan is deleted, there is nothing to delete, or
+it is a dry run; 1 nothing or only a part is deleted; 2 wrong usage;
+130 interrupted
 """
 
 # Print text without markup. If the reader closes the pipe, as `| head` does, rich ends the command.
-OUTPUT = Console(highlight=False, markup=False, emoji=False)
-ERRORS = Console(highlight=False, markup=False, emoji=False, stderr=True)
-say = partial(OUTPUT.print, soft_wrap=True)
-warn = partial(ERRORS.print, soft_wrap=True)
+# NO_COLOR alone does not stop rich from printing in bold, but a console without colors does.
+_console = partial(
+    Console,
+    color_system=None if os.environ.get("NO_COLOR") else "auto",
+    highlight=False,
+    markup=False,
+    emoji=False,
+)
+OUTPUT = _console()
+ERRORS = _console(stderr=True)
 
 Metrics = Mapping[str, int | float]
 Checkpoints = Mapping[int, Metrics]  # by step
 
 
-class Answer(BaseModel):
+class Response(BaseModel):
     """A response of the API. Unknown keys are ignored."""
 
     model_config = ConfigDict(strict=True)
 
 
-class Checkpoint(Answer):
+class Checkpoint(Response):
     """A checkpoint on a page."""
 
     step: int
-    metrics: dict[str, Annotated[int | float, Field(gt=-1e127, lt=1e127)]]  # as DynamoDB has them
+    metrics: dict[str, Annotated[int | float, Field(gt=-1e127, lt=1e127)]]  # as in DynamoDB
 
 
-class Page(Answer):
+class Page(Response):
     """A page of the checkpoints of a model, and whether there are more."""
 
     data: list[Checkpoint]
@@ -87,13 +98,13 @@ class Page(Answer):
     last_id: str = ""
 
 
-class Deletion(Answer):
+class Deletion(Response):
     """How many checkpoints a request deleted."""
 
     deleted_count: NonNegativeInt
 
 
-class Problem(Answer):
+class ErrorResponse(Response):
     """Why a request failed. Without counts, the number of deleted checkpoints is unknown."""
 
     detail: str | list[Any] = ""
@@ -101,16 +112,16 @@ class Problem(Answer):
     unconfirmed_count: NonNegativeInt | None = None
 
 
-AnswerT = TypeVar("AnswerT", bound=Answer)
+ResponseT = TypeVar("ResponseT", bound=Response)
 
 
 class Failure(NamedTuple):
-    """One failed try of a request."""
+    """One failed attempt of a request."""
 
     reason: str
     is_final: bool = False
     deleted: int = 0
-    in_doubt: bool = True  # whether it may have deleted more
+    may_have_deleted_more: bool = True
     wait: float | None = None  # in seconds, from the API
 
 
@@ -135,7 +146,7 @@ class Api:
         self._client, self._url, self._token = client, url, token
         self.planned = 0
         self.deleted = 0
-        self.in_doubt = False  # whether a request without a response may have deleted more
+        self.may_have_deleted_more = False  # by a request without a response
 
     def list_checkpoints(self) -> dict[int, Metrics]:
         """Return all checkpoints of the model that the token can see."""
@@ -145,7 +156,7 @@ class Api:
             while True:
                 page = self._send(Page, "GET", params=parameters)
                 known = len(found)
-                found |= {each.step: each.metrics for each in page.data}
+                found |= {checkpoint.step: checkpoint.metrics for checkpoint in page.data}
                 if not page.has_more:
                     return found
                 if len(found) == known:
@@ -155,61 +166,62 @@ class Api:
 
     def delete(self, steps: Sequence[int]) -> None:
         """Delete the checkpoints at these steps, if they exist."""
-        # Not one `+=` statement, because `_send` also adds to the count.
-        answer = self._send(Deletion, "DELETE", json={"steps": steps})
-        self.deleted += answer.deleted_count
+        # `_send` also adds to the count, so read the count only afterwards.
+        response = self._send(Deletion, "DELETE", json={"steps": steps})
+        self.deleted += response.deleted_count
 
-    def _send(self, kind: type[AnswerT], method: str, **content: Any) -> AnswerT:  # noqa: ANN401
+    def _send(self, kind: type[ResponseT], method: str, **content: Any) -> ResponseT:  # noqa: ANN401
         """Send a request until it succeeds. It is safe to repeat a deletion."""
-        tries = 0
+        attempts = 0
         while True:
-            answer = self._try(kind, method, **content)
-            if not isinstance(answer, Failure):
-                return answer
-            self.deleted += answer.deleted
-            self.in_doubt |= answer.in_doubt and method == "DELETE"
+            result = self._send_once(kind, method, **content)
+            if not isinstance(result, Failure):
+                return result
+            self.deleted += result.deleted
+            self.may_have_deleted_more |= result.may_have_deleted_more and method == "DELETE"
             # The response of a gateway may contain the token.
-            reason = printable(answer.reason.replace(self._token, "[token]"))
-            tries = 1 if answer.deleted else tries + 1
-            if answer.is_final:
+            reason = printable(result.reason.replace(self._token, "[token]"))
+            attempts = 1 if result.deleted else attempts + 1
+            if result.is_final:
                 raise PruneError(reason)
-            if tries == MAX_TRIES:
-                raise PruneError(f"Gave up after {MAX_TRIES} tries. {reason}")
-            wait = 2.0**tries if answer.wait is None else min(answer.wait, MAX_WAIT_SECONDS)
+            if attempts == MAX_ATTEMPTS:
+                raise PruneError(f"Gave up after {MAX_ATTEMPTS} attempts. {reason}")
+            wait = 2.0**attempts if result.wait is None else min(result.wait, MAX_WAIT_SECONDS)
             warn(f"{reason} Trying again in {wait:g} s.")
             sleep(wait)
 
-    def _try(self, kind: type[AnswerT], method: str, **content: Any) -> AnswerT | Failure:  # noqa: ANN401
+    def _send_once(self, kind: type[ResponseT], method: str, **content: Any) -> ResponseT | Failure:  # noqa: ANN401
         try:
             response = self._client.request(method, self._url, **content)
         except httpx2.RequestError as error:
             was_sent = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
-            return Failure(f"No answer: {str(error) or type(error).__name__}.", in_doubt=was_sent)
+            reason = f"No response: {str(error) or type(error).__name__}."
+            return Failure(reason, may_have_deleted_more=was_sent)
         status = response.status_code
         try:
             if status == httpx2.codes.OK:
                 return kind.model_validate_json(response.content)
-            problem = Problem.model_validate_json(response.content)
+            error_response = ErrorResponse.model_validate_json(response.content)
         except ValidationError:
             if status == httpx2.codes.OK:
                 return Failure(
                     f"This is not a response of the checkpoints API. {URL_HINT}", is_final=True
                 )
-            problem = Problem()
-        detail = str(problem.detail)[:MAX_DETAIL] or response.reason_phrase
+            error_response = ErrorResponse()
+        detail = str(error_response.detail)[:MAX_DETAIL_CHARACTERS] or response.reason_phrase
         reason = f"{status} {detail}".rstrip(" .") + "."
         is_server_error = status >= httpx2.codes.INTERNAL_SERVER_ERROR
         if not is_server_error and status != httpx2.codes.TOO_MANY_REQUESTS:
-            # An answer without a detail is not the API's: a gateway answers 403 at a wrong address.
-            hints = HINTS if problem.detail else {}
+            # A response without a detail is not the API's: for a wrong URL, a gateway returns 403.
+            hints = HINTS if error_response.detail else {}
             hint = hints.get(status, "" if status in {413, 422} else URL_HINT)
-            return Failure(f"{reason} {hint}".rstrip(), in_doubt=False, is_final=True)
+            return Failure(f"{reason} {hint}".rstrip(), is_final=True, may_have_deleted_more=False)
         retry_after = response.headers.get("Retry-After", "")
         seconds = re.fullmatch(r"\d{1,9}(\.\d+)?", retry_after, re.ASCII)  # otherwise it is a date
         return Failure(
             reason,
-            deleted=problem.deleted_count,
-            in_doubt=is_server_error and problem.unconfirmed_count != 0,
+            deleted=error_response.deleted_count,
+            may_have_deleted_more=is_server_error and error_response.unconfirmed_count != 0,
             wait=float(retry_after) if seconds else None,
         )
 
@@ -221,7 +233,7 @@ def main(
     parser = _parser()
     options = parser.parse_args(arguments)
     if bool(options.rules) == options.all:
-        parser.error("give --keep... options, or --all to delete everything, but not both")
+        parser.error("Give --keep options, or --all to delete everything, not both.")
     try:
         url = httpx2.URL(os.environ.get("CHECKPOINTS_API_URL", "").strip())
         url.host.encode("idna")  # the HTTP client would raise a traceback later
@@ -231,7 +243,7 @@ def main(
         parser.error(URL_HINT)
     token = os.environ.get("CHECKPOINTS_TOKEN", "").strip()
     if not re.fullmatch("[!-~]+", token):  # the error of the HTTP client would print the token
-        parser.error("Set CHECKPOINTS_TOKEN to a token, without blanks or special characters.")
+        parser.error("Set CHECKPOINTS_TOKEN to a token: printable ASCII, no spaces.")
     # Encode dots too, because the path segments "." and ".." have a special meaning.
     model = quote(options.model, safe="").replace(".", "%2E")
     path = f"{str(url).rstrip('/')}/v1/preview/models/{model}/checkpoints"
@@ -241,12 +253,12 @@ def main(
         try:
             return prune(api, options)
         except PruneError as error:
-            code, reason, more = 1, str(error), api.in_doubt
+            code, reason, more = 1, str(error), api.may_have_deleted_more
         except KeyboardInterrupt:
             code, reason, more = 130, "Interrupted.", api.deleted < api.planned
     if api.planned:
-        doubt = ", and perhaps some more" if more else ""
-        reason += f" Deleted: {api.deleted:,} of {api.planned:,}{doubt}."
+        perhaps = ", and perhaps some more" if more else ""
+        reason += f" Deleted: {api.deleted:,} of {api.planned:,}{perhaps}."
     warn(f"prune.py: {reason}")
     return code
 
@@ -276,12 +288,15 @@ def prune(api: Api, options: argparse.Namespace) -> int:
     left = [step for step in to_delete if step in now]
     say(f"Deleted: {api.deleted:,}. Kept: {len(now.keys() & kept.keys()):,}.")
     if (gone := len(to_delete) - len(left) - api.deleted) > 0:
-        doubt = ", or deleted by a request without a response" if api.in_doubt else ""
-        say(f"Already deleted{doubt}: {gone:,}.")
+        perhaps = ", or deleted by a request without a response"
+        say(f"Already deleted{perhaps if api.may_have_deleted_more else ''}: {gone:,}.")
     if new := now.keys() - found.keys():
-        say(f"Saved while this ran, and kept: {len(new):,}.")
+        say(f"Saved at new steps meanwhile, and kept: {len(new):,}.")
     if left:
-        warn(f"prune.py: Not deleted, or saved again: {len(left):,}, the first at step {left[0]}.")
+        warn(
+            f"prune.py: Not deleted, or saved again: {len(left):,}, the first at step {left[0]}. "
+            "Run the command again."
+        )
     return 1 if left else 0
 
 
@@ -291,7 +306,8 @@ def choose(found: Checkpoints, rules: Sequence[Rule]) -> dict[int, list[str]]:
     for rule in rules:
         steps = rule.keep(found)
         if not steps:
-            raise PruneError(f"{rule.option} keeps nothing. {rule.note(found)}".rstrip())
+            reason = f"{rule.option} keeps nothing. {rule.note(found)}".rstrip()
+            raise PruneError(f"{reason} Change or remove this rule.")
         for step in steps:
             kept.setdefault(step, []).append(rule.reason)
     return kept
@@ -303,21 +319,10 @@ def show_plan(
     kept: Mapping[int, Sequence[str]],
     to_delete: Sequence[int],
 ) -> None:
-    """Print what is kept and why, and what is deleted. Metrics of the rules come first."""
+    """Print what is kept and why, and what is deleted."""
     say(f"Checkpoints of {options.model}: {len(found):,}. To keep: {len(kept):,}.")
-    wanted = dict.fromkeys(rule.metric for rule in options.rules if rule.metric)
-    others = sorted({name for step in kept for name in found[step]})
-    names = list(dict.fromkeys([*wanted, *others]))[: max(MAX_METRICS, len(wanted))]
-    table = Table("Step", "Kept by", *map(printable, names), box=box.SIMPLE)
-    for column in table.columns:
-        column.overflow = "fold"
-        column.justify = "left" if column.header == "Kept by" else "right"
-    for step in sorted(kept):
-        metrics = found[step]
-        cells = [f"{metrics[name]:.6g}" if name in metrics else "" for name in names]
-        table.add_row(str(step), ", ".join(dict.fromkeys(kept[step])), *cells)
     if kept:
-        OUTPUT.print(table)
+        show_kept(found, kept, [rule.metric for rule in options.rules if rule.metric])
     for rule in options.rules:
         if note := rule.note(found):
             warn(f"{rule.option}: {note}")
@@ -326,8 +331,47 @@ def show_plan(
             say("There is nothing to delete.")
         case [step]:
             say(f"To delete: 1, at step {step}.")
-        case [first, *_, last]:
-            say(f"To delete: {len(to_delete):,}, from step {first} to step {last}.")
+        case [first, *_, last] if len(to_delete) > MAX_LISTED_STEPS:
+            count = f"{len(to_delete):,}"
+            say(f"To delete: {count}, the first at step {first}, the last at step {last}.")
+        case _:
+            say(f"To delete: {len(to_delete)}, at steps {', '.join(map(str, to_delete))}.")
+
+
+def show_kept(
+    found: Checkpoints, kept: Mapping[int, Sequence[str]], metrics_of_rules: Sequence[str]
+) -> None:
+    """Print a table of what is kept, with as many metrics as fit. Metrics of rules come first."""
+    steps = sorted(kept)
+    names = dict.fromkeys([*metrics_of_rules, *sorted({name for s in steps for name in found[s]})])
+    columns = [["Step", *map(str, steps)]]
+    for name in [*names][:MAX_METRICS]:
+        values = [found[step].get(name) for step in steps]
+        columns.append([shorten(name), *("" if v is None else f"{v:.6g}" for v in values)])
+    # Lines may be broken between reasons, but not within a reason such as "max loss".
+    reasons = [
+        ", ".join(reason.replace(" ", NO_BREAK_SPACE) for reason in dict.fromkeys(kept[step]))
+        for step in steps
+    ]
+    words = ["Kept by", *(f"{word}," for text in reasons for word in text.split(", "))]
+    longest = max(map(cell_len, words))
+    while True:
+        widths = [max(map(cell_len, column)) for column in columns]
+        room = OUTPUT.width - sum(widths) - 3 * len(widths) - 4  # the rest is between the columns
+        if room >= longest or len(columns) == 1:
+            break
+        columns.pop()
+    kept_by = [textwrap.fill(text, max(room, 1), break_on_hyphens=False) for text in reasons]
+    columns.insert(1, ["Kept by", *(text.replace(NO_BREAK_SPACE, " ") for text in kept_by)])
+    table = Table(*(heading for heading, *_ in columns), box=box.SIMPLE)
+    for column in table.columns:
+        column.overflow = "fold"
+        column.justify = "left" if column.header == "Kept by" else "right"
+    for row in zip(*(cells for _, *cells in columns), strict=True):
+        table.add_row(*row)
+    OUTPUT.print(table)
+    if left_out := len(names) + 2 - len(columns):
+        say(f"Metrics not shown: {left_out:,}.")
 
 
 def keep_last(text: str) -> Rule:
@@ -356,7 +400,7 @@ def keep_best(text: str) -> Rule:
             return f"The metrics are: {printable(', '.join(names) or 'none')}."
         return f"Checkpoints without it: {lacking:,} of {len(found):,}." if lacking else ""
 
-    reason = f"{'min' if sign < 0 else 'max'} {printable(metric)}"
+    reason = f"{'min' if sign < 0 else 'max'} {shorten(metric)}"
     return Rule(f"--keep-best {printable(text)}", reason, keep, note, metric)
 
 
@@ -395,13 +439,13 @@ def positive(text: str) -> int:
 
 def model_id(text: str) -> str:
     """Check the id of a model before it is sent and printed."""
-    if not text.isprintable() or not quote(text):
-        raise ValueError
+    if not text or not text.isprintable():
+        raise argparse.ArgumentTypeError("a model id must be printable and not empty")
     return text
 
 
 def confirm(question: str) -> bool:
-    """Ask, and return whether the answer is yes."""
+    """Ask a question, and return whether the user types yes."""
     try:
         return input(question).strip().lower() in {"y", "yes"}
     except EOFError:  # Ctrl-D
@@ -409,9 +453,25 @@ def confirm(question: str) -> bool:
         return False
 
 
+def say(text: str, console: Console = OUTPUT) -> None:
+    """Print text. On a terminal, wrap it between words; otherwise keep it on one line."""
+    console.print(text, soft_wrap=not console.is_terminal)
+
+
+def warn(text: str) -> None:
+    """Print text to standard error."""
+    say(text, ERRORS)
+
+
 def printable(text: str) -> str:
     """Escape text from the API, because control characters could change the terminal."""
     return text if text.isprintable() else repr(text)
+
+
+def shorten(name: str) -> str:
+    """Return the name of a metric for the table. Of a long name, keep the end."""
+    name = printable(name)
+    return name if len(name) <= MAX_NAME_CHARACTERS else f"…{name[1 - MAX_NAME_CHARACTERS :]}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -429,10 +489,12 @@ def _parser() -> argparse.ArgumentParser:
         "--keep-best",
         type=keep_best,
         metavar="METRIC[:min|max][=N]",
-        help="keep the N best checkpoints by a metric (default: max, 1); if values are equal, keep "
-        "the larger steps",
+        help="keep the N best checkpoints by a metric (default: the largest value, 1 checkpoint); "
+        "if values are equal, keep the larger steps",
     )
-    add_rule("--keep-every", type=keep_every, metavar="N", help="keep the multiples of N")
+    add_rule(
+        "--keep-every", type=keep_every, metavar="N", help="keep the steps that are multiples of N"
+    )
     add_rule(
         "--keep",
         type=keep_steps,

@@ -1,7 +1,7 @@
 """Retry deleting the artifacts of deleted checkpoints, after errors.
 
 Fix the cause first. Then this command sends the deleted records to the deployed function again:
-those that it refused or that failed, or those that Lambda gave up on.
+either the records that were refused or failed, or those that Lambda gave up on.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from botocore.config import Config
 
 from scripts.deleted_records import DeletedRecord, Fields, find_in_log, read_batches
 from scripts.stacks import UsageError, output_of, report_errors
-from scripts.terminal import format_size, parse_duration, run, stop_on_signals, work_through
+from scripts.terminal import format_size, parse_duration, run, run_concurrently, stop_on_signals
 
 # For each attempt. A record that runs out of time gets a separate invocation in the last attempt.
 RECORDS_PER_INVOCATION = (25, 5, 1)
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.since and not options.log:
-        parser.error("--since can only be used with --log")
+        parser.error("Use --since only with --log.")
     stop_on_signals()
     retry = _retry_log if options.log else _retry_batches
     return report_errors("reclaim.py", lambda: retry(options))
@@ -104,7 +104,9 @@ class Retry:
                 if attempt and self._pending:
                     time.sleep(PAUSE_SECONDS)
                 parts = self._split(size)
-                work_through(self._send, parts, concurrency=CONCURRENT_INVOCATIONS)
+                run_concurrently(
+                    self._send, parts, concurrency=CONCURRENT_INVOCATIONS, label="Reclaiming"
+                )
         finally:
             self._report()
 
@@ -122,28 +124,29 @@ class Retry:
                 Payload=json.dumps({"Records": records, "dry_run": self._dry_run}),
             )
         except self._client.exceptions.TooManyRequestsException:
-            return  # all stay pending
-        answer = json.load(response["Payload"])
+            return  # all records stay pending
+        result = json.load(response["Payload"])
         if "FunctionError" in response:
-            raise UsageError(f"{self._function} failed. {answer.get('errorMessage', '')}")
-        self._outcomes += answer["outcomes"]
-        if any(each["outcome"] in ("refused", "failed") for each in answer["outcomes"]):
+            error = result.get("errorMessage", "")
+            raise UsageError(f"{self._function} failed. Read its log. {error}".rstrip())
+        self._outcomes += result["outcomes"]
+        if any(record["outcome"] in ("refused", "failed") for record in result["outcomes"]):
             self._left.add(self._pending[numbers[0]].batch)
-        again = {each["itemIdentifier"] for each in answer["batchItemFailures"]}
+        again = {failure["itemIdentifier"] for failure in result["batchItemFailures"]}
         for number in set(numbers) - again:
             del self._pending[number]
 
     def _report(self) -> None:
         records = self._merge_outcomes()
         for outcome, headline in HEADLINES.items():
-            those = [each for each in records if each["outcome"] == outcome]
-            if those:
+            matching = [record for record in records if record["outcome"] == outcome]
+            if matching:
                 name = "Would be freed" if self._dry_run and outcome == "freed" else headline
-                objects = _count_objects(those)
-                print(f"{name}: {len(those):,}" + (f" ({objects})" if objects else ""))
-            for each in those if self._dry_run or outcome not in DONE else ():
-                identity = f"{each['model_id']!r} {each['step']}, {each['artifact_uri']!r}"
-                print(f"  {identity}: {_explain(each)}")
+                objects = _format_objects(matching)
+                print(f"{name}: {len(matching):,}" + (f" ({objects})" if objects else ""))
+            for record in matching if self._dry_run or outcome not in DONE else ():
+                identity = f"{record['model_id']!r} {record['step']}, {record['artifact_uri']!r}"
+                print(f"  {identity}: {_explain(record)}")
 
     def _merge_outcomes(self) -> list[Fields]:
         """Return the last outcome of each record, with the total counts of all attempts."""
@@ -151,19 +154,22 @@ class Retry:
         unknown = {"exception": "The function has not processed it."} | none
         outcomes = [record._asdict() | unknown for record in self._pending.values()]
         merged: dict[tuple[str, str, str], Fields] = {}
-        for each in outcomes + self._outcomes:
-            identity = (each["model_id"], str(each["step"]), each["deleted_at"])
+        for fields in outcomes + self._outcomes:
+            identity = (fields["model_id"], str(fields["step"]), fields["deleted_at"])
             before = none if self._dry_run else merged.get(identity, none)
             counts = ("objects_deleted", "bytes_freed")
-            merged[identity] = each | {name: before[name] + each.get(name, 0) for name in counts}
-        return sorted(merged.values(), key=lambda each: (each["model_id"], float(each["step"])))
+            totals = {name: before[name] + fields.get(name, 0) for name in counts}
+            merged[identity] = fields | totals
+        return sorted(
+            merged.values(), key=lambda record: (record["model_id"], float(record["step"]))
+        )
 
 
 def _explain(record: Fields) -> str:
     """Return what was deleted, what was kept, and why."""
     kept = record.get("objects_kept", {}).items()
     parts = [
-        _count_objects([record]),
+        _format_objects([record]),
         *(f"{count:,} kept ({reason.replace('_', ' ')})" for reason, count in kept),
         record.get("reason", "").replace("_", " "),
         record.get("exception", "").rpartition("\n")[2],
@@ -171,10 +177,10 @@ def _explain(record: Fields) -> str:
     return "; ".join(filter(None, parts)) or "no objects"
 
 
-def _count_objects(records: Collection[Fields]) -> str:
+def _format_objects(records: Collection[Fields]) -> str:
     """Return the number of deleted objects and their size, or an empty string if there are none."""
-    objects = sum(each["objects_deleted"] for each in records)
-    size = sum(each["bytes_freed"] for each in records)
+    objects = sum(record["objects_deleted"] for record in records)
+    size = sum(record["bytes_freed"] for record in records)
     plural = "" if objects == 1 else "s"
     return f"{objects:,} object{plural}, {format_size(size)}" if objects else ""
 
@@ -201,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--since",
         type=parse_duration,
-        metavar="TIME",
+        metavar="DURATION",
         help="how far to look back in the log, such as 12h (default: 7d)",
     )
     parser.add_argument(

@@ -1,6 +1,6 @@
-"""Put back deleted checkpoints from a restored copy of the table.
+"""Restore deleted checkpoints from a restored copy of the table.
 
-With --artifacts, also bring back their artifacts from a versioned bucket.
+With --artifacts, also restore their artifacts from a versioned bucket.
 """
 
 import argparse
@@ -18,15 +18,15 @@ from boto3.dynamodb.types import TypeDeserializer
 from botocore.config import Config
 
 from checkpoints.reads import MAX_MODEL_ID_BYTES
-from scripts.artifacts import Recovery
+from scripts.artifact_recovery import Recovery
 from scripts.deletions import Deleted, find_in_log, format_steps, parse_steps
 from scripts.stacks import UsageError, output_of, report_errors
-from scripts.terminal import run, stop_on_signals, work_through
+from scripts.terminal import run, run_concurrently, stop_on_signals
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-BATCH_SIZE = 25  # even the largest records, of 400 KB each, fit into one answer of 16 MB
+BATCH_SIZE = 25  # even the largest records, of 400 KB each, fit into one response of 16 MB
 CONCURRENT_BATCHES = 8
 MAX_BACKOFF_SECONDS = 5.0
 RECOVERY_PERIOD = timedelta(days=35)  # DynamoDB's maximum
@@ -34,12 +34,12 @@ RECOVERY_PERIOD = timedelta(days=35)  # DynamoDB's maximum
 # DynamoDB throttles more than 1,000 writes a second to one model.
 CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 10})
 
-PUT_BACK = "Put back"
-THERE_ALREADY = "Already there"
-SAVED_SINCE = "Saved again since, and not changed"
+RESTORED = "Restored"
+ALREADY_THERE = "Already there"
+SAVED_AGAIN = "Saved again after the deletion, and left as it is"
 MISSING = "Not in the restored table"
-FOREIGN = "Owned by another entity in the restored table, so not put back"
-# If Ctrl-C comes while a thread starts, the pool does not wait for the thread.
+FOREIGN = "Owned by another entity in the restored table, so not restored"
+# The command stopped before the outcome of these steps was known.
 UNCONFIRMED = "Not confirmed to be there"
 
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if (options.model is None) != (options.steps is None):
-        parser.error("--model and --steps must be used together")
+        parser.error("Use --model and --steps together.")
     stop_on_signals()
     return report_errors("restore.py", lambda: _run(options))
 
@@ -56,13 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     client = boto3.client("dynamodb", config=CONFIG)
     table = output_of(options.stack, "CheckpointsTableName")
-    moment = _check_tables(client, options.source, table)
+    restored_to = _check_tables(client, options.source, table)
     if options.request:
         log_group = output_of(options.stack, "ApiFunctionLogGroupName")
-        deleted = find_in_log(log_group, options.request, since=moment)
+        deleted = find_in_log(log_group, options.request, since=restored_to)
     else:
         deleted = Deleted(options.model, options.steps)
-    recovery = _prepare_recovery(options, moment) if options.artifacts else None
+    recovery = _prepare_recovery(options, restored_to) if options.artifacts else None
     copy = Copy(client, options.source, table, deleted, dry_run=options.dry_run)
     try:
         copy.run()
@@ -74,20 +74,20 @@ def _run(options: argparse.Namespace) -> int:
             recovery.run(copy.artifact_uris)
         finally:
             recovery.report()
-    elif copy.has_put_back_artifact_uris:
-        print("Their artifacts may have been deleted. To bring them back too, add --artifacts.")
+    elif copy.has_restored_artifact_uris:
+        print("Their artifacts may have been deleted. To restore them too, add --artifacts.")
     if not deleted.complete:
         print(
-            "The log does not have the whole request yet. Run this again later.",
+            "The log does not have the whole request yet. Run the command again later.",
             file=sys.stderr,
         )
     succeeded = copy.succeeded and (recovery is None or recovery.succeeded)
     return int(not (succeeded and deleted.complete))
 
 
-def _prepare_recovery(options: argparse.Namespace, moment: datetime) -> Recovery:
+def _prepare_recovery(options: argparse.Namespace, restored_to: datetime) -> Recovery:
     bucket = output_of(options.stack, "ArtifactsBucketName", parameter="ArtifactsBucket")
-    return Recovery(bucket, since=moment, dry_run=options.dry_run)
+    return Recovery(bucket, since=restored_to, dry_run=options.dry_run)
 
 
 def _check_tables(client: "DynamoDBClient", source: str, target: str) -> datetime:
@@ -135,47 +135,49 @@ class Copy:
     @property
     def succeeded(self) -> bool:
         """Whether every checkpoint is there; in a dry run, whether it would be."""
-        return set(self._outcomes.values()) <= {PUT_BACK, THERE_ALREADY, SAVED_SINCE}
+        return set(self._outcomes.values()) <= {RESTORED, ALREADY_THERE, SAVED_AGAIN}
 
     @property
-    def has_put_back_artifact_uris(self) -> bool:
-        """Whether any record that was put back has an `artifact_uri`."""
-        return any(self._outcomes[step] == PUT_BACK for step in self.artifact_uris)
+    def has_restored_artifact_uris(self) -> bool:
+        """Whether any restored record has an `artifact_uri`."""
+        return any(self._outcomes[step] == RESTORED for step in self.artifact_uris)
 
     def run(self) -> None:
         """Copy batches of records concurrently. After a failure, start no more batches."""
         batches = batched(self._deleted.steps, BATCH_SIZE, strict=False)
-        work_through(self._copy, batches, concurrency=CONCURRENT_BATCHES)
+        run_concurrently(self._copy, batches, concurrency=CONCURRENT_BATCHES, label="Restoring")
 
     def report(self) -> None:
         """Print the outcomes of the steps."""
         if not self._outcomes:
-            print("The request deleted nothing, so there is nothing to put back.")
+            print("The request deleted nothing, so there is nothing to restore.")
             return
-        print(f"Model {self._deleted.model_id!r}, from {self._source} to {self._target}:")
-        for outcome in (PUT_BACK, THERE_ALREADY, SAVED_SINCE, FOREIGN, MISSING, UNCONFIRMED):
-            steps = [step for step, its in self._outcomes.items() if its == outcome]
-            name = "Would be put back" if self._dry_run and outcome == PUT_BACK else outcome
+        print(f"Model: {self._deleted.model_id!r}")
+        print(f"From: {self._source}")
+        print(f"To: {self._target}")
+        for name in (RESTORED, ALREADY_THERE, SAVED_AGAIN, FOREIGN, MISSING, UNCONFIRMED):
+            steps = [step for step, outcome in self._outcomes.items() if outcome == name]
+            headline = "Would be restored" if self._dry_run and name == RESTORED else name
             if steps:
-                print(f"  {name}: {len(steps):,} ({format_steps(steps)})")
+                print(f"  {headline}: {len(steps):,} ({format_steps(steps)})")
 
     def _copy(self, steps: Sequence[int]) -> None:
-        there = self._read(self._target, steps)
+        existing = self._read(self._target, steps)
         records = self._read(self._source, steps)
         for step in steps:
             record = records.get(step)
-            if step in there and not _are_equal(there[step], record):
-                outcome = SAVED_SINCE
+            if step in existing and not _are_equal(existing[step], record):
+                outcome = SAVED_AGAIN
             elif record is None:
                 outcome = MISSING
             elif self._deleted.entity not in (None, record.get("entity", {}).get("S")):
                 outcome = FOREIGN
-            elif step in there:
-                outcome = THERE_ALREADY
+            elif step in existing:
+                outcome = ALREADY_THERE
             else:
-                outcome = PUT_BACK if self._dry_run or self._put(record) else SAVED_SINCE
+                outcome = RESTORED if self._dry_run or self._put(record) else SAVED_AGAIN
             self._outcomes[step] = outcome
-            if record and "artifact_uri" in record and outcome in (PUT_BACK, THERE_ALREADY):
+            if record and "artifact_uri" in record and outcome in (RESTORED, ALREADY_THERE):
                 self.artifact_uris[step] = record["artifact_uri"].get("S")
 
     def _read(self, table: str, steps: Iterable[int]) -> dict[int, dict[str, Any]]:
@@ -186,10 +188,10 @@ class Copy:
         records: dict[int, dict[str, Any]] = {}
         backoff = 0.1
         while request:
-            answer: Any = self._client.batch_get_item(RequestItems=request)
-            for items in answer["Responses"].values():
+            response: Any = self._client.batch_get_item(RequestItems=request)
+            for items in response["Responses"].values():
                 records |= {int(Decimal(item["step"]["N"])): item for item in items}
-            request = answer["UnprocessedKeys"]
+            request = response["UnprocessedKeys"]
             if request:  # DynamoDB is throttled
                 time.sleep(backoff)
                 backoff = min(2 * backoff, MAX_BACKOFF_SECONDS)
@@ -229,8 +231,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="This command never overwrites a record, so it is safe to run it again. Exit codes: "
-        "0 all checkpoints are there (with --artifacts, their artifacts too), 1 not all, 2 wrong "
-        "usage, 130 interrupted.",
+        "0 all checkpoints are there, 1 not all (with --artifacts, also if one has no object), 2 "
+        "wrong usage, 130 interrupted.",
     )
     parser.add_argument("--stack", required=True, help="name of the deployed stack")
     parser.add_argument(
@@ -241,13 +243,13 @@ def _parser() -> argparse.ArgumentParser:
         "--request",
         type=UUID,
         metavar="ID",
-        help="put back what this request deleted; the ID is its function_request_id in the log",
+        help="restore what this request deleted; the ID is its function_request_id in the log",
     )
     what.add_argument(
         "--model",
         type=_model_id,
         metavar="ID",
-        help="put back the --steps of this model",
+        help="restore the --steps of this model",
     )
     parser.add_argument(
         "--steps",
@@ -257,11 +259,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--artifacts",
         action="store_true",
-        help="also bring back the artifacts: remove delete markers that were created "
+        help="also restore the artifacts: remove delete markers that were created "
         "after the time to which the table was restored",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="change nothing; show what would be put back"
+        "--dry-run", action="store_true", help="change nothing; show what would be restored"
     )
     return parser
 

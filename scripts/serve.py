@@ -10,16 +10,20 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from emulators import STACK
-from emulators.cloud import LocalCloud, LocalCloudError, build, free_port, local_cloud
-from emulators.records import ARTIFACTS_BUCKET, ENTITY, MODEL, STEPS, artifact_keys, put_run
+from emulators.aws import AwsEmulator, AwsEmulatorError, aws_emulator, build, free_port
+from emulators.records import ARTIFACTS_BUCKET, ENTITY, MODEL, STEPS, artifact_keys, put_demo_model
 from scripts import tokens
 from scripts.terminal import say, stop_on_signals
+
+EXPECTED_MESSAGES = ("Deletion completed", "Checkpoints listed")  # the counts say the same
 
 
 def main() -> int:
     """Serve until interrupted; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=0, help="default: a free port")
+    parser.add_argument(
+        "--port", type=int, default=0, help="port to listen on (default: a free port)"
+    )
     parser.add_argument(
         "--verbose", action="store_true", help="show all log lines of the functions, unformatted"
     )
@@ -30,73 +34,78 @@ def main() -> int:
         say("Building the functions")
         build()
         say("Starting the local AWS emulator")
-        with local_cloud(port) as cloud:
-            _serve(cloud, verbose=options.verbose)
+        with aws_emulator(port) as emulator:
+            _serve(emulator, verbose=options.verbose)
     except KeyboardInterrupt:
         say("Stopped. No process is left running.")
-    except (LocalCloudError, BotoCoreError, ClientError) as error:
+    except (AwsEmulatorError, BotoCoreError, ClientError) as error:
         print(f"serve.py: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _serve(cloud: LocalCloud, *, verbose: bool) -> None:
+def _serve(emulator: AwsEmulator, *, verbose: bool) -> None:
     say("Deploying the template")
-    dynamodb, s3 = cloud.client("dynamodb"), cloud.client("s3")
+    dynamodb, s3 = emulator.client("dynamodb"), emulator.client("s3")
     s3.create_bucket(Bucket=ARTIFACTS_BUCKET)
-    outputs = cloud.deploy(ArtifactsBucket=ARTIFACTS_BUCKET)
+    outputs = emulator.deploy(ArtifactsBucket=ARTIFACTS_BUCKET)
     say("Creating a token, and checkpoints with three objects each")
     for key in artifact_keys():
         s3.put_object(Bucket=ARTIFACTS_BUCKET, Key=key, Body=bytes(1_000))
-    put_run(dynamodb, outputs["CheckpointsTableName"])
+    put_demo_model(dynamodb, outputs["CheckpointsTableName"])
     token = tokens.issue(
         dynamodb, outputs["TokensTableName"], entity=ENTITY, name="local", scopes=tokens.SCOPES
     )
-    print(instructions(cloud, outputs, token), flush=True)
-    for message in log_messages(cloud):
+    print(instructions(emulator, outputs, token), flush=True)
+    for message in log_messages(emulator):
         line = message if verbose else format_outcome(message)
         if line is not None:
             print(line, flush=True)
 
 
-def instructions(cloud: LocalCloud, outputs: dict[str, str], token: str) -> str:
+def instructions(emulator: AwsEmulator, outputs: dict[str, str], token: str) -> str:
     """Return what is deployed, with commands to paste."""
-    api = outputs["ApiUrl"]
-    settings = " ".join(
-        f"{name}={value}"
-        for name, value in cloud.environment.items()
-        if "FILE" not in name  # only tests need these, to ignore a developer's own settings
-    )
+    settings = emulator.environment
     return f"""
-The API answers at {api}
 {MODEL} of {ENTITY} has a checkpoint every {STEPS.step} steps, up to step {STEPS[-1]}.
-Delete some:
+In another terminal, set the URL of the API, and a token:
 
-  curl -X DELETE {api}/v1/preview/models/{MODEL}/checkpoints \\
-      -H 'Authorization: Bearer {token}' -d '{{"steps": [100, 200, 999]}}'
+  export API_URL={outputs["ApiUrl"]}
+  export TOKEN={token}
+
+Delete some checkpoints:
+
+  curl -X DELETE "$API_URL/v1/preview/models/{MODEL}/checkpoints" \\
+      -H "Authorization: Bearer $TOKEN" -d '{{"steps": [100, 200, 999]}}' -w '\\n'
 
 Or delete all checkpoints except some:
 
-  export CHECKPOINTS_API_URL={api} CHECKPOINTS_TOKEN={token}
-  .venv/bin/python scripts/prune.py {MODEL} --keep-last 2 --keep-best loss:min=3
+  export CHECKPOINTS_API_URL=$API_URL CHECKPOINTS_TOKEN=$TOKEN
+  .venv/bin/python scripts/prune.py {MODEL} \\
+      --keep-last 2 --keep-best loss:min=3
 
-To use AWS tools and this project's commands with it, run the first line first:
+To use AWS tools and this project's commands with the emulator, first run these
+exports:
 
-  export {settings}
+  export {_assign(settings, "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")}
+  export {_assign(settings, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
   .venv/bin/python scripts/tokens.py list --stack {STACK}
   aws dynamodb scan --table-name {outputs["CheckpointsTableName"]}
   aws dynamodb scan --table-name {outputs["TokensTableName"]}
   aws s3 ls --recursive s3://{ARTIFACTS_BUCKET}
-  make smoke STACK={STACK} URL={api}
-  make deploy ARGS=--no-confirm-changeset
+  make smoke STACK={STACK} URL="$API_URL"
 
-Unlike AWS, it returns 403 instead of 404 for unknown routes, does not throttle,
-and ignores the filters of log queries. For a / in a model_id, write %252F in the
-path instead of %2F.
+Unlike AWS, the emulator returns 403 instead of 404 for unknown routes, does not
+throttle, and ignores the filters of log queries. For a / in a model_id, write
+%252F in the path instead of %2F.
 
-Below is one line for each request, and one for each deleted checkpoint whose
-storage was freed. Ctrl-C stops everything.
+Below is one line for each request, and one for each deleted checkpoint that had
+artifacts. Ctrl-C stops everything.
 """
+
+
+def _assign(settings: dict[str, str], *names: str) -> str:
+    return " ".join(f"{name}={settings[name]}" for name in names)
 
 
 def format_outcome(message: str) -> str | None:
@@ -120,42 +129,47 @@ def format_outcome(message: str) -> str | None:
 
 
 def _format_request(record: dict[str, Any]) -> str:
-    counts = [
-        f"{name.removesuffix('_count').replace('_', ' ')} {value}"
+    counts = ", ".join(
+        f"{name.removesuffix('_count').replace('_', ' ')} {value:,}"
         for name, value in record.items()
         if name.endswith("_count")
-    ]
+    )
+    message = "" if record["message"] in EXPECTED_MESSAGES else record["message"]
     parts = [
         record["timestamp"][11:19],
-        f"{record['status']} {record['message']}",
-        f"{record.get('entity', '-')} {record.get('model_id', '-')}",
-        ", ".join(filter(None, [*counts, _reason(record)])),
-        f"{record['duration_ms']} ms",
+        str(record["status"]),
+        f"{round(record['duration_ms']):>5,} ms",
+        ": ".join(filter(None, [message, counts, _reason(record)])),
+        _name(record),
     ]
     return "  ".join(filter(None, parts))
 
 
 def _format_reclaim(record: dict[str, Any]) -> str:
     verb = "would delete" if record.get("dry_run") else "deleted"
-    counts = [f"{verb} {record['objects_deleted']} objects"] if "objects_deleted" in record else []
+    objects = f"{verb} {record['objects_deleted']:,} objects" if "objects_deleted" in record else ""
     parts = [
         record["timestamp"][11:19],
-        record["message"],
-        f"{record['entity']} {record['model_id']} {record['step']}",
-        ", ".join(filter(None, [*counts, _reason(record)])),
+        ": ".join(filter(None, [record["message"], objects, _reason(record)])),
+        f"{_name(record)}/{record['step']}",
     ]
     return "  ".join(parts)
 
 
+def _name(record: dict[str, Any]) -> str:
+    """Return the entity and the model, as far as they are known."""
+    return "/".join(record[key] for key in ("entity", "model_id") if record.get(key))
+
+
 def _reason(record: dict[str, Any]) -> str:
     # The last line of an exception is its type and message.
-    reason: str = record.get("reason") or record.get("exception", "").rpartition("\n")[2]
-    return reason
+    exception: str = record.get("exception", "").rpartition("\n")[2]
+    return record.get("reason", "").replace("_", " ") or exception
 
 
-def log_messages(cloud: LocalCloud) -> Iterator[str]:
+def log_messages(emulator: AwsEmulator) -> Iterator[str]:
     """Yield the log messages of the functions as they arrive, without end."""
-    logs = cloud.client("logs")
+    logs = emulator.client("logs")
     shown: dict[str, int] = {}
     while True:
         for group in logs.describe_log_groups()["logGroups"]:

@@ -26,7 +26,7 @@ TOKEN_SECONDS = 600  # the token expires even if the command cannot delete it
 TIMEOUT_SECONDS = (10, 35)  # to connect, and for the response: API Gateway's time-out is 29
 SHOWN_CHARACTERS = 300
 
-STEPS = range(1, 111)  # without two of them, still more than fit into one transaction
+STEPS = range(1, 111)  # without the first two, still more than fit into one transaction
 FOREIGN_STEP = 1_000  # has a checkpoint of another entity
 ABSENT_STEP = 2_000
 
@@ -78,7 +78,8 @@ class Smoke:
         self._token = secrets.token_urlsafe(32)
         model_id = quote(self._name, safe="")
         self._url = f"{url.rstrip('/')}/v1/preview/models/{model_id}/checkpoints"
-        self._answered = True
+        self._has_response = True
+        self._is_wrong_url = False
 
     def run(self) -> bool:
         """Run all checks; return whether all passed, and all temporary records were deleted."""
@@ -88,17 +89,19 @@ class Smoke:
         try:
             self._save()
             for check in checks:
-                results.append(self._passes(*check))
-                if not self._answered:
+                results.append(self._run_check(*check))
+                if not self._has_response:
                     break
         finally:
-            removed = self._clean_up()
-        left_out = len(checks) - len(results)
+            is_clean = self._clean_up()
+        if self._is_wrong_url:
+            print("Check --url: it must include the stage.")
+        skipped = len(checks) - len(results)
         print(
             f"{results.count(True)} checks passed, {results.count(False)} failed"
-            f"{f', {left_out} skipped' if left_out else ''}."
+            f"{f', {skipped} skipped' if skipped else ''}."
         )
-        return results.count(True) == len(checks) and removed
+        return results.count(True) == len(checks) and is_clean
 
     def _save(self) -> None:
         put_token(
@@ -144,7 +147,7 @@ class Smoke:
                 self._stored_steps,
             ),
             (
-                "Two checkpoints are deleted; a missing one and another entity's are not found",
+                "Two checkpoints are deleted, and two steps are not found",
                 (200, found),
                 lambda: self._delete(steps=few),
             ),
@@ -170,15 +173,18 @@ class Smoke:
             ),
         ]
 
-    def _passes(self, name: str, expected: object, ask: Callable[[], object]) -> bool:
-        """Run a check and print its result."""
+    def _run_check(self, name: str, expected: object, act: Callable[[], object]) -> bool:
+        """Run a check, print its result, and return whether it passed."""
         start = time.monotonic()
         try:
-            actual = ask()
+            actual = act()
         except requests.RequestException as error:
-            actual = f"no answer: {_root_cause(error)}"
-            self._answered = False
+            actual = f"no response: {_root_cause(error)}"
+            self._has_response = False
         milliseconds = (time.monotonic() - start) * 1000
+        match actual:
+            case (403, {"message": _}):  # from API Gateway; the API returns {"detail": ...}
+                self._is_wrong_url = True
         passed = expected == actual
         print(f"{'ok' if passed else 'FAILED':6} {milliseconds:6.0f} ms  {name}", flush=True)
         if not passed:
@@ -208,34 +214,34 @@ class Smoke:
         return format_steps(sorted(self._read_steps()))
 
     def _read_steps(self) -> list[int]:
-        found = self._table.query(  # one page has them all
+        found = self._table.query(  # they fit on one page
             KeyConditionExpression=Key("model_id").eq(self._name), ConsistentRead=True
         )
         return [int(str(item["step"])) for item in found["Items"]]
 
     def _clean_up(self) -> bool:
         """Delete the token and the checkpoints; return whether this succeeded."""
-        removed = True
-        for what, remove in (
-            (f"the token {self._name!r} from {self._tokens_table}", self._remove_token),
+        is_clean = True
+        for what, delete in (
+            (f"the token {self._name!r} from {self._tokens_table}", self._delete_token),
             (
                 f"the checkpoints of {self._name!r} from {self._table.name}",
-                self._remove_checkpoints,
+                self._delete_checkpoints,
             ),
         ):
             try:
-                remove()
+                delete()
             except (BotoCoreError, ClientError, KeyboardInterrupt) as error:
                 why = describe(error) if isinstance(error, Exception) else "interrupted"
                 print(f"FAILED to delete {what}: {why}", flush=True)
-                removed = False
-        return removed
+                is_clean = False
+        return is_clean
 
-    def _remove_token(self) -> None:
+    def _delete_token(self) -> None:
         key = {"token_hash": {"S": hash_token(self._token)}}
         self._client.delete_item(TableName=self._tokens_table, Key=key)
 
-    def _remove_checkpoints(self) -> None:
+    def _delete_checkpoints(self) -> None:
         with self._table.batch_writer() as batch:
             for step in self._read_steps():
                 batch.delete_item(Key={"model_id": self._name, "step": step})

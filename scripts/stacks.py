@@ -20,7 +20,7 @@ from botocore.exceptions import (
 
 EXPIRED_CREDENTIALS = "The AWS credentials have expired. Log in again, or set AWS_PROFILE."
 INVALID_CREDENTIALS = "AWS does not accept the credentials. Log in again, or set AWS_PROFILE."
-REFUSALS = {
+CREDENTIAL_ERRORS = {
     "ExpiredToken": EXPIRED_CREDENTIALS,
     "ExpiredTokenException": EXPIRED_CREDENTIALS,
     "InvalidClientTokenId": INVALID_CREDENTIALS,
@@ -56,7 +56,7 @@ def read_outputs(stack: str) -> dict[str, str]:
 
 
 def output_of(stack: str, key: str, *, parameter: str | None = None) -> str:
-    """Return one output of a deployed stack. Some outputs exist only if a parameter is set.
+    """Return an output of a deployed stack. Some outputs exist only if a parameter is set.
 
     Raises:
         UsageError: there is no such stack, or it has no such output.
@@ -70,9 +70,9 @@ def output_of(stack: str, key: str, *, parameter: str | None = None) -> str:
 
 
 def report_errors(name: str, work: Callable[[], int]) -> int:
-    """Do the work of a command that is safe to run again, and return its exit code.
+    """Run a command that is safe to repeat, and return its exit code.
 
-    If the work fails, print why, and return 1.
+    If it fails because of a wrong use or an error of AWS, print why, and return 1.
     """
     try:
         return work()
@@ -81,7 +81,7 @@ def report_errors(name: str, work: Callable[[], int]) -> int:
     except (BotoCoreError, ClientError) as error:
         print(f"{name}: {describe(error)}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("It is safe to run this again.", file=sys.stderr)
+        print("It is safe to run the command again.", file=sys.stderr)
         raise
     return 1
 
@@ -101,7 +101,10 @@ def describe(error: BotoCoreError | ClientError) -> str:
             return f"{error}. Check the network, AWS_DEFAULT_REGION, and AWS_ENDPOINT_URL if set."
         case ClientError(response={"Error": {"Code": code, "Message": message}}):
             denied = f"The AWS credentials lack a permission. {message}"
-            sentences = REFUSALS | {"AccessDenied": denied, "AccessDeniedException": denied}
+            sentences = CREDENTIAL_ERRORS | {
+                "AccessDenied": denied,
+                "AccessDeniedException": denied,
+            }
             return sentences.get(code, str(error))
     return str(error)
 

@@ -8,21 +8,27 @@ import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
+from typing import TextIO
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
 MAX_DURATION = 100 * 365 * SECONDS["d"]
+ERASE_LINE = "\r\033[K"
 
 
 def emphasize(text: str) -> str:
-    """Return the text in bold, if standard output is a terminal and NO_COLOR is not set.
+    """Return the text in bold, if standard output is a terminal that supports this.
 
-    As no-color.org defines it, any value except an empty one disables it.
+    If NO_COLOR has a value that is not empty, return the text unchanged, as no-color.org says.
     """
-    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+    if _supports_escape_codes(sys.stdout) and not os.environ.get("NO_COLOR"):
         return f"\033[1m{text}\033[0m"
     return text
+
+
+def _supports_escape_codes(stream: TextIO) -> bool:
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def say(text: str) -> None:
@@ -31,17 +37,17 @@ def say(text: str) -> None:
 
 
 def parse_duration(text: str) -> int:
-    """Return the seconds of a time such as `90d`, `12h` or `30m`.
+    """Return the seconds of a duration such as `90d`, `12h` or `30m`.
 
     Raises:
-        ArgumentTypeError: it is not such a time, or more than 100 years.
+        ArgumentTypeError: it is not such a duration, or more than 100 years.
 
     """
     match = re.fullmatch(r"([1-9][0-9]{0,8})([mhd])", text, re.ASCII)
     seconds = int(match[1]) * SECONDS[match[2]] if match else 0
     if not 0 < seconds <= MAX_DURATION:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a time such as 90d, 12h or 30m, of at most 100 years"
+            f"{text!r} is not a duration such as 90d, 12h or 30m (at most 100 years)"
         )
     return seconds
 
@@ -54,10 +60,10 @@ def format_size(size: int) -> str:
     return f"{size} B"
 
 
-def work_through[T](
-    work: Callable[[T], None], items: Iterable[T], *, concurrency: int, label: str = ""
+def run_concurrently[T](
+    work: Callable[[T], None], items: Iterable[T], *, concurrency: int, label: str
 ) -> None:
-    """Call `work` on each item concurrently, and show the progress on a terminal.
+    """Call `work` on each item concurrently. On a terminal, show the label and the progress.
 
     After a failure or Ctrl-C, start no more items, and wait for those that have started.
 
@@ -65,19 +71,20 @@ def work_through[T](
         Exception: `work` raised it.
 
     """
+    shows_progress = _supports_escape_codes(sys.stderr)
     with ThreadPoolExecutor(concurrency) as pool:
         futures = []
         try:
             futures = [pool.submit(work, item) for item in items]
             for done, future in enumerate(as_completed(futures), 1):
                 future.result()
-                if sys.stderr.isatty():
-                    progress = f"\r{label}{done / len(futures):.0%}"
+                if shows_progress:
+                    progress = f"\r{label} {done / len(futures):.0%}"
                     print(progress, end="", file=sys.stderr, flush=True)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            if sys.stderr.isatty() and futures:
-                print(file=sys.stderr)
+            if shows_progress and futures:
+                print(ERASE_LINE, end="", file=sys.stderr, flush=True)
 
 
 def run(command: Callable[[], int]) -> int:
@@ -98,8 +105,8 @@ def run(command: Callable[[], int]) -> int:
 def stop_on_signals() -> None:
     """Raise KeyboardInterrupt on Ctrl-C, SIGTERM, and SIGHUP (when the terminal is closed).
 
-    Only once: when a terminal is closed, it sends several signals, and the second must not
-    interrupt the clean-up after the first.
+    Only the first signal counts. A terminal that is closed sends several signals, and the second
+    must not interrupt the clean-up after the first.
     """
     for name in SIGNALS:
         signal.signal(name, _interrupt)
@@ -109,6 +116,6 @@ def _interrupt(*_: object) -> None:
     for name in SIGNALS:
         signal.signal(name, signal.SIG_IGN)
     with suppress(OSError):  # the terminal may be closed
-        # Not `print`, which the signal may have interrupted, and which cannot be called again then.
+        # Not with `print`: if the signal interrupted a `print`, calling it again would fail.
         os.write(sys.stderr.fileno(), b"\nStopping, which can take a moment.\n")
     raise KeyboardInterrupt

@@ -27,10 +27,10 @@ SCOPE_PREFIX = "checkpoints:"  # left out in the list, so that its lines are sho
 DATE, MINUTE = "%Y-%m-%d", "%Y-%m-%dT%H:%MZ"
 TOKEN_BYTES = 32
 SHOWN_HASH_DIGITS = 12
-FEWEST_HASH_DIGITS = 8  # with fewer, a mistyped name could match the hash of another token
-LONGEST_LABEL = 200  # the log line of each request has it
+MIN_HASH_DIGITS = 8  # with fewer, a mistyped name could match the hash of another token
+MAX_LABEL_CHARACTERS = 200  # because the log line of each request has the label
 STANDARD_INPUT = "-"
-FREE_TEXT_OPTIONS = ("--table", "--stack", "--entity", "--name")  # may look like a token by chance
+FREE_TEXT_OPTIONS = ("--table", "--stack", "--entity", "--name")  # values may look like a token
 LOOKS_LIKE_A_TOKEN = re.compile(r"(?:Bearer )?[A-Za-z0-9_-]{43}")
 
 
@@ -43,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for before, argument in pairwise(["", *arguments])
     ):
         parser.error(
-            "do not put a token on the command line, where the shell's history and the list of "
-            f"processes show it. Revoke it now: run `tokens.py revoke {STANDARD_INPUT}`, and paste "
-            "the token at the prompt."
+            "Do not put a token on the command line, where the shell's history and the list of "
+            "processes show it. Revoke it now: run `.venv/bin/python scripts/tokens.py revoke "
+            f"--stack STACK {STANDARD_INPUT}`, and paste the token at the prompt."
         )
     options = parser.parse_args(arguments)
     try:
@@ -106,11 +106,11 @@ def print_new(client: "DynamoDBClient", table: str, options: argparse.Namespace)
     )
     token_hash = hash_token(token)
     print(
-        "Issued a token. It is shown only once, and is not stored.\n"
+        "Issued a token. It is shown only once. Only its hash is stored.\n"
         f"  entity   {options.entity}\n"
         f"  name     {options.name}\n"
         f"  scopes   {','.join(sorted(set(options.scope)))}\n"
-        f"  expires  {_moment(expires_at)}\n"
+        f"  expires  {_format_time(expires_at)}\n"
         f"  hash     {token_hash[:SHOWN_HASH_DIGITS]}",
         file=sys.stderr,
     )
@@ -119,13 +119,13 @@ def print_new(client: "DynamoDBClient", table: str, options: argparse.Namespace)
     except OSError:
         print("The token could not be written. Revoke it by its hash.", file=sys.stderr)
         raise
-    _warn_of_namesakes(client, table, options.name, token_hash)
+    _warn_of_same_name(client, table, options.name, token_hash)
 
 
-def _warn_of_namesakes(client: "DynamoDBClient", table: str, name: str, token_hash: str) -> None:
+def _warn_of_same_name(client: "DynamoDBClient", table: str, name: str, token_hash: str) -> None:
     """Warn of other tokens with the same name. The new token is valid even if this fails."""
     try:
-        namesakes = [
+        others = [
             record
             for record in _records(client, table)
             if _raw(record, "name") == name and _raw(record, "token_hash") != token_hash
@@ -136,9 +136,9 @@ def _warn_of_namesakes(client: "DynamoDBClient", table: str, name: str, token_ha
             file=sys.stderr,
         )
         return
-    for record in namesakes:
+    for record in others:
         print(f"There is already a token named {_identity(record)}.", file=sys.stderr)
-    if namesakes:
+    if others:
         print("To revoke one of them, use its hash.", file=sys.stderr)
 
 
@@ -154,8 +154,8 @@ def print_all(client: "DynamoDBClient", table: str, _: argparse.Namespace) -> No
                 scope.removeprefix(SCOPE_PREFIX)
                 for scope in sorted(record.get("scopes", {}).get("SS", []))
             ),
-            _moment(record.get("created_at", {}).get("N"), default="", style=DATE),
-            _moment(record.get("expires_at", {}).get("N")),
+            _format_time(record.get("created_at", {}).get("N"), default="", style=DATE),
+            _format_time(record.get("expires_at", {}).get("N")),
             _text(record, "token_hash")[:SHOWN_HASH_DIGITS],
         )
         for record in records
@@ -209,14 +209,13 @@ def _find(records: list[dict[str, Any]], wanted: str) -> dict[str, Any]:
         for record in records
         if wanted == _raw(record, "name")
         or (
-            len(wanted) >= FEWEST_HASH_DIGITS
-            and _raw(record, "token_hash").startswith(wanted.lower())
+            len(wanted) >= MIN_HASH_DIGITS and _raw(record, "token_hash").startswith(wanted.lower())
         )
     ]
-    if not found and re.fullmatch(rf"[0-9a-fA-F]{{1,{FEWEST_HASH_DIGITS - 1}}}", wanted):
+    if not found and re.fullmatch(rf"[0-9a-fA-F]{{1,{MIN_HASH_DIGITS - 1}}}", wanted):
         raise UsageError(
             f"There is no token with the name {wanted!r}. To revoke one by its hash, give at least "
-            f"{FEWEST_HASH_DIGITS} digits of it."
+            f"{MIN_HASH_DIGITS} digits of it."
         )
     if not found:
         raise UsageError(f"There is no token with the name or the hash prefix {wanted!r}.")
@@ -235,19 +234,21 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    where = _Parser(add_help=False)
-    place = where.add_mutually_exclusive_group()
-    place.add_argument("--table", help="name of the tokens table")
-    place.add_argument("--stack", help="name of the deployed stack with the table")
+    table_options = _Parser(add_help=False)
+    group = table_options.add_mutually_exclusive_group()
+    group.add_argument("--table", help="name of the tokens table")
+    group.add_argument("--stack", help="name of the deployed stack with the table")
 
     parser = _Parser(
         description=__doc__,
         epilog="Name the table with --table, --stack, or the environment variable TOKENS_TABLE. "
-        "Set account, region and endpoint as for boto3.",
+        "Set account and region with AWS_PROFILE and AWS_DEFAULT_REGION.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser("issue", parents=[where], help="create a token and print it once")
+    command = commands.add_parser(
+        "issue", parents=[table_options], help="create a token and print it once"
+    )
     command.add_argument(
         "--entity", required=True, type=_label, help="owner of the checkpoints, such as a team"
     )
@@ -264,23 +265,23 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--expires",
         type=parse_duration,
-        metavar="TIME",
+        metavar="DURATION",
         help="how long the token is valid, such as 90d, 12h or 30m (default: it never expires)",
     )
     command.set_defaults(command=print_new)
 
     command = commands.add_parser(
-        "list", parents=[where], help="list the tokens, without their secrets"
+        "list", parents=[table_options], help="list the tokens, without their secrets"
     )
     command.set_defaults(command=print_all)
 
     command = commands.add_parser(
-        "revoke", parents=[where], help="make a token invalid immediately"
+        "revoke", parents=[table_options], help="make a token invalid immediately"
     )
     command.add_argument(
         "token",
         metavar=f"NAME|HASH-PREFIX|{STANDARD_INPUT}",
-        help=f"its name, or at least the first {FEWEST_HASH_DIGITS} digits of its hash, or "
+        help=f"name of the token, or at least the first {MIN_HASH_DIGITS} digits of its hash, or "
         f"{STANDARD_INPUT} to read the token itself from standard input",
     )
     command.set_defaults(command=revoke)
@@ -288,9 +289,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _label(text: str) -> str:
-    if not text.strip() or not text.isprintable() or len(text) > LONGEST_LABEL:
+    if not text.strip() or not text.isprintable() or len(text) > MAX_LABEL_CHARACTERS:
         raise argparse.ArgumentTypeError(
-            f"must be printable, not blank, and have at most {LONGEST_LABEL} characters"
+            f"must be printable, not blank, and have at most {MAX_LABEL_CHARACTERS} characters"
         )
     return text
 
@@ -337,7 +338,7 @@ def _identity(record: dict[str, Any]) -> str:
     )
 
 
-def _moment(seconds: str | int | None, *, default: str = "never", style: str = MINUTE) -> str:
+def _format_time(seconds: str | int | None, *, default: str = "never", style: str = MINUTE) -> str:
     """Format seconds since the epoch for people. Other text is returned unchanged."""
     if seconds is None:
         return default

@@ -47,7 +47,7 @@ def run_command(
         assert stack == STACK
         return {
             "ApiFunctionLogGroupName": LOG_GROUP,
-            "ApiUrl": "http://127.0.0.1:1",  # nothing answers there
+            "ApiUrl": "http://127.0.0.1:1",  # no program listens there
             "CheckpointsTableName": os.environ["CHECKPOINTS_TABLE"],
             "TokensTableName": os.environ["TOKENS_TABLE"],
         } | dict(outputs or {})

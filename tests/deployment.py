@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from checkpoints.auth import DELETE_SCOPE
 from emulators import STACK, records
-from emulators.cloud import LocalCloud
+from emulators.aws import AwsEmulator
 from emulators.records import ARTIFACTS_BUCKET
 from events import ENTITY, MODEL, Answer
 from faulty_dynamodb import Endpoint
@@ -25,7 +25,7 @@ type Send = Callable[..., Answer]
 class Deployment:
     """The deployed stack, its function talking to DynamoDB through an endpoint that can fail."""
 
-    cloud: LocalCloud
+    cloud: AwsEmulator
     endpoint: Endpoint
     outputs: dict[str, str]
 

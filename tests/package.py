@@ -16,7 +16,7 @@ from typing import Any
 
 import requests
 
-from emulators.cloud import BUILD, architecture, free_port
+from emulators.aws import BUILD, architecture, free_port
 from events import Answer, read_answer
 
 PACKAGE = BUILD / "ApiFunction"

@@ -1,6 +1,7 @@
 """Run commands that run until they are stopped, and find the processes they leave behind."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -9,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from emulators.cloud import ROOT
+from emulators.aws import ROOT
+from scripts import local
 
 STOPPED = ["Stopping, which can take a moment.", "Stopped. No process is left running."]
 
@@ -52,6 +54,21 @@ def running(script: str, *arguments: str) -> Iterator[Command]:
             yield Command(process)
         finally:
             process.terminate()
+
+
+def sam_commands(port: int) -> list[str]:
+    """Return the commands of the SAM CLI that the instructions of `make local` run."""
+    text = local.instructions(port).replace("\\\n", "")
+    script = re.findall(r"^  make (.*)$", text, re.MULTILINE)
+    printed = subprocess.run(
+        ["bash", "-e"],  # noqa: S607 it has another place on each system
+        input="\n".join(f"make --dry-run {command}" for command in script),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return re.findall(r"^.* local (?:invoke|start-api) .*$", printed.stdout, re.MULTILINE)
 
 
 def descendants(pid: int) -> set[int]:

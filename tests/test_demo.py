@@ -35,46 +35,47 @@ def test_sends_every_sample_event_and_sums_up() -> None:
     header, *sections, summary = shown.stdout.strip().split("\n\n")
     assert (
         "Each request starts with the same tables.\n"
-        "  models   gpt-small: 400 of vision-team\n"
-        "           resnet-50: 10 of vision-team, 1 of speech-team\n"
-        "           été 2026/a+b: 2 of vision-team\n"
-        "  tokens   read-only-demo-token of vision-team, for checkpoints:read\n"
-        "           speech-team-demo-token of speech-team, for checkpoints:delete\n"
-        "           vision-team-demo-token of vision-team, for checkpoints:delete"
+        "  models    gpt-small: 400 of vision-team\n"
+        "            resnet-50: 10 of vision-team, 1 of speech-team\n"
+        "            été 2026/a+b: 2 of vision-team\n"
+        "  tokens    read-only-demo-token of vision-team, for checkpoints:read\n"
+        "            speech-team-demo-token of speech-team, for checkpoints:delete\n"
+        "            vision-team-demo-token of vision-team, for checkpoints:delete"
     ) == header
     assert (
         "delete-checkpoints.json\n"
-        "  before   GET lists 100 loss=1, 200 loss=0.5, 300 loss=0.33, 400 loss=0.25,\n"
-        "           500 loss=0.2, 600 loss=0.17, 700 loss=0.14, 800 loss=0.12,\n"
-        "           900 loss=0.11, 1000 loss=0.1\n"
-        "  request  DELETE /v1/preview/models/resnet-50/checkpoints\n"
-        '  body     {"steps": [100, 200, 999]}\n'
-        "  caller   vision-team-demo-token of vision-team, for checkpoints:delete\n"
-        '  answer   200 {"deleted_count":2,"not_found_steps":[999]}\n'
-        "  deleted  resnet-50: [100, 200]\n"
-        "  storage  resnet-50/100/: 3 objects before, 0 after\n"
-        "           resnet-50/200/: 3 objects before, 0 after\n"
-        "  after    GET lists 300 loss=0.33, 400 loss=0.25, 500 loss=0.2, 600 loss=0.17,\n"
-        "           700 loss=0.14, 800 loss=0.12, 900 loss=0.11, 1000 loss=0.1"
+        "  before    GET lists 100 loss=1, 200 loss=0.5, 300 loss=0.33, 400 loss=0.25,\n"
+        "            500 loss=0.2, 600 loss=0.17, 700 loss=0.14, 800 loss=0.12,\n"
+        "            900 loss=0.11, 1000 loss=0.1\n"
+        "  request   DELETE /v1/preview/models/resnet-50/checkpoints\n"
+        '  body      {"steps": [100, 200, 999]}\n'
+        "  caller    vision-team-demo-token of vision-team, for checkpoints:delete\n"
+        '  response  200 {"deleted_count":2,"not_found_steps":[999]}\n'
+        "  deleted   resnet-50: [100, 200]\n"
+        "  storage   resnet-50/100/: 3 objects before, 0 after\n"
+        "            resnet-50/200/: 3 objects before, 0 after\n"
+        "  after     GET lists 300 loss=0.33, 400 loss=0.25, 500 loss=0.2, 600 loss=0.17,\n"
+        "            700 loss=0.14, 800 loss=0.12, 900 loss=0.11, 1000 loss=0.1"
     ) == sections[0]
     by_name = dict(section.split("\n", 1) for section in sections)
     assert {f"{name}.json" for name in SAMPLE_STATUSES} == set(by_name)
     for name, status in SAMPLE_STATUSES.items():
-        assert f"\n  answer   {status} " in by_name[f"{name}.json"]
-    assert "\n  caller   no token\n" in by_name["no-token.json"]
-    assert "\n  caller   unknown token\n" in by_name["unknown-token.json"]
-    page = '\n  answer   200 {"object":"list","data":[{"id":"800","step":800,"metrics":{"loss'
+        assert f"\n  response  {status} " in by_name[f"{name}.json"]
+    assert "\n  caller    no token\n" in by_name["no-token.json"]
+    assert "\n  caller    unknown token\n" in by_name["unknown-token.json"]
+    page = '\n  response  200 {"object":"list","data":[{"id":"800","step":800,"metrics":{"lo'
     assert page in by_name["list-next-page.json"]
     for name in ("dry-run", "list-checkpoints", "no-token"):
-        assert by_name[f"{name}.json"].endswith("\n  deleted  nothing")
-    answered = ", ".join(
-        f"{count} answered {status}"
+        assert by_name[f"{name}.json"].endswith("\n  deleted   nothing")
+    returned = ", ".join(
+        f"{count} returned {status}"
         for status, count in sorted(Counter(SAMPLE_STATUSES.values()).items())
     )
     assert (
-        f"{len(SAMPLE_STATUSES)} requests: {answered}; "
+        f"{len(SAMPLE_STATUSES)} requests: {returned}; "
         "207 checkpoints and 12 objects deleted in total."
     ) == " ".join(summary.split())
+    assert all(line[-1] in ",;." for line in summary.splitlines())  # broken between the items
     assert 80 >= max(map(len, shown.stdout.splitlines()))
     (excerpt,) = re.findall(
         r"^```text\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
@@ -145,19 +146,19 @@ def test_sends_chosen_events_and_shows_the_log_if_the_function_fails(tmp_path: P
     assert "no-token.json" == no_token.splitlines()[0]
     assert [
         "event.json",
-        "  request  DELETE /v1/preview/models/resnet-50/checkpoints?a=b",
-        r"  body     two\nlines",
-        "  caller   malformed headers",
-        '  answer   500 {"detail":"Internal Server Error"}',
-        "  deleted  nothing",
+        "  request   DELETE /v1/preview/models/resnet-50/checkpoints?a=b",
+        r"  body      two\nlines",
+        "  caller    malformed headers",
+        '  response  500 {"detail":"Internal Server Error"}',
+        "  deleted   nothing",
     ] == failed.splitlines()[:6]
     assert "AttributeError" in json.loads(failed.splitlines()[6])["exception"]
     assert (
-        "2 requests: 1 answered 401, 1 answered 500; 0 checkpoints and 0 objects deleted in total."
+        "2 requests: 1 returned 401, 1 returned 500; 0 checkpoints and 0 objects deleted in total."
     ) == " ".join(summary.split())
 
 
-def test_shows_how_the_list_was_answered_if_there_is_none(tmp_path: Path) -> None:
+def test_shows_the_response_if_it_is_not_a_list(tmp_path: Path) -> None:
     path = tmp_path / "delete-checkpoints.json"
     path.write_text('{"httpMethod": "DELETE", "path": "/nowhere"}')
 
@@ -165,7 +166,7 @@ def test_shows_how_the_list_was_answered_if_there_is_none(tmp_path: Path) -> Non
 
     assert 0 == shown.returncode
     for when in ("before", "after "):
-        assert f'\n  {when}   GET answers 404 {{"detail":"Not Found"}}\n' in shown.stdout
+        assert f'\n  {when}    GET returns 404 {{"detail":"Not Found"}}\n' in shown.stdout
 
 
 def test_prints_one_line_when_it_is_interrupted() -> None:
@@ -184,19 +185,21 @@ def test_prints_one_line_when_it_is_interrupted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("is_terminal", "no_color", "printed"),
+    ("terminal", "no_color", "printed"),
     [
-        (True, None, "\033[1mtext\033[0m\n"),
-        (True, "", "\033[1mtext\033[0m\n"),
-        (True, "1", "text\n"),
-        (False, None, "text\n"),
+        ("xterm", None, "\033[1mtext\033[0m\n"),
+        ("xterm", "", "\033[1mtext\033[0m\n"),
+        ("xterm", "1", "text\n"),
+        ("dumb", None, "text\n"),
+        (None, None, "text\n"),
     ],
 )
 def test_prints_in_bold_only_on_a_terminal_and_without_no_color(
-    is_terminal: bool, no_color: str | None, printed: str, monkeypatch: pytest.MonkeyPatch
+    terminal: str | None, no_color: str | None, printed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = io.StringIO()
-    monkeypatch.setattr(output, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(output, "isatty", lambda: terminal is not None)
+    monkeypatch.setenv("TERM", terminal or "xterm")
     monkeypatch.setattr(sys, "stdout", output)
     monkeypatch.delenv("NO_COLOR", raising=False)
     if no_color is not None:

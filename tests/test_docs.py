@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from checkpoints import app, auth, parsing, reads, reclaim, reclaim_audit, schemas, store
-from emulators.cloud import ROOT
+from emulators.aws import ROOT
 from emulators.dynamodb import read_template
 
 SOURCES = sorted((ROOT / "src" / "checkpoints").glob("*.py"))

@@ -4,11 +4,12 @@ import io
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,18 +25,19 @@ from scripts import prune
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "prune.py"
+README = (ROOT / "README.md").read_text()
 URL = "https://api.example.com/Prod"
 NUMBERS = dict.fromkeys(range(10))
 
-type Answer = Callable[["FakeApi", httpx2.Request], httpx2.Response]
+type Respond = Callable[["FakeApi", httpx2.Request], httpx2.Response]
 
 
 class FakeApi:
-    """One model. Each method answers with what is in `answers` first."""
+    """One model. For each method, `responses` come first."""
 
     def __init__(self, checkpoints: dict[int, Any]) -> None:
         self.checkpoints = {step: metrics or {} for step, metrics in checkpoints.items()}
-        self.answers: dict[str, list[Answer]] = defaultdict(list)
+        self.responses: dict[str, list[Respond]] = defaultdict(list)
         self.paths: list[str] = []
         self.sent: list[list[int]] = []
 
@@ -44,8 +46,8 @@ class FakeApi:
         self.paths.append(request.url.raw_path.decode())
         if request.method == "DELETE":
             self.sent.append(json.loads(request.content)["steps"])
-        answers = self.answers[request.method]
-        return (answers.pop(0) if answers else FakeApi.serve)(self, request)
+        responses = self.responses[request.method]
+        return (responses.pop(0) if responses else FakeApi.serve)(self, request)
 
     def serve(self, request: httpx2.Request) -> httpx2.Response:
         """Handle the request."""
@@ -89,7 +91,7 @@ class FakeApi:
         return httpx2.Response(503, json=body, headers={"Retry-After": "2"})
 
 
-def answer(status: int, body: Any = None, **headers: str) -> Answer:
+def respond(status: int, body: Any = None, **headers: str) -> Respond:
     content = body if isinstance(body, str) else json.dumps(body)
     return lambda *_: httpx2.Response(status, content=content, headers=headers)
 
@@ -163,7 +165,7 @@ Checkpoints of resnet-50: 10. To keep: 3.
    900   last                 0.111111   0.001
   1000   last, min val/loss        0.1   0.001
 
-To delete: 7, from step 100 to step 800.
+To delete: 7, at steps 100, 300, 400, 500, 600, 700, 800.
 Deleted: 7. Kept: 3.
 """ == re.sub(" +$", "", result.stdout, flags=re.MULTILINE)
     assert (
@@ -172,24 +174,113 @@ Deleted: 7. Kept: 3.
     ) == result.stderr
 
 
-def test_fits_into_80_columns() -> None:
-    metrics = {f"a-long-name-{i}/without-any-blank": 1 / 3 for i in range(9)}
-
-    result = run(FakeApi({-HUGE: metrics, HUGE: metrics}), MODEL, "--keep-last=2")
-
-    assert "0.333333" in result.stdout
-    assert "…" not in result.stdout
-    assert 80 >= max(map(len, result.stdout.splitlines()))
+REALISTIC = ["eval/accuracy", "eval/f1_macro", "train/loss_smoothed", "lr", "loss", "tokens"]
+LONG = [f"validation-{i}/retrieval/mean_reciprocal_rank" for i in range(6)]
 
 
-def test_shows_the_metric_of_each_rule_and_each_reason_once() -> None:
+@pytest.mark.parametrize("first_step", [1, 4_200_000, 10**38 - 9], ids=["small", "usual", "huge"])
+@pytest.mark.parametrize(
+    "names", [[*"abcdef"], REALISTIC, LONG], ids=["short names", "realistic names", "long names"]
+)
+def test_fits_into_80_columns_without_breaking_numbers_or_reasons(
+    names: list[str], first_step: int
+) -> None:
+    steps = [sign * (first_step + i) for sign in (-1, 1) for i in range(3)]
+    metrics = dict.fromkeys(names, -1.23456e100)
+    rules = [f"--keep-best={name}:min=9" for name in names]
+
+    result = run(FakeApi(dict.fromkeys(steps, metrics)), MODEL, *rules, "--keep-last=9")
+
+    lines = result.stdout.splitlines()
+    assert 0 == result.code
+    assert 80 >= max(map(len, lines))
+    assert sorted(steps) == [int(match[0]) for x in lines if (match := re.match(r" +-?\d+\b", x))]
+    reasons = [reason for line in lines for reason in re.findall(r"\bmin [^ ,]+", line)]
+    assert len(steps) * len({prune.shorten(name) for name in names}) == len(reasons)
+    assert ["-1.23456e+100"] * result.stdout.count("e+100") == re.findall(
+        r"\S*e\+100", result.stdout
+    )
+    assert re.findall(r"^Metrics not shown: [3-6]\.$", result.stdout, re.MULTILINE)
+
+
+def test_shows_three_metrics_those_of_the_rules_first_and_each_reason_once() -> None:
     api = FakeApi({1: {"a": 0, **dict.fromkeys("bcdefg", 1)}})
-    rules = [f"--keep-best={name}" for name in "gfedcc"]
 
-    table = run(api, MODEL, *rules, "--keep-best=c:min").stdout.splitlines()[2:5]
+    three = run(api, MODEL, "--keep-best=g", "--keep-best=c", "--keep-best=c", "--keep-best=c:min")
+    lines = three.stdout.splitlines()
 
-    assert ["Step", "Kept", "by", "g", "f", "e", "d", "c"] == table[0].split()
-    assert "1 max g, max f, max e, max d, max c, min c 1 1 1 1 1" == " ".join(table[2].split())
+    assert ["Step", "Kept", "by", "g", "c", "a"] == lines[2].split()
+    assert "1 max g, max c, min c 1 1 0" == " ".join(lines[4].split())
+    assert "Metrics not shown: 4." == lines[6]
+
+
+def test_keeps_the_end_of_a_long_name() -> None:
+    api = FakeApi({1: {"eval/retrieval/mean_reciprocal": 1, "exactly 16 chars": 1, "a\x1b": 1}})
+
+    result = run(api, MODEL, "--keep-best=eval/retrieval/mean_reciprocal")
+
+    heading, _, row = result.stdout.splitlines()[2:5]
+    assert ["Step", "Kept by", "…mean_reciprocal", r"'a\x1b'", "exactly 16 chars"] == re.split(
+        " {2,}", heading.strip()
+    )
+    assert "max …mean_reciprocal" in row
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        ([5], "To delete: 1, at step 5."),
+        ([-5, 5], "To delete: 2, at steps -5, 5."),
+        (range(1, 9), "To delete: 8, at steps 1, 2, 3, 4, 5, 6, 7, 8."),
+        (range(1, 10), "To delete: 9, the first at step 1, the last at step 9."),
+        (range(1, 4_994), "To delete: 4,993, the first at step 1, the last at step 4993."),
+    ],
+)
+def test_tells_which_steps_it_will_delete(steps: Iterable[int], told: str) -> None:
+    result = run(FakeApi(dict.fromkeys([*steps, 10_000])), MODEL, "--keep-last=1", "--dry-run")
+
+    assert told == result.stdout.splitlines()[-1]
+
+
+def test_prints_the_example_of_the_readme() -> None:
+    api = FakeApi({step: {"loss": round(100 / step, 2)} for step in range(300, 1_001, 100)})
+    rules = ["--keep-last", "2", "--keep-best", "loss:min=3", "--keep-every", "500"]
+
+    result = run(api, MODEL, *rules, "--yes")
+
+    shown = re.findall(r"^\$ uv run scripts/prune\.py .*\n([^$]*?)^To delete", README, re.MULTILINE)
+    lines = [line.rstrip() for line in result.stdout.splitlines()]
+    assert shown[0].splitlines() == lines[:-2]
+    assert ["To delete: 4, at steps 300, 400, 600, 700.", "Deleted: 4. Kept: 4."] == lines[-2:]
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_breaks_messages_between_words_but_only_on_a_terminal(
+    is_terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(prune.ERRORS, "_force_terminal", is_terminal)
+    message = "This message is not short. " * 10
+
+    prune.warn(message)
+
+    printed = capsys.readouterr().err
+    assert message.split() == printed.split()
+    assert (4 if is_terminal else 1) == len(printed.splitlines())
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_prints_in_bold_only_without_no_color(
+    no_color: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # so that rich prints as on a terminal
+    monkeypatch.setenv("NO_COLOR", no_color)
+    script = runpy.run_path(str(SCRIPT))
+
+    script["show_kept"]({1: {"loss": 1}}, {1: ["last"]}, [])
+
+    assert ("\x1b[1m" in capsys.readouterr().out) == (no_color == "")
 
 
 def test_deletes_nothing_if_nobody_reads_the_plan() -> None:
@@ -290,7 +381,7 @@ def test_never_sends_a_step_that_was_saved_while_it_runs() -> None:
     assert 0 == result.code
     sent = {step for steps in api.sent for step in steps}
     assert all(step % 100 and step not in api.checkpoints for step in sent)
-    assert "Saved while this ran, and kept: " in result.stdout
+    assert "Saved at new steps meanwhile, and kept: " in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -307,7 +398,8 @@ def test_refuses_a_rule_that_keeps_nothing(rule: str, note: str) -> None:
     result = run(api, MODEL, "--keep-last=1", *rule.split(), "--yes")
 
     assert (1, "", 1) == (result.code, result.stdout, len(api.paths))
-    assert f"prune.py: {rule} keeps nothing.{note}\n" == result.stderr
+    message = f"prune.py: {rule} keeps nothing.{note} Change or remove this rule.\n"
+    assert message == result.stderr
 
 
 @pytest.mark.parametrize(
@@ -399,7 +491,7 @@ def test_shows_the_plan_and_deletes_only_after_a_yes(
     result = run(api, MODEL, "--keep-last=1", *options, typed=typed)
 
     assert (code, left) == (result.code, len(api.checkpoints))
-    assert "To delete: 9, from step 0 to step 8.\n" in result.stdout
+    assert "To delete: 9, the first at step 0, the last at step 8.\n" in result.stdout
     assert ("[y/N]" in result.stdout) == (typed is not None and not options)
     assert ("othing was deleted" in result.stderr or "--yes" in result.stderr) == bool(code)
 
@@ -415,24 +507,29 @@ NONSENSE += [
 @pytest.mark.parametrize(
     ("refusal", "message"),
     [
-        (answer(401, {"detail": "Invalid token"}), "401 Invalid token. Set CHECKPOINTS_TOKEN to"),
-        (answer(403, {"detail": "No."}), "403 No. The token needs the scopes checkpoints:read and"),
-        (answer(403, {"message": TOKEN}), "403 Forbidden. Set CHECKPOINTS_API_URL to"),
-        (answer(404, "<html>"), "404 Not Found. Set CHECKPOINTS_API_URL to"),
-        (answer(422, {"detail": [{"msg": "a\x1b[2J"}]}), "422 [{'msg': 'a\\x1b[2J'}]."),
-        (answer(400, {"detail": f"\x1b {TOKEN}"}), r"400 \x1b [token]. Set CHECKPOINTS_API_URL"),
-        (answer(400, {"detail": "x" * 9_999}), "400 xxx"),
-        (answer(302, "", Location="https://elsewhere.example.com"), "302 Found. Set CHECKPOINTS_"),
+        (respond(401, {"detail": "Invalid token"}), "401 Invalid token. Set CHECKPOINTS_TOKEN to"),
+        (
+            respond(403, {"detail": "No."}),
+            "403 No. The token needs the scopes checkpoints:read and",
+        ),
+        (respond(403, {"message": TOKEN}), "403 Forbidden. Set CHECKPOINTS_API_URL to"),
+        (respond(404, "<html>"), "404 Not Found. Set CHECKPOINTS_API_URL to"),
+        (respond(422, {"detail": [{"msg": "a\x1b[2J"}]}), "422 [{'msg': 'a\\x1b[2J'}]."),
+        (respond(400, {"detail": f"\x1b {TOKEN}"}), r"400 \x1b [token]. Set CHECKPOINTS_API_URL"),
+        (respond(400, {"detail": "x" * 9_999}), "400 xxx"),
+        (respond(302, "", Location="https://elsewhere.example.com"), "302 Found. Set CHECKPOINTS_"),
         *(
-            (answer(200, body), "This is not a response of the checkpoints API. Set")
+            (respond(200, body), "This is not a response of the checkpoints API. Set")
             for body in NONSENSE
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_stops_at_a_refusal_and_says_what_to_do(method: str, refusal: Answer, message: str) -> None:
+def test_stops_at_a_refusal_and_says_what_to_do(
+    method: str, refusal: Respond, message: str
+) -> None:
     api = FakeApi(NUMBERS)
-    api.answers[method] = [refusal]
+    api.responses[method] = [refusal]
 
     result = run(api, MODEL, "--keep-last=1", "--yes")
 
@@ -445,7 +542,7 @@ def test_stops_at_a_refusal_and_says_what_to_do(method: str, refusal: Answer, me
 def test_stops_at_a_list_that_does_not_end() -> None:
     page = {"data": [{"step": 1, "metrics": {}}], "has_more": True, "last_id": "c1"}
     api = FakeApi(NUMBERS)
-    api.answers["GET"] = [answer(200, page)] * 50
+    api.responses["GET"] = [respond(200, page)] * 50
 
     assert 1 == run(api, MODEL, "--keep-last=1", "--yes").code
     assert 2 == len(api.paths)
@@ -453,14 +550,14 @@ def test_stops_at_a_list_that_does_not_end() -> None:
 
 REFUSED = mock.Mock(side_effect=httpx2.ConnectError("Connection refused"))
 INTERRUPTED = mock.Mock(side_effect=KeyboardInterrupt)
-BUSY = answer(429, {"detail": "Busy"}, **{"Retry-After": "0.5"})
-DOWN = answer(503, {"detail": "Down", "deleted_count": 0, "unconfirmed_count": 0})
-LATE = [answer(504, "", **{"Retry-After": text}) for text in ["9999", "Fri, 1", "nan"]]
+BUSY = respond(429, {"detail": "Busy"}, **{"Retry-After": "0.5"})
+DOWN = respond(503, {"detail": "Down", "deleted_count": 0, "unconfirmed_count": 0})
+LATE = [respond(504, "", **{"Retry-After": text}) for text in ["9999", "Fri, 1", "nan"]]
 LOST = "Already deleted, or deleted by a request without a response"
 
 
 @pytest.mark.parametrize(
-    ("answers", "waits", "outcome"),
+    ("responses", "waits", "outcome"),
     [
         ([FakeApi.overtake], [], "Deleted: 6. Kept: 1.\nAlready deleted: 2.\n"),
         ([BUSY, DOWN, REFUSED], [0.5, 4, 8], "Deleted: 8. Kept: 2.\n"),
@@ -471,39 +568,41 @@ LOST = "Already deleted, or deleted by a request without a response"
     ],
 )
 def test_waits_and_goes_on_and_counts_truthfully(
-    answers: list[Answer], waits: list[float], outcome: str
+    responses: list[Respond], waits: list[float], outcome: str
 ) -> None:
     api = FakeApi(NUMBERS)
-    api.answers["GET"] = [LATE[0]]
-    api.answers["DELETE"] = [*answers]
+    api.responses["GET"] = [LATE[0]]
+    api.responses["DELETE"] = [*responses]
 
     result = run(api, MODEL, "--keep-last=2", "--yes")
 
     assert (0, [60, *waits]) == (result.code, result.waits)
-    assert result.stdout.endswith(f"step 7.\n{outcome}")
+    assert result.stdout.endswith(f"at steps 0, 1, 2, 3, 4, 5, 6, 7.\n{outcome}")
     assert all(list(range(8)) == steps for steps in api.sent)
 
 
-def test_gives_up_only_after_many_tries_without_progress() -> None:
+def test_gives_up_only_after_many_attempts_without_progress() -> None:
     api = FakeApi(dict.fromkeys(range(100)))
-    api.answers["DELETE"] = [FakeApi.delete_some] * 9 + [answer(500, {"detail": "Oops"})] * 5
+    api.responses["DELETE"] = [FakeApi.delete_some] * 9 + [respond(500, {"detail": "Oops"})] * 5
 
     result = run(api, MODEL, "--keep-last=1", "--yes")
 
     assert (1, 73, 14) == (result.code, len(api.checkpoints), len(api.sent))
     assert result.stderr.endswith(
-        "prune.py: Gave up after 6 tries. 500 Oops. Deleted: 27 of 99, and perhaps some more.\n"
+        "prune.py: Gave up after 6 attempts. 500 Oops. Deleted: 27 of 99, and perhaps some more.\n"
     )
 
 
 def test_fails_if_a_part_of_the_plan_is_not_deleted() -> None:
     api = FakeApi(NUMBERS)
-    api.answers["DELETE"] = [FakeApi.save_anew]
+    api.responses["DELETE"] = [FakeApi.save_anew]
 
     result = run(api, MODEL, "--keep-last=1", "--yes")
 
     assert (1, {4, 9}) == (result.code, set(api.checkpoints))
-    assert "prune.py: Not deleted, or saved again: 1, the first at step 4.\n" == result.stderr
+    assert (
+        "prune.py: Not deleted, or saved again: 1, the first at step 4. Run the command again.\n"
+    ) == result.stderr
 
 
 @pytest.mark.parametrize(
@@ -512,7 +611,7 @@ def test_fails_if_a_part_of_the_plan_is_not_deleted() -> None:
 )
 def test_says_how_far_it_got_when_interrupted(method: str, progress: str) -> None:
     api = FakeApi(dict.fromkeys(range(1_500)))
-    api.answers[method] = [FakeApi.serve, INTERRUPTED]
+    api.responses[method] = [FakeApi.serve, INTERRUPTED]
 
     result = run(api, MODEL, "--keep-last=1", "--yes")
 

@@ -33,8 +33,8 @@ SEARCHING = f"Searching {LOG_GROUP}\n"
 NOTHING = Result(0, "There is nothing to do.\n", "")
 
 type Event = dict[str, Any]
-type Answer = tuple[int, Event]  # the status, and what boto3 returns
-type Fault = Callable[[Event], Answer]
+type Response = tuple[int, Event]  # the status, and what boto3 returns
+type Fault = Callable[[Event], Response]
 
 
 def handle(event: Event, milliseconds: int = 300_000) -> tuple[Event, list[str]]:
@@ -44,12 +44,12 @@ def handle(event: Event, milliseconds: int = 300_000) -> tuple[Event, list[str]]
         redirect_stdout(io.StringIO()),  # the metrics
         mock.patch.object(audit.logger.registered_handler, "stream", log),
     ):
-        answer = function.lambda_handler(event, lambda_context(milliseconds))
-    return answer, log.getvalue().splitlines()
+        response = function.lambda_handler(event, lambda_context(milliseconds))
+    return response, log.getvalue().splitlines()
 
 
 class Function:
-    """Answers invocations by the function itself, or otherwise on command."""
+    """Responds to invocations with the function itself, or as the next fault says."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -61,7 +61,7 @@ class Function:
         self.events.clear()
         self.faults.clear()
 
-    def answer(self, params: Event, **_: object) -> tuple[object, Event]:
+    def respond(self, params: Event, **_: object) -> tuple[object, Event]:
         """Take the place of the call to Lambda."""
         assert params["url_path"].endswith("/functions/ReclaimFunction/invocations")
         assert params["query_string"] == {"Qualifier": "live"}
@@ -69,8 +69,8 @@ class Function:
             event = json.loads(params["body"])
             self.events.append(event)
             fault = self.faults.popleft() if self.faults else with_time(300_000)
-            status, answer = fault(event)
-        return SimpleNamespace(status_code=status), answer
+            status, response = fault(event)
+        return SimpleNamespace(status_code=status), response
 
     @property
     def sizes(self) -> list[int]:
@@ -81,15 +81,15 @@ class Function:
 def with_time(milliseconds: int) -> Fault:
     """Run the function with this much time left."""
 
-    def work(event: Event) -> Answer:
-        answer, lines = handle(event, milliseconds)
+    def work(event: Event) -> Response:
+        response, lines = handle(event, milliseconds)
         log(lines)
-        return 200, {"StatusCode": 200, "Payload": io.BytesIO(json.dumps(answer).encode())}
+        return 200, {"StatusCode": 200, "Payload": io.BytesIO(json.dumps(response).encode())}
 
     return work
 
 
-def crash(_event: Event) -> Answer:
+def crash(_event: Event) -> Response:
     payload = b'{"errorType": "Sandbox.Timedout", "errorMessage": "Task timed out after 300 s"}'
     return 200, {"FunctionError": "Unhandled", "Payload": io.BytesIO(payload)}
 
@@ -98,13 +98,13 @@ def reject(status: int, code: str) -> Fault:
     return lambda _event: (status, {"Error": {"Code": code, "Message": "on command"}})
 
 
-def interrupt(event: Event) -> Answer:
+def interrupt(event: Event) -> Response:
     """Press Ctrl-C while the function works."""
     os.kill(os.getpid(), signal.SIGINT)
     return with_time(300_000)(event)
 
 
-def work_slowly(event: Event) -> Answer:
+def work_slowly(event: Event) -> Response:
     """Give the command time to notice an interruption before all records are done."""
     time.sleep(0.1)
     return with_time(300_000)(event)
@@ -115,7 +115,7 @@ def _deployed(endpoint: Endpoint) -> Iterator[Function]:
     """Connect the function to the table and the buckets, and have boto3 invoke it."""
     deployed = Function()
     session = boto3.Session()
-    session.events.register("before-call.lambda.Invoke", cast("Any", deployed.answer))
+    session.events.register("before-call.lambda.Invoke", cast("Any", deployed.respond))
     environment = {"AWS_ENDPOINT_URL_DYNAMODB": endpoint.url, "ARTIFACTS_BUCKET": ARTIFACTS}
     with (
         mock.patch.dict(os.environ, environment),
@@ -322,8 +322,9 @@ def test_sends_a_few_records_at_a_time_and_shows_its_progress(
     put_artifacts(*(f"{step}/a" for step in range(60)))
     put_batch("b.json", *map(deleted, range(60)))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
 
-    progress = "\rReading 100%\n\r33%\r67%\r100%\n"
+    progress = "\rReading 100%\r\033[K\rReclaiming 33%\rReclaiming 67%\rReclaiming 100%\r\033[K"
     assert Result(0, "Freed: 60 (60 objects, 90.0 KB)\n", progress) == run("--batches")
     assert [10, 25, 25] == sorted(deployed.sizes)
     assert ([], []) == (stored(ARTIFACTS), stored(BATCHES))
@@ -359,14 +360,14 @@ def test_adds_up_the_counts_of_all_attempts(run: Run, deployed: Function) -> Non
     put_artifacts("1/a", "1/b", "2/a")
     key = put_batch("b.json", deleted(1), deleted(2))
 
-    def delete_a_part(event: Event) -> Answer:
+    def delete_a_part(event: Event) -> Response:
         """Finish, but respond as if S3 had throttled."""
-        answer = handle(event)[0]
-        for each in answer["outcomes"]:
+        response = handle(event)[0]
+        for each in response["outcomes"]:
             each |= {"outcome": "retry", "exception": "Traceback:\n...\nSlowDown: 1"}
         failures = [{"itemIdentifier": n["dynamodb"]["SequenceNumber"]} for n in event["Records"]]
-        answer["batchItemFailures"] = failures
-        return 200, {"Payload": io.BytesIO(json.dumps(answer).encode())}
+        response["batchItemFailures"] = failures
+        return 200, {"Payload": io.BytesIO(json.dumps(response).encode())}
 
     deployed.faults.extend([delete_a_part, delete_a_part, with_time(0)])
 
@@ -395,7 +396,7 @@ def test_tells_why_artifacts_cannot_be_deleted(run: Run) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (crash, "ReclaimFunction failed. Task timed out after 300 s"),
+        (crash, "ReclaimFunction failed. Read its log. Task timed out after 300 s"),
         (
             reject(403, "AccessDeniedException"),
             "The AWS credentials lack a permission. on command",
@@ -431,7 +432,7 @@ def test_says_how_far_it_got_when_it_is_interrupted(run: Run, deployed: Function
     result = run("--batches")
 
     assert 130 == result.returncode
-    assert "It is safe to run this again.\n\nStopped.\n" == result.stderr
+    assert "It is safe to run the command again.\n\nStopped.\n" == result.stderr
     left = len(stored(BATCHES))
     assert len(stored(ARTIFACTS)) == left > 0
     assert result.stdout.startswith(f"Freed: {40 - left} (")
@@ -452,7 +453,10 @@ def test_leaves_what_is_not_a_batch(run: Run, content: str) -> None:
     key = FOLDER + "b.json"
     s3().put_object(Bucket=BATCHES, Key=key, Body=content.encode())
 
-    message = f"s3://{BATCHES}/{key} is not a batch of deleted records.\n"
+    message = (
+        f"s3://{BATCHES}/{key} is not a batch of deleted records. It is skipped. "
+        "Delete it if you do not need it.\n"
+    )
     assert Result(1, "Freed: 1 (1 object, 1.5 KB)\n", message) == run("--batches")
     assert ([], [key]) == (stored(ARTIFACTS), stored(BATCHES))
 

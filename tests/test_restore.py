@@ -1,4 +1,4 @@
-"""The restore command puts checkpoints back, by the log or by a list of steps."""
+"""The restore command restores checkpoints, by the log or by a list of steps."""
 
 import io
 import json
@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -18,7 +19,7 @@ from unittest import mock
 import boto3
 import pytest
 
-import scripts.artifacts
+import scripts.artifact_recovery
 from checkpoints import audit
 from commands import LOG_GROUP, STACK, Result, Run, run_command
 from emulators.dynamodb import put_checkpoints, stored_checkpoints
@@ -28,11 +29,11 @@ from faulty_dynamodb import Apply, Endpoint, Fault, Reply, lose_answer, pass_on,
 from scripts import restore
 
 RESTORED = "restored-checkpoints"
-HEADLINE = f"Model '{MODEL}', from {RESTORED} to CheckpointsTable:\n"
+HEADLINE = f"Model: '{MODEL}'\nFrom: {RESTORED}\nTo: CheckpointsTable\n"
 SEARCHING = f"Searching {LOG_GROUP}\n"
-SAVED_SINCE = "Saved again since, and not changed"
-REMINDER = "Their artifacts may have been deleted. To bring them back too, add --artifacts.\n"
-NOTHING = "The request deleted nothing, so there is nothing to put back.\n"
+SAVED_AGAIN = "Saved again after the deletion, and left as it is"
+REMINDER = "Their artifacts may have been deleted. To restore them too, add --artifacts.\n"
+NOTHING = "The request deleted nothing, so there is nothing to restore.\n"
 
 type Records = dict[tuple[str, str], dict[str, Any]]
 type Delete = Callable[..., str]
@@ -114,22 +115,22 @@ def process_half(request: dict[str, Any], apply: Apply) -> Reply:
     """Leave every second key unprocessed, as DynamoDB does when it is throttled."""
     ((table, asked),) = request["RequestItems"].items()
     left = asked["Keys"][::2]
-    answer = json.loads(apply().body)
-    answer["Responses"][table] = [
+    response = json.loads(apply().body)
+    response["Responses"][table] = [
         item
-        for item in answer["Responses"][table]
+        for item in response["Responses"][table]
         if {"model_id": item["model_id"], "step": item["step"]} not in left
     ]
-    answer["UnprocessedKeys"] = {table: asked | {"Keys": left}}
-    return Reply(200, json.dumps(answer).encode())
+    response["UnprocessedKeys"] = {table: asked | {"Keys": left}}
+    return Reply(200, json.dumps(response).encode())
 
 
-def restored_to(moment: int) -> Fault:
-    """Describe a table as restored to this moment."""
+def restored_to(seconds: int) -> Fault:
+    """Describe a table as restored to this time."""
 
     def fault(_request: dict[str, Any], apply: Apply) -> Reply:
         description = json.loads(apply().body)
-        summary = {"RestoreDateTime": moment, "RestoreInProgress": False}
+        summary = {"RestoreDateTime": seconds, "RestoreInProgress": False}
         description["Table"]["RestoreSummary"] = summary
         return Reply(200, json.dumps(description).encode())
 
@@ -137,12 +138,12 @@ def restored_to(moment: int) -> Fault:
 
 
 def interrupt(_request: dict[str, Any], apply: Apply) -> Reply:
-    """Press Ctrl-C while a request is under way."""
+    """Press Ctrl-C during a request."""
     os.kill(os.getpid(), signal.SIGINT)
     return apply()
 
 
-def test_puts_back_whole_what_a_request_deleted(run: Run, delete: Delete) -> None:
+def test_restores_whole_records_that_a_request_deleted(run: Run, delete: Delete) -> None:
     everything: Any = {
         "artifact_uri": {"S": "s3://models/été/模型"},
         "loss": {"N": "0.12345678901234567890123456789012345678"},
@@ -158,20 +159,20 @@ def test_puts_back_whole_what_a_request_deleted(run: Run, delete: Delete) -> Non
     request = delete([*range(1, 50), 999])
     assert {MODEL: set(range(50, 60))} == stored_checkpoints()
 
-    told = f"{HEADLINE}  Put back: 49 (1-49)\n{REMINDER}"
+    told = f"{HEADLINE}  Restored: 49 (1-49)\n{REMINDER}"
     assert Result(0, told, SEARCHING) == run("--request", request)
     assert before == all_records()
     told = f"{HEADLINE}  Already there: 49 (1-49)\n"
     assert Result(0, told, SEARCHING) == run("--request", request)
 
 
-def test_puts_back_the_steps_of_a_list(run: Run) -> None:
+def test_restores_the_steps_of_a_list(run: Run) -> None:
     most, big = 10**38 - 1, 10**40
     put_restored([-7, -6, -5, 0, 1, most, big])
 
     result = run("--model", MODEL, f"--steps=-7--5, 0,{most},{big}")
 
-    assert Result(0, f"{HEADLINE}  Put back: 6 (-7--5,0,{most},{big})\n", "") == result
+    assert Result(0, f"{HEADLINE}  Restored: 6 (-7--5,0,{most},{big})\n", "") == result
     assert {MODEL: {-7, -6, -5, 0, most, big}} == stored_checkpoints()
 
 
@@ -181,12 +182,12 @@ def test_changes_nothing_when_it_is_run_again(run: Run, delete: Delete) -> None:
     request = delete([0, 1, 2])
     put_checkpoints(MODEL, [1], entity=ENTITY, notes={"S": "saved anew"})
 
-    told = f"{HEADLINE}  Put back: 2 (0,2)\n  {SAVED_SINCE}: 1 (1)\n"
+    told = f"{HEADLINE}  Restored: 2 (0,2)\n  {SAVED_AGAIN}: 1 (1)\n"
     assert Result(0, told, SEARCHING) == run("--request", request)
     after = all_records()
     assert {"S": "saved anew"} == after[(MODEL, "1")]["notes"]
 
-    told = f"{HEADLINE}  Already there: 2 (0,2)\n  {SAVED_SINCE}: 1 (1)\n"
+    told = f"{HEADLINE}  Already there: 2 (0,2)\n  {SAVED_AGAIN}: 1 (1)\n"
     assert Result(0, told, SEARCHING) == run("--request", request)
     assert after == all_records()
 
@@ -208,7 +209,7 @@ def test_leaves_what_is_saved_while_it_runs(run: Run, endpoint: Endpoint) -> Non
 
     endpoint.fail("PutItem", save_first)
 
-    told = f"{HEADLINE}  {SAVED_SINCE}: 1 (1)\n"
+    told = f"{HEADLINE}  {SAVED_AGAIN}: 1 (1)\n"
     assert Result(0, told, "") == run("--model", MODEL, "--steps", "1")
     assert {"S": "saved anew"} == all_records()[(MODEL, "1")]["notes"]
 
@@ -218,28 +219,28 @@ def test_tells_what_the_restored_table_does_not_have(run: Run) -> None:
     put_checkpoints(MODEL, [3], entity=ENTITY)
 
     told = (
-        f"{HEADLINE}  Put back: 2 (1-2)\n  {SAVED_SINCE}: 1 (3)\n"
+        f"{HEADLINE}  Restored: 2 (1-2)\n  {SAVED_AGAIN}: 1 (3)\n"
         "  Not in the restored table: 3 (4-5,7)\n"
     )
     assert Result(1, told, "") == run("--model", MODEL, "--steps", "1-5,7")
     assert {MODEL: {1, 2, 3}} == stored_checkpoints()
 
 
-def test_does_not_put_back_the_checkpoint_of_another_entity(run: Run, delete: Delete) -> None:
+def test_does_not_restore_the_checkpoint_of_another_entity(run: Run, delete: Delete) -> None:
     put_restored([1], entity="speech-team")
     put_restored([2])
     put_checkpoints(MODEL, [1, 2], entity=ENTITY)
     request = delete([1, 2])
 
     told = (
-        f"{HEADLINE}  Put back: 1 (2)\n"
-        "  Owned by another entity in the restored table, so not put back: 1 (1)\n"
+        f"{HEADLINE}  Restored: 1 (2)\n"
+        "  Owned by another entity in the restored table, so not restored: 1 (1)\n"
     )
     assert Result(1, told, SEARCHING) == run("--request", request)
     assert {MODEL: {2}} == stored_checkpoints()
 
 
-def test_puts_back_what_may_have_been_deleted(run: Run, delete: Delete, endpoint: Endpoint) -> None:
+def test_restores_what_may_have_been_deleted(run: Run, delete: Delete, endpoint: Endpoint) -> None:
     put_checkpoints(MODEL, range(110), entity=ENTITY)
     put_restored(range(110))
     before = all_records()
@@ -249,7 +250,7 @@ def test_puts_back_what_may_have_been_deleted(run: Run, delete: Delete, endpoint
     endpoint.heal()
     assert {} == stored_checkpoints()
 
-    told = f"{HEADLINE}  Put back: 110 (0-109)\n"
+    told = f"{HEADLINE}  Restored: 110 (0-109)\n"
     assert Result(0, told, SEARCHING) == run("--request", request)
     assert before == all_records()
 
@@ -283,7 +284,7 @@ def test_finds_no_steps_on_the_line_of_another_request(run: Run, delete: Delete)
     delete([2], requestContext={"requestId": request, "stage": "prod", "path": "/"})
     assert 2 == len(logged(request))
 
-    told = f"{HEADLINE}  Put back: 1 (1)\n"
+    told = f"{HEADLINE}  Restored: 1 (1)\n"
     assert Result(0, told, SEARCHING) == run("--request", request)
 
 
@@ -293,7 +294,7 @@ def test_counts_a_duplicate_log_line_once(run: Run, delete: Delete) -> None:
     request = delete([1, 2])
     log(*logged(request))
 
-    told = f"{HEADLINE}  Put back: 2 (1-2)\n"
+    told = f"{HEADLINE}  Restored: 2 (1-2)\n"
     assert Result(0, told, SEARCHING) == run("--request", request)
 
 
@@ -304,10 +305,10 @@ def test_a_dry_run_only_reports(run: Run, delete: Delete, endpoint: Endpoint) ->
     before = all_records()
     endpoint.heal()
 
-    told = f"{HEADLINE}  Would be put back: 2 (1-2)\n"
+    told = f"{HEADLINE}  Would be restored: 2 (1-2)\n"
     assert Result(0, told, SEARCHING) == run("--request", request, "--dry-run")
     told = (
-        f"{HEADLINE}  Would be put back: 1 (2)\n  Already there: 1 (3)\n"
+        f"{HEADLINE}  Would be restored: 1 (2)\n  Already there: 1 (3)\n"
         "  Not in the restored table: 1 (4)\n"
     )
     assert Result(1, told, "") == run("--model", MODEL, "--steps", "2-4", "--dry-run")
@@ -347,7 +348,7 @@ def test_says_that_the_log_has_no_line_of_the_request(run: Run) -> None:
     assert message in result.stderr
 
 
-def test_searches_the_log_from_the_moment_that_the_table_was_restored_to(
+def test_searches_the_log_from_the_time_that_the_table_was_restored_to(
     run: Run, delete: Delete, endpoint: Endpoint
 ) -> None:
     put_checkpoints(MODEL, [1], entity=ENTITY)
@@ -362,13 +363,13 @@ def test_searches_the_log_from_the_moment_that_the_table_was_restored_to(
     earlier = run("--request", request)
 
     assert (1, "") == (later.returncode, later.stdout)
-    moment = datetime.fromtimestamp(now + 60, UTC)
-    assert f" since {moment:%Y-%m-%d %H:%M} UTC. " in later.stderr
-    assert Result(0, f"{HEADLINE}  Put back: 1 (1)\n", SEARCHING) == earlier
+    since = datetime.fromtimestamp(now + 60, UTC)
+    assert f" since {since:%Y-%m-%d %H:%M} UTC. " in later.stderr
+    assert Result(0, f"{HEADLINE}  Restored: 1 (1)\n", SEARCHING) == earlier
 
 
 @pytest.mark.parametrize(("lost", "left"), [(0, 4), (1, 2)], ids=["outcome", "rest of the steps"])
-def test_puts_back_what_the_log_has_and_says_if_it_is_incomplete(
+def test_restores_what_the_log_has_and_says_if_it_is_incomplete(
     run: Run, delete: Delete, lost: int, left: int
 ) -> None:
     put_checkpoints(MODEL, [2, 4], entity=ENTITY)
@@ -381,7 +382,7 @@ def test_puts_back_what_the_log_has_and_says_if_it_is_incomplete(
 
     result = run("--request", request)
 
-    assert (1, f"{HEADLINE}  Put back: 1 ({left})\n") == (result.returncode, result.stdout)
+    assert (1, f"{HEADLINE}  Restored: 1 ({left})\n") == (result.returncode, result.stdout)
     assert "The log does not have the whole request yet." in result.stderr
     assert {MODEL: {left}} == stored_checkpoints()
 
@@ -394,7 +395,7 @@ def test_puts_back_what_the_log_has_and_says_if_it_is_incomplete(
         ("PutItem", lose_answer),
         ("BatchGetItem", reject(400, "ProvisionedThroughputExceededException")),
     ],
-    ids=["throttled", "error", "answer lost", "reads throttled"],
+    ids=["throttled", "error", "response lost", "reads throttled"],
 )
 def test_tries_again_what_fails_for_a_moment(
     run: Run, endpoint: Endpoint, operation: str, fault: Fault
@@ -402,7 +403,7 @@ def test_tries_again_what_fails_for_a_moment(
     put_restored(range(30))
     endpoint.fail(operation, fault, fault)
 
-    told = f"{HEADLINE}  Put back: 30 (0-29)\n"
+    told = f"{HEADLINE}  Restored: 30 (0-29)\n"
     assert Result(0, told, "") == run("--model", MODEL, "--steps", "0-29")
     assert all_records(RESTORED) == all_records()
 
@@ -412,7 +413,7 @@ def test_reads_again_what_was_left_unprocessed(run: Run, endpoint: Endpoint) -> 
     put_restored(range(10))
     endpoint.fail("BatchGetItem", process_half, process_half, pass_on, process_half, process_half)
 
-    told = f"{HEADLINE}  Put back: 8 (2-9)\n  Already there: 2 (0-1)\n"
+    told = f"{HEADLINE}  Restored: 8 (2-9)\n  Already there: 2 (0-1)\n"
     assert Result(0, told, "") == run("--model", MODEL, "--steps", "0-9")
 
 
@@ -422,7 +423,7 @@ def test_says_how_far_it_got_when_it_fails(run: Run, endpoint: Endpoint) -> None
 
     result = run("--model", MODEL, "--steps", "0-2")
 
-    told = f"{HEADLINE}  Put back: 1 (0)\n  Not confirmed to be there: 2 (1-2)\n"
+    told = f"{HEADLINE}  Restored: 1 (0)\n  Not confirmed to be there: 2 (1-2)\n"
     assert (1, told) == (result.returncode, result.stdout)
     assert "restore.py: The AWS credentials lack a permission." in result.stderr
     assert {MODEL: {0}} == stored_checkpoints()
@@ -434,7 +435,7 @@ def test_says_how_far_it_got_when_it_is_interrupted(run: Run, endpoint: Endpoint
 
     result = run("--model", MODEL, "--steps", "0-799")
 
-    assert (130, "It is safe to run this again.\n\nStopped.\n") == (
+    assert (130, "It is safe to run the command again.\n\nStopped.\n") == (
         result.returncode,
         result.stderr,
     )
@@ -442,25 +443,36 @@ def test_says_how_far_it_got_when_it_is_interrupted(run: Run, endpoint: Endpoint
         outcome: int(count)
         for outcome, count in re.findall(r"^  (.+): (\d+) \(", result.stdout, re.MULTILINE)
     }
-    unknown = len(all_records()) - told["Put back"]
-    assert 0 <= unknown <= 25  # at most the batch of a thread that was just started
-    assert told == {"Put back": told["Put back"], restore.UNCONFIRMED: 800 - told["Put back"]}
-    assert 0 < told["Put back"] < 800
+    # The pool does not wait for a thread that was just being started.
+    for thread in threading.enumerate():
+        if thread.name.startswith("ThreadPoolExecutor"):
+            thread.join()
+    unknown = len(all_records()) - told["Restored"]
+    assert 0 <= unknown <= 25  # at most the batch of that thread
+    assert told == {"Restored": told["Restored"], restore.UNCONFIRMED: 800 - told["Restored"]}
+    assert 0 < told["Restored"] < 800
 
 
-def test_shows_its_progress_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+PROGRESS = "".join(f"\rRestoring {share}%" for share in (25, 50, 75, 100))
+
+
+@pytest.mark.parametrize(("terminal", "progress"), [("xterm", f"{PROGRESS}\r\033[K"), ("dumb", "")])
+def test_shows_its_progress_on_a_terminal_and_erases_it(
+    run: Run, terminal: str, progress: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put_restored(range(100))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", terminal)
 
     result = run("--model", MODEL, "--steps", "0-99")
 
-    assert Result(0, f"{HEADLINE}  Put back: 100 (0-99)\n", "\r25%\r50%\r75%\r100%\n") == result
+    assert Result(0, f"{HEADLINE}  Restored: 100 (0-99)\n", progress) == result
 
 
 def test_copies_the_largest_records(run: Run) -> None:
     put_restored(range(12), notes={"S": "x" * 400_000})
 
-    told = f"{HEADLINE}  Put back: 12 (0-11)\n"
+    told = f"{HEADLINE}  Restored: 12 (0-11)\n"
     assert Result(0, told, "") == run("--model", MODEL, "--steps", "0-11")
     assert all_records(RESTORED) == all_records()
 
@@ -569,8 +581,8 @@ def run_with_artifacts(run: Run, bucket: str, *arguments: str) -> Result:
     return run("--model", MODEL, "--steps", "1-3", "--artifacts", *arguments, bucket=bucket)
 
 
-def test_brings_artifacts_back(run: Run, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Artifacts come back only for records that are the same in both tables."""
+def test_restores_artifacts(run: Run, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Artifacts are restored only for records that are the same in both tables."""
     kept = "2/a+b %20/été.bin"
     uris = {1: "s3://{}/1/", 2: "s3://{}/" + kept, 3: "s3://{}/3/"}
     put_restored_with_artifacts(bucket, uris)
@@ -585,8 +597,8 @@ def test_brings_artifacts_back(run: Run, bucket: str, monkeypatch: pytest.Monkey
     monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "3")
 
     told = (
-        f"  Put back: 2 (1-2)\n  {SAVED_SINCE}: 1 (3)\nArtifacts in s3://{bucket}:\n"
-        "  Objects brought back: 3\n  Checkpoints with artifacts: 2 (1-2)\n"
+        f"  Restored: 2 (1-2)\n  {SAVED_AGAIN}: 1 (3)\nArtifacts in s3://{bucket}:\n"
+        "  Objects restored: 3\n  Checkpoints with artifacts: 2 (1-2)\n"
     )
     assert Result(0, HEADLINE + told, "") == run_with_artifacts(run, bucket)
     assert {
@@ -597,20 +609,20 @@ def test_brings_artifacts_back(run: Run, bucket: str, monkeypatch: pytest.Monkey
     } == artifacts(bucket)
 
     told = (
-        f"  Already there: 2 (1-2)\n  {SAVED_SINCE}: 1 (3)\nArtifacts in s3://{bucket}:\n"
+        f"  Already there: 2 (1-2)\n  {SAVED_AGAIN}: 1 (3)\nArtifacts in s3://{bucket}:\n"
         "  Checkpoints with artifacts: 2 (1-2)\n"
     )
     assert Result(0, HEADLINE + told, "") == run_with_artifacts(run, bucket)
 
 
-def test_a_dry_run_tells_which_artifacts_would_come_back(run: Run, bucket: str) -> None:
+def test_a_dry_run_tells_which_artifacts_would_be_restored(run: Run, bucket: str) -> None:
     put_restored_with_artifacts(bucket, {1: "s3://{}/1/", 2: "s3://{}/2", 3: "s3://{}/3"})
     put_artifacts(bucket, "1/a", "1/b", "20/a", "3")
     delete_artifacts(bucket, "1/a", "1/b")
 
     told = (
-        f"  Would be put back: 3 (1-3)\nArtifacts in s3://{bucket}:\n"
-        "  Objects that would come back: 2\n  Checkpoints with artifacts: 2 (1,3)\n"
+        f"  Would be restored: 3 (1-3)\nArtifacts in s3://{bucket}:\n"
+        "  Objects that would be restored: 2\n  Checkpoints with artifacts: 2 (1,3)\n"
         "  Checkpoints without any artifact: 1 (2)\n"
     )
     assert Result(1, HEADLINE + told, "") == run_with_artifacts(run, bucket, "--dry-run")
@@ -618,7 +630,7 @@ def test_a_dry_run_tells_which_artifacts_would_come_back(run: Run, bucket: str) 
     assert {} == all_records()
 
 
-def test_leaves_what_was_deleted_before_the_moment_of_the_table(
+def test_leaves_what_was_deleted_before_the_time_of_the_table(
     run: Run, bucket: str, endpoint: Endpoint
 ) -> None:
     put_restored_with_artifacts(bucket, {1: "s3://{}/1/", 2: "s3://{}/2/"})
@@ -629,24 +641,24 @@ def test_leaves_what_was_deleted_before_the_moment_of_the_table(
     endpoint.fail("DescribeTable", restored_to(later))
 
     told = (
-        f"  Put back: 3 (1-3)\nArtifacts in s3://{bucket}:\n"
+        f"  Restored: 3 (1-3)\nArtifacts in s3://{bucket}:\n"
         f"  Deleted before {datetime.fromtimestamp(later, UTC):%Y-%m-%d %H:%M:%S} UTC, "
-        "and not brought back: 2\n"
+        "and not restored: 2\n"
         "  Checkpoints with artifacts: 1 (1)\n  Checkpoints without any artifact: 1 (2)\n"
     )
     assert Result(1, HEADLINE + told, "") == run_with_artifacts(run, bucket)
     assert {"1/b": "weights"} == artifacts(bucket)
 
 
-def test_tells_what_cannot_come_back(run: Run, bucket: str) -> None:
+def test_tells_what_cannot_be_restored(run: Run, bucket: str) -> None:
     put_restored_with_artifacts(bucket, {1: "s3://{}/1/", 2: "s3://elsewhere/2/", 3: "models/3"})
     version = s3().put_object(Bucket=bucket, Key="1/a", Body=b"")["VersionId"]
     delete_artifacts(bucket, "1/a")
     s3().delete_object(Bucket=bucket, Key="1/a", VersionId=version)
 
     told = (
-        f"  Put back: 3 (1-3)\nArtifacts in s3://{bucket}:\n"
-        "  Deleted, with no version left to bring back: 1\n"
+        f"  Restored: 3 (1-3)\nArtifacts in s3://{bucket}:\n"
+        "  Deleted, with no version left to restore: 1\n"
         "  Checkpoints without any artifact: 1 (1)\n"
         "  Checkpoints without a valid artifact_uri in this bucket: 2 (2-3)\n"
     )
@@ -657,7 +669,7 @@ def test_leaves_what_is_in_another_bucket_to_its_owner(run: Run, bucket: str) ->
     put_restored_with_artifacts(bucket, dict.fromkeys((1, 2, 3), "s3://elsewhere/1/"))
 
     told = (
-        f"  Put back: 3 (1-3)\nArtifacts in s3://{bucket}:\n"
+        f"  Restored: 3 (1-3)\nArtifacts in s3://{bucket}:\n"
         "  Checkpoints without a valid artifact_uri in this bucket: 3 (1-3)\n"
     )
     assert Result(0, HEADLINE + told, "") == run_with_artifacts(run, bucket)
@@ -670,14 +682,14 @@ def test_says_that_a_bucket_is_not_versioned(run: Run) -> None:
     put_restored([3])
 
     told = (
-        "  Put back: 3 (1-3)\nArtifacts in s3://unversioned:\n"
-        "  The bucket is not versioned, so deleted objects cannot be brought back.\n"
+        "  Restored: 3 (1-3)\nArtifacts in s3://unversioned:\n"
+        "  The bucket is not versioned, so deleted objects cannot be restored.\n"
         "  Checkpoints with artifacts: 1 (1)\n  Checkpoints without any artifact: 1 (2)\n"
     )
     assert Result(1, HEADLINE + told, "") == run_with_artifacts(run, "unversioned")
 
 
-def test_puts_nothing_back_if_the_stack_has_no_artifacts(run: Run) -> None:
+def test_restores_nothing_if_the_stack_has_no_artifacts(run: Run) -> None:
     put_restored([1])
 
     told = f"The stack '{STACK}' has no output ArtifactsBucketName. "
@@ -686,7 +698,7 @@ def test_puts_nothing_back_if_the_stack_has_no_artifacts(run: Run) -> None:
     assert {} == stored_checkpoints()
 
 
-def test_says_which_artifacts_came_back_when_it_fails(
+def test_says_which_artifacts_were_restored_when_it_fails(
     run: Run, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_restored_with_artifacts(bucket, {1: "s3://{}/1/", 2: "s3://{}/2/"})
@@ -702,11 +714,11 @@ def test_says_which_artifacts_came_back_when_it_fails(
 
     session.events.register("before-call.s3.DeleteObject", deny)
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", session)
-    monkeypatch.setattr(scripts.artifacts, "CONCURRENT_CHECKPOINTS", 1)
+    monkeypatch.setattr(scripts.artifact_recovery, "CONCURRENT_CHECKPOINTS", 1)
 
     told = (
-        f"  Put back: 2 (1-2)\n  Not in the restored table: 1 (3)\n"
-        f"Artifacts in s3://{bucket}:\n  Objects brought back: 1\n"
+        f"  Restored: 2 (1-2)\n  Not in the restored table: 1 (3)\n"
+        f"Artifacts in s3://{bucket}:\n  Objects restored: 1\n"
         "  Checkpoints with artifacts: 1 (1)\n"
         "  Checkpoints not confirmed to have artifacts: 1 (2)\n"
     )

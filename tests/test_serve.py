@@ -7,7 +7,7 @@ import re
 import pytest
 
 from checkpoints import audit
-from emulators.cloud import LocalCloud
+from emulators.aws import AwsEmulator
 from emulators.dynamodb import put_checkpoints
 from events import ENTITY, MODEL, Call
 from faulty_dynamodb import Endpoint, reject
@@ -38,12 +38,43 @@ def test_shows_one_line_for_each_request(
     metrics = capsys.readouterr().out  # which are lines of the log, too
     lines = filter(None, map(serve.format_outcome, (log.getvalue() + metrics).splitlines()))
     assert [
-        "TIME  200 Deletion completed  vision-team resnet-50  deleted 1, not found 1  N ms",
-        "TIME  200 Dry run completed  vision-team resnet-50  would delete 0, not found 2  N ms",
-        "TIME  422 Request refused  vision-team -  invalid_request  N ms",
-        "TIME  401 Request refused  - -  no_credentials  N ms",
-        f"TIME  500 Request failed  - -  {cause}  N ms",
-    ] == [re.sub(r"[\d.]+ ms$", "N ms", re.sub(r"^\d\d:\d\d:\d\d ", "TIME ", x)) for x in lines]
+        "TIME  200  N ms  deleted 1, not found 1  vision-team/resnet-50",
+        "TIME  200  N ms  Dry run completed: would delete 0, not found 2  vision-team/resnet-50",
+        "TIME  422  N ms  Request refused: invalid request  vision-team",
+        "TIME  401  N ms  Request refused: no credentials",
+        f"TIME  500  N ms  Request failed: {cause}",
+    ] == [re.sub(r"^\d\d:\d\d:\d\d  (\d+)  [ \d]{5} ms", r"TIME  \1  N ms", x) for x in lines]
+
+
+def line(**fields: object) -> str | None:
+    """Return how a line of the log is shown."""
+    others = {"timestamp": "2026-01-31T07:24:59.123Z", "entity": "a", "model_id": "b/c"}
+    return serve.format_outcome(json.dumps(others | fields))
+
+
+def test_shows_what_has_a_fixed_width_first_and_rounds_the_duration() -> None:
+    listed = {"status": 200, "message": "Checkpoints listed"}
+
+    assert [
+        "07:24:59  200      0 ms  listed 100  a/b/c",
+        "07:24:59  200     71 ms  listed 100  a/b/c",
+        "07:24:59  200  1,235 ms  listed 1,000  a/b/c",
+    ] == [
+        line(**listed, duration_ms=0.3, listed_count=100),
+        line(**listed, duration_ms=70.6, listed_count=100),
+        line(**listed, duration_ms=1234.5678, listed_count=1_000),
+    ]
+
+
+def test_shows_the_outcome_for_each_deleted_checkpoint() -> None:
+    freed = {"outcome": "freed", "message": "Storage freed", "objects_deleted": 1_200, "step": 7}
+    refused = {"outcome": "refused", "message": "Reclaim refused", "reason": "not_an_s3_uri"}
+
+    assert [
+        "07:24:59  Storage freed: deleted 1,200 objects  a/b/c/7",
+        "07:24:59  Storage freed: would delete 1,200 objects  a/b/c/7",
+        "07:24:59  Reclaim refused: not an s3 uri  b/c/7",
+    ] == [line(**freed), line(**freed, dry_run=True), line(**refused, step=7, entity="")]
 
 
 @pytest.mark.parametrize(
@@ -75,22 +106,31 @@ def test_prints_a_command_to_paste_for_each_resource() -> None:
         "TokensTableName": "tokens-1",
     }
 
-    settings = (
-        "AWS_ENDPOINT_URL=http://127.0.0.1:9000 AWS_ACCESS_KEY_ID=test "
-        "AWS_SECRET_ACCESS_KEY=test AWS_DEFAULT_REGION=us-east-1"
-    )
-    text = serve.instructions(LocalCloud(9000), outputs, "secret")
+    text = serve.instructions(AwsEmulator(9000), outputs, "secret")
 
     assert [
-        "curl -X DELETE http://127.0.0.1:9000/api/v1/preview/models/resnet-50/checkpoints \\",
-        """-H 'Authorization: Bearer secret' -d '{"steps": [100, 200, 999]}'""",
-        "export CHECKPOINTS_API_URL=http://127.0.0.1:9000/api CHECKPOINTS_TOKEN=secret",
-        ".venv/bin/python scripts/prune.py resnet-50 --keep-last 2 --keep-best loss:min=3",
-        f"export {settings}",
+        "export API_URL=http://127.0.0.1:9000/api",
+        "export TOKEN=secret",
+        'curl -X DELETE "$API_URL/v1/preview/models/resnet-50/checkpoints" \\',
+        r"""-H "Authorization: Bearer $TOKEN" -d '{"steps": [100, 200, 999]}' -w '\n'""",
+        "export CHECKPOINTS_API_URL=$API_URL CHECKPOINTS_TOKEN=$TOKEN",
+        ".venv/bin/python scripts/prune.py resnet-50 \\",
+        "--keep-last 2 --keep-best loss:min=3",
+        "export AWS_ENDPOINT_URL=http://127.0.0.1:9000 AWS_DEFAULT_REGION=us-east-1",
+        "export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test",
         ".venv/bin/python scripts/tokens.py list --stack checkpoints",
         "aws dynamodb scan --table-name checkpoints-1",
         "aws dynamodb scan --table-name tokens-1",
         "aws s3 ls --recursive s3://training-artifacts",
-        "make smoke STACK=checkpoints URL=http://127.0.0.1:9000/api",
-        "make deploy ARGS=--no-confirm-changeset",
+        'make smoke STACK=checkpoints URL="$API_URL"',
     ] == [line.strip() for line in text.splitlines() if line[:2] == "  "]
+
+
+def test_no_line_is_wider_than_80_unless_it_has_a_long_name() -> None:
+    outputs = dict.fromkeys(("ApiUrl", "CheckpointsTableName", "TokensTableName"), "x" * 90)
+
+    text = serve.instructions(AwsEmulator(65_535), outputs, "x" * 90)
+
+    lines = [line for line in text.splitlines() if "x" * 90 not in line]
+    assert 20 < len(lines)
+    assert 80 >= max(map(len, lines))

@@ -22,7 +22,7 @@ type Respond = Callable[[str, dict[str, str], str], tuple[int, str]]  # path, he
 
 
 class Api:
-    """Answers as an API Gateway does in front of the function, or otherwise on command."""
+    """Responds as API Gateway with the function does, or as `respond` says."""
 
     def __init__(self, invoke: Invoke) -> None:
         self._invoke = invoke
@@ -34,11 +34,11 @@ class Api:
             def do_DELETE(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"])).decode()
                 api.requests += 1
-                status, answer = api.respond(self.path, dict(self.headers), body)
+                status, response = api.respond(self.path, dict(self.headers), body)
                 self.send_response(status)
                 self.send_header("Location", "http://127.0.0.1:1/")
                 self.end_headers()
-                self.wfile.write(answer.encode())
+                self.wfile.write(response.encode())
 
             def log_message(self, *_: object) -> None:
                 """Keep the output of the tests free of it."""
@@ -47,11 +47,13 @@ class Api:
         self.url = f"http://127.0.0.1:{self._server.server_port}/prod"
 
     def invoke(self, path: str, headers: dict[str, str], body: str) -> tuple[int, str]:
-        """Answer as the function does."""
+        """Respond as the function does."""
         path = path.removeprefix("/prod")
         model_id = unquote(path.split("/")[4])
-        answer = self._invoke(make_event(path=path, model_id=model_id, headers=headers, body=body))
-        return answer.status, json.dumps(answer.body)
+        response = self._invoke(
+            make_event(path=path, model_id=model_id, headers=headers, body=body)
+        )
+        return response.status, json.dumps(response.body)
 
     @contextmanager
     def running(self) -> Iterator["Api"]:
@@ -119,15 +121,15 @@ def test_two_runs_use_other_names(run: Run, api: Api) -> None:
 
 
 def test_detects_an_api_that_returns_200_and_deletes_nothing(run: Run, api: Api) -> None:
-    answers: list[tuple[int, str]] = []
+    responses: list[tuple[int, str]] = []
 
     def record(path: str, headers: dict[str, str], body: str) -> tuple[int, str]:
-        answers.append(api.invoke(path, headers, body))
-        return answers[-1]
+        responses.append(api.invoke(path, headers, body))
+        return responses[-1]
 
     api.respond = record
     run("--url", api.url)
-    api.respond = lambda *_: answers.pop(0)
+    api.respond = lambda *_: responses.pop(0)
 
     result = run("--url", api.url)
 
@@ -155,6 +157,27 @@ def test_detects_a_url_that_is_not_the_api(run: Run, api: Api, status: int, body
     assert [TOKEN] == token_names()
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "count"),
+    [(403, '{"message":"Forbidden"}', 1), (403, '{"detail":"No."}', 0), (404, '{"message":""}', 0)],
+)
+def test_hints_once_that_the_url_lacks_the_stage(
+    run: Run, api: Api, status: int, body: str, count: int
+) -> None:
+    api.respond = lambda *_: (status, body)
+
+    result = run("--url", api.url)
+
+    assert 1 == result.returncode
+    assert count == result.stdout.count("Check --url: it must include the stage.\n")
+
+
+def test_fits_into_80_columns(run: Run, api: Api) -> None:
+    lines = run("--url", api.url).stdout.splitlines()
+
+    assert 80 >= max(len(line) for line in lines if " ms  " in line)
+
+
 def test_never_prints_the_token(run: Run, api: Api) -> None:
     api.respond = lambda _path, headers, _body: (200, headers.get("Authorization", "none"))
 
@@ -167,11 +190,11 @@ def test_never_prints_the_token(run: Run, api: Api) -> None:
     ("url", "cause"),
     [
         ([], "Connection refused"),
-        (["--url", "http://name.invalid"], "no answer: "),
+        (["--url", "http://name.invalid"], "no response: "),
     ],
     ids=str,
 )
-def test_stops_where_nothing_answers(run: Run, url: list[str], cause: str) -> None:
+def test_stops_if_there_is_no_response(run: Run, url: list[str], cause: str) -> None:
     result = run(*url)
 
     assert (1, "") == (result.returncode, result.stderr)
@@ -220,7 +243,7 @@ def test_says_what_it_may_not_do_and_leaves_nothing(
     assert [TOKEN] == token_names()
 
 
-def test_says_what_it_could_not_remove(run: Run, api: Api, endpoint: Endpoint) -> None:
+def test_says_what_it_could_not_delete(run: Run, api: Api, endpoint: Endpoint) -> None:
     def refuse_deletes(request: dict[str, Any], apply: Apply) -> Reply:
         refused = "DeleteRequest" in json.dumps(request)
         return reject(400, "AccessDeniedException")(request, apply) if refused else apply()

@@ -5,7 +5,7 @@ import runpy
 import boto3
 import pytest
 
-from emulators.cloud import ROOT
+from emulators.aws import ROOT
 
 
 def check(capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:

@@ -119,7 +119,7 @@ def test_prints_the_token_alone_and_what_is_known_about_it_to_standard_error(run
     listed = run("list").stdout.splitlines()
     (expires,) = [line.split()[-2] for line in listed if line.endswith(hash_token(token)[:12])]
     assert (
-        "Issued a token. It is shown only once, and is not stored.\n"
+        "Issued a token. It is shown only once. Only its hash is stored.\n"
         "  entity   vision-team\n"
         "  name     laptop\n"
         "  scopes   checkpoints:delete,checkpoints:read\n"
@@ -258,7 +258,7 @@ def test_revokes_nothing_if_standard_input_has_no_token(
     assert hash_token("x")[:12] in run("list").stdout
 
 
-@pytest.mark.parametrize("interrupted", [False, True], ids=["answered", "interrupted"])
+@pytest.mark.parametrize("interrupted", [False, True], ids=["typed", "interrupted"])
 def test_asks_on_a_terminal_for_the_token_without_echo(
     endpoint: Endpoint, interrupted: bool
 ) -> None:
@@ -313,9 +313,9 @@ def test_refuses_a_token_on_the_command_line_and_does_not_repeat_it(
     assert (2, "") == (refused.returncode, refused.stdout)
     assert token not in refused.stderr
     assert refused.stderr.endswith(
-        ": error: do not put a token on the command line, where the shell's history and the list "
-        "of processes show it. Revoke it now: run `tokens.py revoke -`, and paste the token at "
-        "the prompt.\n"
+        ": error: Do not put a token on the command line, where the shell's history and the list "
+        "of processes show it. Revoke it now: run `.venv/bin/python scripts/tokens.py revoke "
+        "--stack STACK -`, and paste the token at the prompt.\n"
     )
 
 

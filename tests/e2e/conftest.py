@@ -1,4 +1,4 @@
-"""The deployed stack, on a local cloud that enforces the permissions of the function's role."""
+"""The stack, deployed to a local AWS emulator that enforces the permissions of its roles."""
 
 import json
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ import pytest
 import requests
 
 from deployment import Deployment, Role, Send
-from emulators.cloud import build, local_cloud
+from emulators.aws import aws_emulator, build
 from emulators.records import ARTIFACTS_BUCKET
 from events import MODEL, Answer
 from faulty_dynamodb import Endpoint
@@ -19,12 +19,12 @@ def deployment() -> Iterator[Deployment]:
     """Build and deploy, the endpoint between the function and its tables."""
     build()
     with (
-        local_cloud(enforce_iam=True) as cloud,
-        Endpoint(cloud.endpoint).running() as endpoint,
+        aws_emulator(enforce_iam=True) as emulator,
+        Endpoint(emulator.endpoint).running() as endpoint,
     ):
-        cloud.client("s3").create_bucket(Bucket=ARTIFACTS_BUCKET)
-        outputs = cloud.deploy(DynamoDBEndpoint=endpoint.url, ArtifactsBucket=ARTIFACTS_BUCKET)
-        yield Deployment(cloud, endpoint, outputs)
+        emulator.client("s3").create_bucket(Bucket=ARTIFACTS_BUCKET)
+        outputs = emulator.deploy(DynamoDBEndpoint=endpoint.url, ArtifactsBucket=ARTIFACTS_BUCKET)
+        yield Deployment(emulator, endpoint, outputs)
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from deployment import Deployment
-from emulators.cloud import ROOT
-from emulators.records import put_run
+from emulators.aws import ROOT
+from emulators.records import put_demo_model
 
 END = "--- end of a command ---"
 
@@ -29,7 +29,7 @@ def trim(text: str) -> list[str]:
 def test_the_commands_of_a_page_print_what_it_shows(
     deployment: Deployment, token: str, name: str
 ) -> None:
-    put_run(deployment.cloud.client("dynamodb"), deployment.outputs["CheckpointsTableName"])
+    put_demo_model(deployment.cloud.client("dynamodb"), deployment.outputs["CheckpointsTableName"])
     commands = list(commands_of((ROOT / name).read_text()))
     script = "".join(f"{command}echo '{END}'\n" for command, _ in commands)
 

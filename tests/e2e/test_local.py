@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from deployment import Deployment
-from emulators.cloud import EVERY_ADDRESS, ROOT, free_port
+from emulators.aws import EVERY_ADDRESS, ROOT, architecture, free_port
 from events import SAMPLE_STATUSES
 from package import InvokePackage, package_running
-from processes import STOPPED, Command, descendants, is_running, own_address, running
+from processes import STOPPED, Command, descendants, is_running, own_address, running, sam_commands
 
 # Runs commands of the SAM CLI, and prints what it would start the container with.
 RESOLVE = """
@@ -44,12 +44,16 @@ for command in json.loads(sys.argv[1]):
 
 @pytest.fixture(scope="module")
 def containers() -> list[dict[str, Any]]:
-    """Return the settings of each SAM CLI command, on a machine with another region."""
+    """Return the settings of each SAM CLI command, on a machine with another region.
+
+    First those with each environment of samconfig.toml, then those for port 9000.
+    """
     commands = [
         [*command, *environment]
         for command in (["invoke", "ApiFunction", "--no-event"], ["start-api"])
         for environment in ([], ["--config-env", "x86_64"])
     ]
+    commands += [shlex.split(command.partition(" local ")[2]) for command in sam_commands(9000)]
     *tool, _ = shlex.split(os.environ["SAM"])
     found = subprocess.run(  # noqa: S603 the Makefile names it
         [*tool, "python", "-c", RESOLVE, json.dumps(commands)],
@@ -101,13 +105,17 @@ def reseed(port: int) -> subprocess.CompletedProcess[str]:
 def test_sam_local_leads_the_function_to_make_local(containers: list[dict[str, Any]]) -> None:
     expected = {
         "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL_DYNAMODB": "http://host.docker.internal:8000",
         "AWS_REGION": "us-east-1",
         "CHECKPOINTS_TABLE": "CheckpointsTable",
         "TOKENS_TABLE": "TokensTable",
     }
 
-    assert ["arm64", "x86_64"] * 2 == [container["architecture"] for container in containers]
+    assert ["arm64", "x86_64"] * 2 + [architecture()] * 2 == [
+        container["architecture"] for container in containers
+    ]
+    assert [f"http://host.docker.internal:{port}" for port in [8000] * 4 + [9000] * 2] == [
+        container["environment"]["AWS_ENDPOINT_URL_DYNAMODB"] for container in containers
+    ]
     for container in containers:
         assert expected.items() <= container["environment"].items()
         assert {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= container["environment"].keys()

@@ -65,7 +65,7 @@ def test_restores_five_thousand_checkpoints_by_the_id_of_the_request(
 
         assert (0, "") == (process.returncode, process.stderr.partition("\n")[2])
         assert process.stdout == (
-            f"Model '{MODEL}', from {RESTORED} to {table}:\n  Put back: 5,000 (0-4999)\n"
+            f"Model: '{MODEL}'\nFrom: {RESTORED}\nTo: {table}\n  Restored: 5,000 (0-4999)\n"
         )
         assert before == by_step(all_records(deployment, "CheckpointsTableName"))
     finally:

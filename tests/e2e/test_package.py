@@ -16,7 +16,7 @@ import pytest
 
 from deployment import Deployment
 from emulators import STACK
-from emulators.cloud import BUILD, ROOT
+from emulators.aws import BUILD, ROOT
 from emulators.dynamodb import read_template
 from events import MODEL, SAMPLE_STATUSES, make_event
 from package import PACKAGE, InvokePackage, package_running

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from deployment import Deployment
-from emulators.cloud import ROOT
+from emulators.aws import ROOT
 from emulators.records import put_checkpoints
 from events import ENTITY, MODEL
 

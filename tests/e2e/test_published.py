@@ -5,7 +5,7 @@ import sysconfig
 from pathlib import Path
 
 from deployment import Deployment
-from emulators.cloud import ROOT
+from emulators.aws import ROOT
 
 SCHEMATHESIS = Path(sysconfig.get_path("scripts"), "schemathesis")
 

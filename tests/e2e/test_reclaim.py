@@ -47,9 +47,9 @@ def test_frees_the_storage_of_exactly_the_deleted_checkpoints(
     saved = {step: save(deployment, "frees", step) for step in (1, 10, 2)}
     wait_until_old()
 
-    answer = send([1, 2, 3], model_id="frees")
+    response = send([1, 2, 3], model_id="frees")
 
-    assert {"deleted_count": 2, "not_found_steps": [3]} == answer.body
+    assert {"deleted_count": 2, "not_found_steps": [3]} == response.body
     wait_for(lambda: deployment.outcomes("frees") == {1: "freed", 2: "freed"})
     assert saved[10] == {key for key in deployment.stored_objects() if key.startswith("frees/")}
 
@@ -60,10 +60,10 @@ def test_artifacts_that_are_saved_again_right_after_the_deletion_stay(
     save(deployment, "anew", 7)
     wait_until_old()
 
-    answer = send([7], model_id="anew")
+    response = send([7], model_id="anew")
     saved = save(deployment, "anew", 7)
 
-    assert 1 == answer.body["deleted_count"]
+    assert 1 == response.body["deleted_count"]
     wait_for(lambda: 7 in deployment.outcomes("anew"))
     assert saved == {key for key in deployment.stored_objects() if key.startswith("anew/")}
     assert {7} == deployment.stored_steps("anew")
@@ -74,9 +74,9 @@ def test_frees_the_storage_of_a_thousand_checkpoints(deployment: Deployment, sen
         list(pool.map(lambda step: save(deployment, "thousand", step), range(1_000)))
     wait_until_old()
 
-    answer = send(list(range(1, 1_000)), model_id="thousand")
+    response = send(list(range(1, 1_000)), model_id="thousand")
 
-    assert {"deleted_count": 999, "not_found_steps": []} == answer.body
+    assert {"deleted_count": 999, "not_found_steps": []} == response.body
     wait_for(lambda: len(deployment.outcomes("thousand")) == 999)
     left = {key for key in deployment.stored_objects() if key.startswith("thousand/")}
     assert {"thousand/0"} == {key.rpartition("/")[0] for key in left if "é" not in key}
@@ -92,9 +92,9 @@ def test_the_function_needs_each_action_and_its_work_can_be_retried(
     wait_until_old()
 
     reclaim_role.take_away(action)
-    answer = send([1], model_id=model_id)
+    response = send([1], model_id=model_id)
 
-    assert 1 == answer.body["deleted_count"]
+    assert 1 == response.body["deleted_count"]
     wait_for(lambda: deployment.outcomes(model_id) == {1: "failed"})
     assert saved <= deployment.stored_objects()
 

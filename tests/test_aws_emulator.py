@@ -1,10 +1,10 @@
-"""The local cloud starts only if the port is free."""
+"""The local AWS emulator starts only if the port is free."""
 
 import socket
 
 import pytest
 
-from emulators.cloud import EVERY_ADDRESS, LocalCloudError, local_cloud
+from emulators.aws import EVERY_ADDRESS, AwsEmulatorError, aws_emulator
 from processes import own_address
 
 
@@ -13,8 +13,8 @@ def test_fails_if_the_port_is_in_use() -> None:
         port = other.getsockname()[1]
 
         with (
-            pytest.raises(LocalCloudError, match=f"port {port}: .*in use"),
-            local_cloud(port),
+            pytest.raises(AwsEmulatorError, match=f"port {port}: .*in use"),
+            aws_emulator(port),
         ):
             pass
 
@@ -24,15 +24,15 @@ def test_fails_if_the_port_is_in_use_at_another_address_of_this_machine() -> Non
         port = other.getsockname()[1]
 
         with (
-            pytest.raises(LocalCloudError, match=f"port {port}: .*in use"),
-            local_cloud(port, host=EVERY_ADDRESS),
+            pytest.raises(AwsEmulatorError, match=f"port {port}: .*in use"),
+            aws_emulator(port, host=EVERY_ADDRESS),
         ):
             pass
 
 
 def test_fails_if_the_port_is_out_of_range() -> None:
     with (
-        pytest.raises(LocalCloudError, match="99999 is not a port"),
-        local_cloud(99_999),
+        pytest.raises(AwsEmulatorError, match="99999 is not a port"),
+        aws_emulator(99_999),
     ):
         pass

@@ -1,4 +1,4 @@
-"""Bring back the artifacts of restored checkpoints, from a bucket that keeps old versions."""
+"""Restore the artifacts of restored checkpoints, in a bucket that keeps old versions."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from botocore.config import Config
 
 from checkpoints.artifacts import Artifacts, InvalidUriError
 from scripts.deletions import format_steps
-from scripts.terminal import work_through
+from scripts.terminal import run_concurrently
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import DeleteMarkerEntryTypeDef, ObjectVersionTypeDef
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 CONCURRENT_CHECKPOINTS = 8
 CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 10})
 
-THERE = "Checkpoints with artifacts"
-ABSENT = "Checkpoints without any artifact"
-ELSEWHERE = "Checkpoints without a valid artifact_uri in this bucket"
+HAS_ARTIFACTS = "Checkpoints with artifacts"
+NO_ARTIFACTS = "Checkpoints without any artifact"
+NO_VALID_URI = "Checkpoints without a valid artifact_uri in this bucket"
 UNCONFIRMED = "Checkpoints not confirmed to have artifacts"
 
 
@@ -41,56 +41,62 @@ class Recovery:
 
     @property
     def succeeded(self) -> bool:
-        """Whether every checkpoint has its artifacts; in a dry run, whether it would."""
-        return set(self._outcomes.values()) <= {THERE, ELSEWHERE}
+        """Whether every checkpoint with a valid URI has at least one object, or would have one."""
+        return set(self._outcomes.values()) <= {HAS_ARTIFACTS, NO_VALID_URI}
 
     def run(self, uris: Mapping[int, str | None]) -> None:
-        """Bring back the artifacts that these values of `artifact_uri` name; the keys are steps."""
+        """Restore the artifacts that these values of `artifact_uri` name; the keys are steps."""
         self._outcomes = dict.fromkeys(uris, UNCONFIRMED)
-        work_through(self._recover, uris.items(), concurrency=CONCURRENT_CHECKPOINTS)
+        run_concurrently(
+            self._recover,
+            uris.items(),
+            concurrency=CONCURRENT_CHECKPOINTS,
+            label="Restoring artifacts",
+        )
 
     def report(self) -> None:
-        """Print which artifacts came back, and which did not."""
+        """Print how many objects were restored, and which checkpoints have artifacts."""
         print(f"Artifacts in s3://{self._bucket}:")
         if not self._is_versioned:
-            print("  The bucket is not versioned, so deleted objects cannot be brought back.")
+            print("  The bucket is not versioned, so deleted objects cannot be restored.")
         for name, count in sum(self._objects.values(), Counter[str]()).items():
             print(f"  {name}: {count:,}")
-        for outcome in (THERE, ABSENT, ELSEWHERE, UNCONFIRMED):
-            steps = [step for step, its in self._outcomes.items() if its == outcome]
+        for headline in (HAS_ARTIFACTS, NO_ARTIFACTS, NO_VALID_URI, UNCONFIRMED):
+            steps = [step for step, outcome in self._outcomes.items() if outcome == headline]
             if steps:
-                print(f"  {outcome}: {len(steps):,} ({format_steps(steps)})")
+                print(f"  {headline}: {len(steps):,} ({format_steps(steps)})")
 
     def _recover(self, checkpoint: tuple[int, str | None]) -> None:
         step, uri = checkpoint
         try:
             artifacts = Artifacts.parse(uri, bucket=self._bucket)
         except InvalidUriError:
-            self._outcomes[step] = ELSEWHERE
+            self._outcomes[step] = NO_VALID_URI
             return
         removed: set[str] = set()
         while True:  # an object can have several markers
             versions, markers = self._list(artifacts)
-            recoverable = {each["Key"] for each in versions}
-            current = {each["Key"] for each in versions if each["IsLatest"]}
-            recent = [each for each in markers if each["LastModified"] >= self._since]
-            to_remove = [each for each in recent if each["Key"] in recoverable]
+            recoverable = {version["Key"] for version in versions}
+            current = {version["Key"] for version in versions if version["IsLatest"]}
+            recent = [marker for marker in markers if marker["LastModified"] >= self._since]
+            to_remove = [marker for marker in recent if marker["Key"] in recoverable]
             if self._dry_run or not to_remove:
                 break
-            for each in to_remove:
-                key, version_id = each["Key"], each["VersionId"]
+            for marker in to_remove:
+                key, version_id = marker["Key"], marker["VersionId"]
                 self._client.delete_object(Bucket=self._bucket, Key=key, VersionId=version_id)
                 removed.add(key)
-        back = {each["Key"] for each in to_remove} if self._dry_run else removed & current
-        moment = f"{self._since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-        self._outcomes[step] = THERE if current | back else ABSENT
+        if self._dry_run:
+            headline, restored = "Objects that would be restored", {m["Key"] for m in to_remove}
+        else:
+            headline, restored = "Objects restored", removed & current
+        since = f"{self._since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        self._outcomes[step] = HAS_ARTIFACTS if current | restored else NO_ARTIFACTS
         self._objects[step] = Counter(
             {
-                "Objects that would come back" if self._dry_run else "Objects brought back": len(
-                    back
-                ),
-                f"Deleted before {moment}, and not brought back": len(markers) - len(recent),
-                "Deleted, with no version left to bring back": len(recent) - len(to_remove),
+                headline: len(restored),
+                f"Deleted before {since}, and not restored": len(markers) - len(recent),
+                "Deleted, with no version left to restore": len(recent) - len(to_remove),
             }
         )
 
@@ -104,9 +110,9 @@ class Recovery:
             Bucket=self._bucket, Prefix=artifacts.key
         ):
             found, hidden = page.get("Versions", []), page.get("DeleteMarkers", [])
-            versions += [each for each in found if artifacts.include(each["Key"])]
-            markers += [each for each in hidden if artifacts.include(each["Key"])]
+            versions += [version for version in found if artifacts.include(version["Key"])]
+            markers += [marker for marker in hidden if artifacts.include(marker["Key"])]
             # Keys are sorted, so all keys that belong to the artifacts come first.
-            if not all(artifacts.include(each["Key"]) for each in (*found, *hidden)):
+            if not all(artifacts.include(item["Key"]) for item in (*found, *hidden)):
                 break
-        return versions, [each for each in markers if each["IsLatest"]]
+        return versions, [marker for marker in markers if marker["IsLatest"]]

@@ -23,22 +23,25 @@ from emulators import STACK
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / ".aws-sam" / "local"
 
-# What Python calls the machine, and what Lambda does.
+# Lambda's names for `platform.machine()`.
 ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
 LOOPBACK = "127.0.0.1"
 EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 a container reaches this machine by another address
-LAST_PORT = 65_535
+MAX_PORT = 65_535
 START_SECONDS = 60
 STOP_SECONDS = 10
 
 
-class LocalCloudError(Exception):
-    """The local cloud could not start; the message says why."""
+class AwsEmulatorError(Exception):
+    """The emulator, the build or the deployment failed, or a port is not free or not valid.
+
+    The message is a sentence that says why.
+    """
 
 
 @dataclass(frozen=True)
-class LocalCloud:
-    """An emulated AWS (MiniStack) on this machine."""
+class AwsEmulator:
+    """A local AWS emulator (MiniStack) that listens on a port."""
 
     port: int
 
@@ -94,9 +97,9 @@ class LocalCloud:
         )
         (found,) = self.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
         outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
-        in_the_cloud = urlsplit(outputs["ApiUrl"])
-        api_id = in_the_cloud.netloc.partition(".")[0]
-        outputs["ApiUrl"] = f"{self.endpoint}/_aws/execute-api/{api_id}{in_the_cloud.path}"
+        aws_url = urlsplit(outputs["ApiUrl"])
+        api_id = aws_url.netloc.partition(".")[0]
+        outputs["ApiUrl"] = f"{self.endpoint}/_aws/execute-api/{api_id}{aws_url.path}"
         return outputs
 
 
@@ -104,11 +107,11 @@ def free_port(wanted: int, host: str = LOOPBACK) -> int:
     """Return the wanted port, or a free one if that is 0.
 
     Raises:
-        LocalCloudError: the port is already in use, or is not valid.
+        AwsEmulatorError: the port is already in use, or is not valid.
 
     """
-    if not 0 <= wanted <= LAST_PORT:
-        raise LocalCloudError(f"{wanted} is not a port; use 0 to {LAST_PORT}")
+    if not 0 <= wanted <= MAX_PORT:
+        raise AwsEmulatorError(f"{wanted} is not a port. Use 0 to {MAX_PORT}.")
     port = wanted
     try:
         # On macOS, every address can be free while the loopback address is not.
@@ -117,12 +120,14 @@ def free_port(wanted: int, host: str = LOOPBACK) -> int:
                 port = server.getsockname()[1]
     except OSError as error:
         reason = os.strerror(error.errno or 0)  # without the address, which the user did not choose
-        raise LocalCloudError(f"cannot listen on port {wanted}: {reason}") from None
+        raise AwsEmulatorError(
+            f"Cannot listen on port {wanted}: {reason}. Stop the program that uses it, or set PORT."
+        ) from None
     return port
 
 
 def architecture() -> str:
-    """Return this machine's architecture by Lambda's name."""
+    """Return Lambda's name for the architecture of this machine."""
     return ARCHITECTURES[platform.machine().lower()]
 
 
@@ -136,27 +141,27 @@ def build() -> None:
 
 
 @contextmanager
-def local_cloud(
+def aws_emulator(
     port: int = 0, *, host: str = LOOPBACK, services: str = "", enforce_iam: bool = False
-) -> Iterator[LocalCloud]:
-    """Run the block with a local cloud, on a free port unless one is given.
+) -> Iterator[AwsEmulator]:
+    """Run the block with a local AWS emulator, on a free port unless one is given.
 
-    `host` is the address to listen at, and `services` the ones to offer, such as "dynamodb"; all
-    if it is empty.
+    `host` is the address to listen on. `services` names the services to run, such as "dynamodb"; if
+    it is empty, all run.
 
     Raises:
-        LocalCloudError: it does not start, or the port is already in use.
+        AwsEmulatorError: it does not start, or the port is in use or not valid.
 
     """
-    cloud = LocalCloud(free_port(port, host))
-    with tempfile.TemporaryDirectory(prefix="local-cloud-") as scratch:
+    emulator = AwsEmulator(free_port(port, host))
+    with tempfile.TemporaryDirectory(prefix="aws-emulator-") as scratch:
         log = Path(scratch, "log")
         with log.open("wb") as stream:
-            process = subprocess.Popen(  # noqa: S603 the Makefile names it
+            process = subprocess.Popen(  # noqa: S603 the Makefile sets it
                 _tool("MINISTACK"),
                 env=_without_aws(os.environ)
                 | {
-                    "GATEWAY_PORT": str(cloud.port),
+                    "GATEWAY_PORT": str(emulator.port),
                     "BIND_HOST": host,
                     "SERVICES": services,
                     "AUTH": str(enforce_iam).lower(),
@@ -168,15 +173,15 @@ def local_cloud(
                 start_new_session=True,  # to stop it together with all its child processes
             )
         try:
-            _wait_until_ready(cloud, process, log)
-            yield cloud
+            _wait_until_ready(emulator, process, log)
+            yield emulator
         finally:
             _stop(process)
 
 
 def _run(*command: str, environment: dict[str, str]) -> None:
     """Run a command silently; if it fails, the error contains its output."""
-    process = subprocess.Popen(  # noqa: S603 the Makefile names it
+    process = subprocess.Popen(  # noqa: S603 the Makefile sets it
         command,
         env=_without_aws(os.environ) | environment,
         cwd=ROOT,
@@ -191,7 +196,7 @@ def _run(*command: str, environment: dict[str, str]) -> None:
     finally:
         _stop(process)
     if process.returncode:
-        raise LocalCloudError(f"{shlex.join(command)} failed:\n{output}")
+        raise AwsEmulatorError(f"{shlex.join(command)} failed:\n{output}")
 
 
 def _tool(name: str) -> list[str]:
@@ -199,7 +204,9 @@ def _tool(name: str) -> list[str]:
     try:
         return shlex.split(os.environ[name])
     except KeyError:
-        raise LocalCloudError(f"{name} is not set; use make serve or make e2e") from None
+        raise AwsEmulatorError(
+            f"{name} is not set. Run make serve, make local or make e2e."
+        ) from None
 
 
 def _without_aws(environment: Mapping[str, str]) -> dict[str, str]:
@@ -207,13 +214,15 @@ def _without_aws(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not name.startswith("AWS_")}
 
 
-def _wait_until_ready(cloud: LocalCloud, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_until_ready(emulator: AwsEmulator, process: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and process.poll() is None:
-        if cloud.is_listening():
+        if emulator.is_listening():
             return
         time.sleep(0.1)
-    raise LocalCloudError(f"the local cloud did not start:\n{log.read_text(errors='replace')}")
+    raise AwsEmulatorError(
+        f"The local AWS emulator did not start:\n{log.read_text(errors='replace')}"
+    )
 
 
 def _stop(process: subprocess.Popen[Any]) -> None:
