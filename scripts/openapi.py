@@ -20,7 +20,9 @@ from pydantic import TypeAdapter
 from checkpoints.app import ROUTE
 from checkpoints.auth import DELETE_SCOPE, READ_SCOPE
 from checkpoints.schemas import (
+    DEFAULT_PAGE_SIZE,
     DRY_RUN_DESCRIPTION,
+    MAX_PAGE_SIZE,
     DeleteCheckpointsRequest,
     DeleteCheckpointsResponse,
     ErrorMessage,
@@ -86,7 +88,7 @@ def document() -> dict[str, Any]:
                 default_factory=str,  # so that the document has no default
             ),
         ],
-        limit: Annotated[int, Query(title="Limit", ge=1, le=100)] = 20,
+        limit: Annotated[int, Query(title="Limit", ge=1, le=MAX_PAGE_SIZE)] = DEFAULT_PAGE_SIZE,
         order: Annotated[Literal["asc", "desc"], Query(title="Order")] = "asc",
     ) -> ListCheckpointsResponse:
         raise NotImplementedError

@@ -24,12 +24,12 @@ from rich.progress import track
 from rich.table import Table
 
 PAGE_SIZE = 100  # the API's maximum
-# Such a request takes one or two seconds. The API's time-out is 29 seconds, and DynamoDB can limit
+# Such a request takes one or two seconds. The API's timeout is 29 seconds, and DynamoDB can limit
 # a request to 500 deletes per second.
 BATCH_SIZE = 1_000
 MAX_ATTEMPTS = 6  # of one request, without any progress
 MAX_WAIT_SECONDS = 60.0
-TIMEOUT = httpx2.Timeout(40, connect=10)  # longer than the API's own time-out
+TIMEOUT = httpx2.Timeout(40, connect=10)  # longer than the API's own timeout
 MAX_DETAIL_CHARACTERS = 300
 MAX_METRICS = 3  # in the table of the plan
 MAX_NAME_CHARACTERS = 16  # of a metric, in that table
@@ -213,8 +213,10 @@ class Api:
         is_server_error = status >= httpx2.codes.INTERNAL_SERVER_ERROR
         if not is_server_error and status != httpx2.codes.TOO_MANY_REQUESTS:
             # A response without a detail is not the API's: for a wrong URL, a gateway returns 403.
-            hints = HINTS if error_response.detail else {}
-            hint = hints.get(status, "" if status in {413, 422} else URL_HINT)
+            if status == httpx2.codes.NOT_FOUND or not error_response.detail:
+                hint = URL_HINT
+            else:
+                hint = HINTS.get(status, "")
             return Failure(f"{reason} {hint}".rstrip(), is_final=True, may_have_deleted_more=False)
         retry_after = response.headers.get("Retry-After", "")
         seconds = re.fullmatch(r"\d{1,9}(\.\d+)?", retry_after, re.ASCII)  # otherwise it is a date

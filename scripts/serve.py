@@ -9,6 +9,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from checkpoints.auth import DELETE_SCOPE, READ_SCOPE
 from emulators import STACK
 from emulators.aws import AwsEmulator, AwsEmulatorError, aws_emulator, build, free_port
 from emulators.records import ARTIFACTS_BUCKET, ENTITY, MODEL, STEPS, artifact_keys, put_demo_model
@@ -53,9 +54,9 @@ def _serve(emulator: AwsEmulator, *, verbose: bool) -> None:
     for key in artifact_keys():
         s3.put_object(Bucket=ARTIFACTS_BUCKET, Key=key, Body=bytes(1_000))
     put_demo_model(dynamodb, outputs["CheckpointsTableName"])
-    token = tokens.issue(
-        dynamodb, outputs["TokensTableName"], entity=ENTITY, name="local", scopes=tokens.SCOPES
-    )
+    scopes = [READ_SCOPE, DELETE_SCOPE]
+    table = outputs["TokensTableName"]
+    token = tokens.issue(dynamodb, table, entity=ENTITY, name="local", scopes=scopes)
     print(instructions(emulator, outputs, token), flush=True)
     for message in log_messages(emulator):
         line = message if verbose else format_outcome(message)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 TOKEN_SECONDS = 600  # the token expires even if the command cannot delete it
-TIMEOUT_SECONDS = (10, 35)  # to connect, and for the response: API Gateway's time-out is 29
+TIMEOUT_SECONDS = (10, 35)  # to connect, and for the response: API Gateway's timeout is 29
 SHOWN_CHARACTERS = 300
 
 STEPS = range(1, 111)  # without the first two, still more than fit into one transaction

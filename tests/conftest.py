@@ -25,7 +25,7 @@ from checkpoints import app, audit, dynamodb, reclaim
 def endpoint() -> Iterator[Endpoint]:
     """Serve both tables, and shorten the function's backoff.
 
-    Its read time-out is longer, so that a slow machine does not look like a fault.
+    Its read timeout is longer, so that a slow machine does not look like a fault.
     """
     with (
         embedded_dynamodb(),
@@ -47,7 +47,7 @@ def connect_to(url: str) -> None:
 
 @pytest.fixture
 def _impatient(endpoint: Endpoint) -> Iterator[None]:
-    """Shorten the function's time-outs, because tests of time-outs would take minutes."""
+    """Shorten the function's timeouts, because tests of timeouts would take minutes."""
     with mock.patch.object(dynamodb, "READ_TIMEOUT_SECONDS", 0.2):
         connect_to(endpoint.url)
         yield

@@ -20,6 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from checkpoints import auth, schemas
+from emulators.dynamodb import read_template
 from events import MODEL, TOKEN
 from scripts import prune
 
@@ -515,7 +517,7 @@ NONSENSE += [
         (respond(403, {"message": TOKEN}), "403 Forbidden. Set CHECKPOINTS_API_URL to"),
         (respond(404, "<html>"), "404 Not Found. Set CHECKPOINTS_API_URL to"),
         (respond(422, {"detail": [{"msg": "a\x1b[2J"}]}), "422 [{'msg': 'a\\x1b[2J'}]."),
-        (respond(400, {"detail": f"\x1b {TOKEN}"}), r"400 \x1b [token]. Set CHECKPOINTS_API_URL"),
+        (respond(400, {"detail": f"\x1b {TOKEN}"}), r"400 \x1b [token].'"),
         (respond(400, {"detail": "x" * 9_999}), "400 xxx"),
         (respond(302, "", Location="https://elsewhere.example.com"), "302 Found. Set CHECKPOINTS_"),
         *(
@@ -537,6 +539,19 @@ def test_stops_at_a_refusal_and_says_what_to_do(
     assert {"GET": 1, "DELETE": 2}[method] == len(api.paths)
     assert message in result.stderr[:500] == result.stderr
     assert ("Deleted: 0 of 9" in result.stderr) == (method == "DELETE")
+
+
+def test_agrees_with_the_api() -> None:
+    """The script is a single file, so it repeats these facts."""
+    errors = [kind for kind in vars(auth).values() if isinstance(kind, type)]
+    statuses = {kind.status for kind in errors if issubclass(kind, auth.AuthError)}
+    assert statuses == prune.HINTS.keys(), "HINTS in scripts/prune.py"
+    for scope in (auth.READ_SCOPE, auth.DELETE_SCOPE):
+        assert scope in prune.EPILOG
+        assert scope in prune.HINTS[403]
+    assert schemas.MAX_PAGE_SIZE == prune.PAGE_SIZE
+    function = read_template()["Resources"]["ApiFunction"]["Properties"]
+    assert function["Timeout"] < prune.TIMEOUT.read
 
 
 def test_stops_at_a_list_that_does_not_end() -> None:

@@ -20,7 +20,7 @@ import pytest
 from checkpoints import audit
 from checkpoints import reclaim as function
 from commands import RECLAIM_OUTPUTS, STACK, Result, Run, run_command
-from emulators.dynamodb import put_checkpoints
+from emulators.dynamodb import put_checkpoints, read_template
 from emulators.invocation import lambda_context
 from events import ENTITY, MODEL
 from faulty_dynamodb import Endpoint
@@ -480,6 +480,13 @@ def test_refuses_invalid_arguments(run: Run, arguments: list[str]) -> None:
 
     assert (2, "") == (refused.returncode, refused.stdout)
     assert "usage:" in refused.stderr
+
+
+def test_waits_longer_than_the_function_can_take() -> None:
+    """Otherwise it would invoke the function again while it still works."""
+    properties = read_template()["Resources"]["ReclaimFunction"]["Properties"]
+
+    assert properties["Timeout"] < vars(reclaim.LAMBDA_CONFIG)["read_timeout"]
 
 
 def test_explains_itself(run: Run) -> None:

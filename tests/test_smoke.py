@@ -13,7 +13,7 @@ import boto3
 import pytest
 
 from commands import STACK, Result, Run, run_command
-from emulators.dynamodb import stored_checkpoints
+from emulators.dynamodb import read_template, stored_checkpoints
 from events import TOKEN, Invoke, make_event
 from faulty_dynamodb import Apply, Endpoint, Reply, Server, pass_on, reject, serving
 from scripts import smoke
@@ -257,6 +257,12 @@ def test_says_what_it_could_not_delete(run: Run, api: Api, endpoint: Endpoint) -
     (model_id,) = stored_checkpoints()
     for left in (f"the token {model_id!r} from TokensTable", f"{model_id!r} from CheckpointsTable"):
         assert f"{left}: The AWS credentials lack a permission." in result.stdout
+
+
+def test_waits_longer_than_the_api_can_take() -> None:
+    function = read_template()["Resources"]["ApiFunction"]["Properties"]
+
+    assert function["Timeout"] < smoke.TIMEOUT_SECONDS[1]
 
 
 def test_takes_the_name_of_a_stack(run: Run) -> None:

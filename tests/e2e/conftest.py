@@ -6,12 +6,12 @@ from collections.abc import Iterator
 import pytest
 import requests
 
+from checkpoints.auth import DELETE_SCOPE, READ_SCOPE
 from deployment import Deployment, Role, Send
 from emulators.aws import aws_emulator, build
 from emulators.records import ARTIFACTS_BUCKET
 from events import MODEL, Answer
 from faulty_dynamodb import Endpoint
-from scripts import tokens
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def deployment() -> Iterator[Deployment]:
 @pytest.fixture(scope="session")
 def token(deployment: Deployment) -> str:
     """Return a token that may list and delete."""
-    return deployment.issue_token("good", scopes=tokens.SCOPES)
+    return deployment.issue_token("good", scopes=[READ_SCOPE, DELETE_SCOPE])
 
 
 @pytest.fixture
