@@ -1,7 +1,7 @@
 """Call the function as API Gateway does."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import EllipsisType
@@ -47,6 +47,52 @@ class Answer:
 
 JSON = {"Content-Type": "application/json"}
 INTERNAL_SERVER_ERROR = Answer(500, JSON, {"detail": "Internal Server Error"})
+
+
+def deleted(count: int, not_found: Iterable[int] = ()) -> Answer:
+    """Return the response to a deletion, or to a dry run that would delete so many."""
+    return Answer(200, JSON, {"deleted_count": count, "not_found_steps": list(not_found)})
+
+
+def failed_deletion(status: int, detail: str, *, unconfirmed: int = 0, deleted: int = 0) -> Answer:
+    """Return the response to a deletion that stopped."""
+    headers = JSON | ({"Retry-After": "2"} if status == 503 else {})
+    body = {"detail": detail, "deleted_count": deleted, "unconfirmed_count": unconfirmed}
+    return Answer(status, headers, body)
+
+
+NOTHING_DELETED = failed_deletion(
+    503,
+    "The database is not available. Nothing was deleted. Send the request again. If this happens "
+    "repeatedly, send fewer steps.",
+)
+
+
+def refused(status: int, detail: str, challenge: str) -> Answer:
+    """Return the response to a request whose token is missing, wrong or not sufficient."""
+    return Answer(status, JSON | {"WWW-Authenticate": challenge}, {"detail": detail})
+
+
+def error(loc: list[str | int], kind: str, message: str) -> dict[str, object]:
+    """Return one error in the response to an invalid request."""
+    return {"loc": loc, "msg": message, "type": kind}
+
+
+def invalid(*errors: dict[str, object]) -> Answer:
+    """Return the response to an invalid request."""
+    return Answer(422, JSON, {"detail": [*errors]})
+
+
+def query(**parameters: object) -> dict[str, Any]:
+    """Return the parts of an event with a query string; a list is a repeated parameter."""
+    values = {
+        name: [str(each) for each in (value if isinstance(value, list) else [value])]
+        for name, value in parameters.items()
+    }
+    return {
+        "queryStringParameters": {name: each[-1] for name, each in values.items()} or None,
+        "multiValueQueryStringParameters": values or None,
+    }
 
 
 def make_event(  # noqa: PLR0913 an event has so many parts

@@ -68,12 +68,6 @@ def drop_request(_request: dict[str, Any], _apply: Apply) -> Reply:
     return CUT
 
 
-def lose_answer(_request: dict[str, Any], apply: Apply) -> Reply:
-    """Apply the request, then cut the connection."""
-    apply()
-    return CUT
-
-
 def tear_answer(_request: dict[str, Any], apply: Apply) -> Reply:
     """Apply the request, then cut the connection in the middle of the response."""
     reply = apply()
@@ -86,18 +80,6 @@ def garble_answer(_request: dict[str, Any], apply: Apply) -> Reply:
     return Reply(reply.status, b" " * len(reply.body), checksum=zlib.crc32(reply.body))
 
 
-def blank_answer(_request: dict[str, Any], apply: Apply) -> Reply:
-    """Apply the request, then return an empty body with status 200."""
-    apply()
-    return Reply(200, b"")
-
-
-def fail_after_effect(_request: dict[str, Any], apply: Apply) -> Reply:
-    """Apply the request, then return a server error."""
-    apply()
-    return reject(500, "InternalServerError")(_request, apply)
-
-
 def stall(seconds: float) -> Fault:
     """Delay the response; the request has no effect."""
 
@@ -108,15 +90,19 @@ def stall(seconds: float) -> Fault:
     return fault
 
 
-def stall_answer(seconds: float) -> Fault:
-    """Apply the request, then delay the response."""
+def after_effect(fault: Fault) -> Fault:
+    """Apply the request, then fail."""
 
-    def fault(_request: dict[str, Any], apply: Apply) -> Reply:
+    def apply_and_fail(request: dict[str, Any], apply: Apply) -> Reply:
         apply()
-        time.sleep(seconds)
-        return CUT
+        return fault(request, apply)
 
-    return fault
+    return apply_and_fail
+
+
+lose_answer = after_effect(drop_request)
+blank_answer = after_effect(lambda _request, _apply: Reply(200, b""))
+fail_after_effect = after_effect(reject(500, "InternalServerError"))
 
 
 class Server(ThreadingHTTPServer):

@@ -1,6 +1,7 @@
-"""The function in a process of its own: events in on standard input, answers out on the last line.
+"""The function in a separate process.
 
-Run as a program it is that process; `run_in_a_process` starts it.
+It reads events from standard input, and prints the responses on the last line. Run this file to be
+that process, or call `run_in_a_process` to start it.
 """
 
 import json

@@ -1,10 +1,11 @@
 """Read the log lines and the metrics of a function."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 type Lines = Callable[[], list[dict[str, Any]]]
+type Metric = tuple[str, str, frozenset[tuple[str, str]]]  # namespace, name, dimensions
 
 
 class CurrentStdout:
@@ -31,30 +32,23 @@ def log_lines(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def names_of_metrics(line: dict[str, Any]) -> set[str]:
-    """Return the metrics that CloudWatch reads from a line."""
-    directives = line.get("_aws", {}).get("CloudWatchMetrics", [])
-    assert all("Checkpoints" == directive["Namespace"] for directive in directives)
-    assert all(
-        name in line
-        for directive in directives
-        for names in directive["Dimensions"]
-        for name in names
-    )
-    metrics = [metric for directive in directives for metric in directive["Metrics"]]
-    for metric in metrics:
-        assert ("Bytes" if metric["Name"] == "BytesFreed" else "Count") == metric["Unit"]
-    names = [metric["Name"] for metric in metrics]
-    assert len(set(names)) == len(names)
-    return set(names)
+def metrics_of(line: dict[str, Any]) -> Iterator[Metric]:
+    """Yield the metrics that CloudWatch reads from a line. The dimension `reason` is `*`."""
+    for directive in line.get("_aws", {}).get("CloudWatchMetrics", []):
+        (keys,) = directive["Dimensions"]
+        dimensions = frozenset((key, "*" if key == "reason" else line[key]) for key in keys)
+        for metric in directive["Metrics"]:
+            assert ("Bytes" if metric["Name"] == "BytesFreed" else "Count") == metric["Unit"]
+            assert metric["Name"] in line
+            yield directive["Namespace"], metric["Name"], dimensions
 
 
 def metrics(lines: list[dict[str, Any]]) -> dict[str, float]:
     """Return the metrics of all lines, with their reason if they have one."""
-    found = [
-        (" ".join([name, *line.get("reason", "").split()]), sum(line[name]))
-        for line in lines
-        for name in names_of_metrics(line) - {"ColdStart"}
-    ]
+    found = []
+    for line in lines:
+        for namespace, name, _ in metrics_of(line):
+            assert "Checkpoints" == namespace
+            found.append((" ".join([name, *line.get("reason", "").split()]), sum(line[name])))
     assert len(dict(found)) == len(found)  # none is counted twice
     return dict(found)

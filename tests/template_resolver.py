@@ -92,13 +92,15 @@ def function_of(resources: Json, name: str = "ApiFunction") -> Json:
     return properties
 
 
-def policy_of(resources: Json, name: str = "ApiFunction") -> list[Json]:
-    """Return the statements of all that a function may do."""
+def allowed(resources: Json, name: str = "ApiFunction") -> dict[str, set[str]]:
+    """Return all actions that the role of a function allows, by resource."""
     role = resources[function_of(resources, name)["Role"].removesuffix(".Arn")]["Properties"]
     assert "ManagedPolicyArns" not in role
     (policy,) = role["Policies"]
-    statements: list[Json] = policy["PolicyDocument"]["Statement"]
-    return statements
+    actions: dict[str, set[str]] = {}
+    for statement in policy["PolicyDocument"]["Statement"]:
+        actions.setdefault(statement["Resource"], set()).update(statement["Action"])
+    return actions
 
 
 class _Stack:

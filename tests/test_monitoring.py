@@ -17,7 +17,8 @@ from emulators.storage import put_objects
 from events import DELETED_AT, ENTITY, Call, make_event, make_stream_record
 from faulty_dynamodb import Endpoint, reject
 from function_process import run_in_a_process
-from template_resolver import Json, deployed, of_type, only, policy_of
+from logs import Metric, metrics_of
+from template_resolver import Json, allowed, deployed, of_type, only
 
 TOPIC = "arn:aws:sns:us-east-1:123456789012:alarms"
 
@@ -34,8 +35,6 @@ AWS_METRICS = {
     },
 }
 
-type Metric = tuple[str, str, frozenset[tuple[str, str]]]  # namespace, name, dimensions
-
 
 @pytest.fixture(scope="module")
 def stack() -> Json:
@@ -47,18 +46,24 @@ def alarms_of(stack: Json) -> Json:
     return of_type(stack, "AWS::CloudWatch::Alarm")
 
 
-def test_alarms_reach_a_human_if_a_topic_is_given(stack: Json) -> None:
+def test_alarms_are_sent_to_the_topic_if_there_is_one(stack: Json) -> None:
     for alarm in alarms_of(stack).values():
         assert {"AlarmActions", "OKActions"}.isdisjoint(alarm)
     for alarm in alarms_of(deployed(ArtifactsBucket="artifacts", AlarmTopicArn=TOPIC)).values():
         assert [TOPIC] == alarm["AlarmActions"] == alarm["OKActions"]
 
 
-def test_an_alarm_goes_off_above_its_threshold_and_not_without_requests(stack: Json) -> None:
+def test_an_alarm_triggers_above_its_threshold_and_not_without_requests(stack: Json) -> None:
     for name, alarm in alarms_of(stack).items():
         assert "GreaterThanOrEqualToThreshold" == alarm["ComparisonOperator"], name
         assert "notBreaching" == alarm["TreatMissingData"], name
         assert alarm["DatapointsToAlarm"] <= alarm["EvaluationPeriods"], name
+
+
+def test_one_slow_request_among_a_few_triggers_no_alarm(stack: Json) -> None:
+    for alarm in alarms_of(stack).values():
+        percentile = alarm.get("ExtendedStatistic")
+        assert (percentile and "ignore") == alarm.get("EvaluateLowSampleCountPercentile")
 
 
 def test_the_docs_explain_each_alarm_and_no_other(stack: Json) -> None:
@@ -68,47 +73,39 @@ def test_the_docs_explain_each_alarm_and_no_other(stack: Json) -> None:
     assert sorted(alarms_of(stack)) == sorted(explained)
 
 
-def test_a_documented_outcome_triggers_no_alarm_and_no_rollback(
+def test_a_documented_response_triggers_no_alarm_and_no_rollback(
     stack: Json, call: Call, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    at_once = {n: a for n, a in alarms_of(stack).items() if a.get("Namespace") == "Checkpoints"}
-    capsys.readouterr()
+    """Only the alarms on the functions' own metrics can trigger after a single request."""
+    alarms = {n: a for n, a in alarms_of(stack).items() if a.get("Namespace") == "Checkpoints"}
 
     answers = [call(steps=[1]), call(steps=[1], token=None), call(body="{"), call(path="/")]
-    answers += [call(steps=[1], milliseconds=1_000)]  # too few to look the token up
+    answers += [call(steps=[1], milliseconds=1_000)]  # not enough time to look up the token
     endpoint.keep_failing("TransactWriteItems", reject(400, "ThrottlingException"))
     answers += [call(steps=[1], milliseconds=4_600)]
 
     assert [200, 401, 422, 404, 503, 503] == [answer.status for answer in answers]
     names = [name for _, name, _ in metrics_in(capsys.readouterr().out)]
     assert 2 == names.count("RequestsUnavailable")
-    assert {"ReclaimsFailedAlarm", "ReclaimsRefusedAlarm", "RequestsFailedAlarm"} == set(at_once)
-    assert {alarm["MetricName"] for alarm in at_once.values()}.isdisjoint(names)
+    assert {"ReclaimsFailedAlarm", "ReclaimsRefusedAlarm", "RequestsFailedAlarm"} == set(alarms)
+    assert {alarm["MetricName"] for alarm in alarms.values()}.isdisjoint(names)
+
+
+OUTAGE = {"5XXError": 3, "RequestsUnavailable": 3}
 
 
 @pytest.mark.parametrize(
-    ("values", "goes_off"),
+    ("values", "triggered"),
     [
         ({}, []),
-        ({"5XXError": 3, "RequestsUnavailable": 3}, ["DatabaseUnavailableAlarm"]),
-        (
-            {
-                "5XXError": 3,
-                "RequestsUnavailable": 3,
-                "CheckpointsDeleted": 9,
-                "PolledEventCount": 9,
-            },
-            [],
-        ),
-        ({"5XXError": 3, "RequestsUnavailable": 3, "StepsNotFound": 1}, []),
-        ({"5XXError": 3, "RequestsUnavailable": 3, "CheckpointsListed": 1}, []),
-        ({"5XXError": 3, "RequestsFailed": 3}, []),  # RequestsFailedAlarm does
-        ({"5XXError": 3, "Errors": 3}, []),  # FunctionErrorsAlarm does
+        (OUTAGE, ["DatabaseUnavailableAlarm"]),
+        (OUTAGE | {"CheckpointsDeleted": 9, "PolledEventCount": 9}, []),
+        (OUTAGE | {"StepsNotFound": 1}, []),
+        (OUTAGE | {"CheckpointsListed": 1}, []),
+        ({"5XXError": 3, "RequestsFailed": 3}, []),  # RequestsFailedAlarm is triggered
+        ({"5XXError": 3, "Errors": 3}, []),  # FunctionErrorsAlarm is triggered
         ({"5XXError": 3}, ["GatewayErrorsAlarm"]),
-        (
-            {"5XXError": 3, "CheckpointsDeleted": 9, "PolledEventCount": 9},
-            ["GatewayErrorsAlarm"],
-        ),
+        ({"5XXError": 3, "CheckpointsDeleted": 9, "PolledEventCount": 9}, ["GatewayErrorsAlarm"]),
         ({"CheckpointsDeleted": 1, "PolledEventCount": 1}, []),
         ({"CheckpointsDeleted": 1}, ["ReclaimStoppedAlarm"]),
         ({"DroppedEventCount": 1}, ["ReclaimGivenUpAlarm"]),
@@ -117,7 +114,7 @@ def test_a_documented_outcome_triggers_no_alarm_and_no_rollback(
     ],
 )
 def test_alarms_on_several_metrics_cover_what_no_other_alarm_covers(
-    stack: Json, values: dict[str, int], goes_off: list[str]
+    stack: Json, values: dict[str, int], triggered: list[str]
 ) -> None:
     def is_above(alarm: Json) -> bool:
         (expression,) = [m["Expression"] for m in alarm["Metrics"] if "Expression" in m]
@@ -135,31 +132,20 @@ def test_alarms_on_several_metrics_cover_what_no_other_alarm_covers(
         return value >= int(alarm["Threshold"])
 
     several = {n: alarm for n, alarm in alarms_of(stack).items() if "Metrics" in alarm}
-    assert goes_off == [name for name, alarm in several.items() if is_above(alarm)]
+    assert triggered == [name for name, alarm in several.items() if is_above(alarm)]
     at_once = {name for name, alarm in several.items() if alarm["DatapointsToAlarm"] == 1}
-    assert {
-        "ReclaimGivenUpAlarm",
-        "ReclaimStoppedAlarm",
-    } == at_once  # the others wait whether it lasts
-
-
-def test_one_slow_request_among_a_few_triggers_no_alarm(stack: Json) -> None:
-    for alarm in alarms_of(stack).values():
-        percentile = alarm.get("ExtendedStatistic")
-        assert (percentile and "ignore") == alarm.get("EvaluateLowSampleCountPercentile")
+    assert {"ReclaimGivenUpAlarm", "ReclaimStoppedAlarm"} == at_once  # the others must last
 
 
 def test_the_dashboard_shows_each_way_in_which_dynamodb_can_throttle(stack: Json) -> None:
-    used = {
-        (statement["Resource"].removesuffix(".Arn"), action)
-        for statement in policy_of(stack)
-        for action in statement["Action"]
-        if action.startswith("dynamodb:")
-    }
-
     assert {
-        ("WriteThrottleEvents" if action == "dynamodb:DeleteItem" else "ReadThrottleEvents", table)
-        for table, action in used
+        (
+            "WriteThrottleEvents" if action == "dynamodb:DeleteItem" else "ReadThrottleEvents",
+            resource.removesuffix(".Arn"),
+        )
+        for resource, actions in allowed(stack).items()
+        for action in actions
+        if action.startswith("dynamodb:")
     } == {
         (name, dict(dimensions)["TableName"])
         for namespace, name, dimensions in shown_metrics(stack)
@@ -194,17 +180,14 @@ def test_stacks_in_two_regions_have_a_dashboard_each(stack: Json) -> None:
 def emitted_metrics(
     call: Call, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
 ) -> set[Metric]:
-    """Return each metric that the function emits, from requests that show all.
-
-    The value of the dimension `reason` is left open.
-    """
+    """Return each metric that the functions emit, from requests and records that show all."""
     good = make_event(steps=[1])
     endpoint.fail("GetItem", reject(400, "AccessDeniedException"))
     endpoint.fail("TransactWriteItems", reject(400, "AccessDeniedException"))
     put_token("reader", entity=ENTITY, scopes=[READ_SCOPE])
     events = [good, good, good, make_event(token=None), make_event(method="GET", token="reader")]
     capsys.readouterr()
-    call(steps=[1], milliseconds=1_000)  # answered with 503
+    call(steps=[1], milliseconds=1_000)  # returns 503
     put_objects("a", saved_at=DELETED_AT - timedelta(days=1))
     endpoint.fail("GetItem", reject(400, "AccessDeniedException"))
     records = [make_stream_record(f"s3://{ARTIFACTS_BUCKET}/a"), make_stream_record("nothing")]
@@ -215,32 +198,24 @@ def emitted_metrics(
 
 def metrics_in(log: str) -> Iterator[Metric]:
     """Yield each metric in a log, including duplicates."""
-    for line in log.splitlines():
-        if '"_aws"' not in line:
-            continue
-        record, _ = json.JSONDecoder().raw_decode(line)
-        for directive in record["_aws"]["CloudWatchMetrics"]:
-            (keys,) = directive["Dimensions"]
-            dimensions = frozenset((k, "*" if k == "reason" else record[k]) for k in keys)
-            for metric in directive["Metrics"]:
-                assert metric["Name"] in record
-                yield directive["Namespace"], metric["Name"], dimensions
+    for text in log.splitlines():
+        if '"_aws"' in text:
+            line, _ = json.JSONDecoder().raw_decode(text)
+            yield from metrics_of(line)
 
 
 def watched_metrics(stack: Json) -> set[Metric]:
-    watched = []
-    for alarm in alarms_of(stack).values():
-        if "Metrics" in alarm:
-            watched += [m["MetricStat"]["Metric"] for m in alarm["Metrics"] if "MetricStat" in m]
-        else:
-            watched.append(alarm)
+    """Return each metric that an alarm watches."""
+    alarms = alarms_of(stack).values()
+    parts = [part for alarm in alarms for part in alarm.get("Metrics", [])]
+    watched = [part["MetricStat"]["Metric"] for part in parts if "MetricStat" in part]
     return {
         (
             metric["Namespace"],
             metric["MetricName"],
             frozenset((d["Name"], d["Value"]) for d in metric["Dimensions"]),
         )
-        for metric in watched
+        for metric in watched + [alarm for alarm in alarms if "Metrics" not in alarm]
     }
 
 

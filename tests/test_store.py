@@ -10,13 +10,8 @@ import pytest
 
 from checkpoints.batches import CONCURRENT_BATCHES
 from emulators.dynamodb import put_checkpoints, put_token, stored_checkpoints
-from events import ENTITY, JSON, MODEL, Answer, Call
-from faulty_dynamodb import Apply, Endpoint, Fault, Reply, cancel, pass_on, reject
-
-
-def deleted(count: int, not_found: list[int]) -> Answer:
-    """Return the whole response for these counts."""
-    return Answer(200, JSON, {"deleted_count": count, "not_found_steps": not_found})
+from events import ENTITY, MODEL, NOTHING_DELETED, Call, deleted, failed_deletion
+from faulty_dynamodb import Apply, Endpoint, Fault, Reply, cancel, pass_on
 
 
 def test_deletes_what_exists_and_reports_what_does_not(call: Call) -> None:
@@ -42,10 +37,10 @@ def test_deletes_what_exists_and_reports_what_does_not(call: Call) -> None:
         pytest.param([10**125], 0, [10**125], id="as large as DynamoDB holds"),
         pytest.param([10**126], 0, [10**126], id="larger"),
         pytest.param([-(10**126), 1], 1, [-(10**126)], id="smaller"),
-        pytest.param([10**4299, 2], 1, [10**4299], id="beyond all measure"),
+        pytest.param([10**4299, 2], 1, [10**4299], id="4,300 digits"),
     ],
 )
-def test_answers_for_each_distinct_step(
+def test_the_response_names_each_distinct_step_without_a_checkpoint(
     call: Call, steps: list[int], count: int, not_found: list[int]
 ) -> None:
     present = {0, 1, 2, 3, -5, 10**40, 10**37 + 1}
@@ -59,7 +54,7 @@ def test_answers_for_each_distinct_step(
 def test_sends_no_step_that_is_too_large_for_dynamodb(
     call: Call, endpoint: Endpoint, step: int
 ) -> None:
-    """DynamoDB would reject the others with it; moto takes it."""
+    """DynamoDB would reject the whole transaction; moto accepts it."""
     extreme = [10**38 - 1, 1 - 10**38]
 
     assert deleted(0, [*extreme, step]) == call(steps=[*extreme, step])
@@ -84,18 +79,10 @@ def test_deletes_any_number(call: Call, count: int, missing: str) -> None:
     assert {MODEL: {5}} == stored_checkpoints()
 
 
-def test_deletes_thousands(call: Call) -> None:
-    put_checkpoints(MODEL, range(1_050), entity=ENTITY)
-
-    assert deleted(1_000, [-1]) == call(steps=[*range(1_000), -1])
-    assert {MODEL: set(range(1_000, 1_050))} == stored_checkpoints()
-
-
-def test_asks_only_for_what_the_model_has_when_asked_for_many(
+def test_deletes_only_what_the_model_has_if_there_are_many_steps(
     call: Call, endpoint: Endpoint
 ) -> None:
     put_checkpoints(MODEL, range(0, 30_000, 100), entity=ENTITY)
-    endpoint.heal()
 
     answer = call(steps=list(range(100_000)))
 
@@ -104,114 +91,89 @@ def test_asks_only_for_what_the_model_has_when_asked_for_many(
     assert {} == stored_checkpoints()
 
 
-def test_needs_no_query_for_as_many_steps_as_one_transaction_takes(
-    call: Call, endpoint: Endpoint
-) -> None:
+def test_needs_no_query_if_one_transaction_is_enough(call: Call, endpoint: Endpoint) -> None:
     put_checkpoints(MODEL, range(100), entity=ENTITY)
 
-    assert deleted(100, []) == call(steps=list(range(100)))
+    assert deleted(100) == call(steps=list(range(100)))
     assert ["GetItem", "TransactWriteItems"] == endpoint.calls
 
 
-LARGE_RECORD = {"padding": {"S": "x" * 10_000}}
+# Sparse steps: their number limits the reads, not the size of the model.
+
+SPARSE = list(range(0, 1_200, 10))  # a page of a query covers 10 of them
+FOREIGN = range(500, 900, 20)
+MISSING = range(1_000, 1_200, 10)
+SPARSE_DELETED = deleted(120 - len(FOREIGN) - len(MISSING), [*FOREIGN, *MISSING])
+LEFT = {MODEL: set(range(1_000)) - set(SPARSE) | set(FOREIGN)}
 
 
-class TestSparseSteps:
-    """The steps of a request limit its reads, not the size of the model."""
+@pytest.fixture
+def _large_model(_fresh_tables: None) -> None:
+    large = {"S": "x" * 10_000}
+    put_checkpoints(MODEL, range(1_000), entity=ENTITY, padding=large)
+    put_checkpoints(MODEL, FOREIGN, entity="speech-team", padding=large)
 
-    wanted = range(0, 1_200, 10)  # a page of a query passes 10 of them
 
-    @pytest.fixture(autouse=True)
-    def _large_model(self, _fresh_tables: None, endpoint: Endpoint) -> None:
-        put_checkpoints(MODEL, range(1_000), entity=ENTITY, **LARGE_RECORD)
-        put_checkpoints(MODEL, range(500, 900, 20), entity="speech-team", **LARGE_RECORD)
-        endpoint.heal()
+@pytest.mark.usefixtures("_large_model")
+def test_sparse_steps_take_a_few_consistent_reads(call: Call, endpoint: Endpoint) -> None:
+    assert SPARSE_DELETED == call(steps=SPARSE)
+    calls = ["GetItem", "Query", "Query", "Query", "BatchGetItem", "TransactWriteItems"]
+    assert calls == endpoint.calls
+    assert LEFT == stored_checkpoints()
+    *reads, batch, _ = endpoint.requests
+    reads += batch["RequestItems"].values()
+    assert [True] * 5 == [read["ConsistentRead"] for read in reads]
 
-    foreign_or_missing = (*range(500, 900, 20), *range(1_000, 1_200, 10))
 
-    def answer(self) -> Answer:
-        return deleted(120 - len(self.foreign_or_missing), list(self.foreign_or_missing))
+@pytest.mark.usefixtures("_large_model")
+def test_reads_keys_again_if_dynamodb_leaves_them_unprocessed(
+    call: Call, endpoint: Endpoint
+) -> None:
+    endpoint.fail("BatchGetItem", leave_unprocessed(80), leave_unprocessed(7), pass_on)
+    pauses: list[float] = []
 
-    def left(self) -> dict[str, set[int]]:
-        gone = set(self.wanted) - set(self.foreign_or_missing)
-        return {MODEL: set(range(1_000)) - gone}
+    with mock.patch.object(time, "sleep", pauses.append):
+        assert SPARSE_DELETED == call(steps=SPARSE)
+    assert 2 == len(pauses)
+    assert 3 == endpoint.calls.count("BatchGetItem")
+    assert LEFT == stored_checkpoints()
 
-    def test_take_a_few_reads(self, call: Call, endpoint: Endpoint) -> None:
-        assert self.answer() == call(steps=list(self.wanted))
-        assert ["GetItem"] + ["Query"] * 3 + ["BatchGetItem", "TransactWriteItems"] == (
-            endpoint.calls
-        )
-        assert self.left() == stored_checkpoints()
 
-    def test_are_read_again_where_dynamodb_leaves_keys_unprocessed(
-        self, call: Call, endpoint: Endpoint
-    ) -> None:
-        endpoint.fail("BatchGetItem", leave_unprocessed(80), leave_unprocessed(7), pass_on)
-        pauses: list[float] = []
+@pytest.mark.usefixtures("_large_model")
+def test_returns_503_if_keys_stay_unprocessed(call: Call, endpoint: Endpoint) -> None:
+    endpoint.keep_failing("BatchGetItem", leave_unprocessed(100))
 
-        with mock.patch.object(time, "sleep", pauses.append):
-            assert self.answer() == call(steps=list(self.wanted))
-        assert 2 == len(pauses)
-        assert 3 == endpoint.calls.count("BatchGetItem")
-        assert self.left() == stored_checkpoints()
+    assert NOTHING_DELETED == call(steps=SPARSE, milliseconds=13_500)
+    assert {MODEL: set(range(1_000))} == stored_checkpoints()
 
-    def test_end_in_a_503_if_keys_stay_unprocessed(self, call: Call, endpoint: Endpoint) -> None:
-        endpoint.keep_failing("BatchGetItem", leave_unprocessed(100))
 
-        answer = call(steps=list(self.wanted), milliseconds=13_500)
+@pytest.mark.usefixtures("_large_model")
+def test_finds_steps_however_the_table_writes_numbers(call: Call, endpoint: Endpoint) -> None:
+    def with_fraction(_request: object, apply: Apply) -> Reply:
+        return Reply(200, re.sub(rb'("N": ?"-?[0-9]+)"', rb'\1.0"', apply().body))
 
-        assert (503, 0, 0) == (
-            answer.status,
-            answer.body["deleted_count"],
-            answer.body["unconfirmed_count"],
-        )
-        assert {MODEL: set(range(1_000))} == stored_checkpoints()
+    endpoint.keep_failing("BatchGetItem", with_fraction)
+    endpoint.keep_failing("Query", with_fraction)
 
-    def test_take_a_few_reads_of_small_records_too(self, call: Call, endpoint: Endpoint) -> None:
-        """A page of them passes more steps than a batch has, but far more records besides."""
+    assert SPARSE_DELETED == call(steps=SPARSE)
 
-        def read_150_steps_among_10_000_records(_request: object, apply: Apply) -> Reply:
-            body = json.loads(apply().body)
-            page = body["Items"][:150]
-            body |= {"Items": page, "ScannedCount": 10_000}
-            body["LastEvaluatedKey"] = {"model_id": {"S": "small"}} | page[-1]
-            return Reply(200, json.dumps(body).encode())
 
-        put_checkpoints("small", range(1_000), entity=ENTITY)
-        endpoint.heal()
-        endpoint.keep_failing("Query", read_150_steps_among_10_000_records)
+def test_steps_among_many_small_records_take_a_few_reads(call: Call, endpoint: Endpoint) -> None:
+    """A page covers more steps than a batch has, but also far more other records."""
 
-        assert deleted(1_000, []) == call(steps=list(range(1_000)), model_id="small")
-        assert (3, 6) == tuple(map(endpoint.calls.count, ("Query", "BatchGetItem")))
-        assert "small" not in stored_checkpoints()
+    def read_150_steps_among_10_000_records(_request: object, apply: Apply) -> Reply:
+        body = json.loads(apply().body)
+        page = body["Items"][:150]
+        body |= {"Items": page, "ScannedCount": 10_000}
+        body["LastEvaluatedKey"] = {"model_id": {"S": MODEL}} | page[-1]
+        return Reply(200, json.dumps(body).encode())
 
-    def test_are_found_however_the_table_writes_numbers(
-        self, call: Call, endpoint: Endpoint
-    ) -> None:
-        def with_fraction(_request: object, apply: Apply) -> Reply:
-            body = apply().body
-            return Reply(200, re.sub(rb'("N": ?"-?[0-9]+)"', rb'\1.0"', body))
+    put_checkpoints(MODEL, range(1_000), entity=ENTITY)
+    endpoint.keep_failing("Query", read_150_steps_among_10_000_records)
 
-        endpoint.keep_failing("BatchGetItem", with_fraction)
-        endpoint.keep_failing("Query", with_fraction)
-
-        assert self.answer() == call(steps=list(self.wanted))
-
-    @pytest.mark.parametrize(
-        "fault",
-        [reject(400, "ThrottlingException"), reject(500, "InternalServerError")],
-        ids=["throttled", "server error"],
-    )
-    def test_recover_from_a_short_fault(self, call: Call, endpoint: Endpoint, fault: Fault) -> None:
-        endpoint.fail("BatchGetItem", fault)
-
-        assert self.answer() == call(steps=list(self.wanted))
-
-    def test_are_read_as_they_are_now(self, call: Call, endpoint: Endpoint) -> None:
-        call(steps=list(self.wanted))
-
-        (batch,) = (request for request in endpoint.requests if "RequestItems" in request)
-        assert [True] == [table["ConsistentRead"] for table in batch["RequestItems"].values()]
+    assert deleted(1_000) == call(steps=list(range(1_000)))
+    assert (3, 6) == tuple(map(endpoint.calls.count, ("Query", "BatchGetItem")))
+    assert {} == stored_checkpoints()
 
 
 def leave_unprocessed(count: int) -> Fault:
@@ -232,87 +194,61 @@ def leave_unprocessed(count: int) -> Fault:
     return fault
 
 
-def test_reads_the_keys_page_by_page(call: Call, endpoint: Endpoint) -> None:
+def test_reads_dense_steps_page_by_page(call: Call, endpoint: Endpoint) -> None:
     put_checkpoints(MODEL, range(200), entity=ENTITY, padding={"S": "x" * 10_000})
-    endpoint.heal()
 
-    assert deleted(200, []) == call(steps=list(range(200)))
+    assert deleted(200) == call(steps=list(range(200)))
     assert endpoint.calls.count("Query") > 1
     assert {} == stored_checkpoints()
 
 
-@pytest.mark.parametrize("count", [1, 101], ids=["in one transaction", "after a query"])
-class TestLeavesAlone:
-    """Other entities' checkpoints and other steps are not changed and not revealed."""
+# The checkpoints of others
 
-    def test_the_checkpoints_of_another_entity(self, call: Call, count: int) -> None:
-        put_checkpoints(MODEL, range(count), entity="speech-team")
+either_way = pytest.mark.parametrize("count", [1, 101], ids=["in one transaction", "after a query"])
 
-        assert deleted(0, list(range(count))) == call(steps=list(range(count)))
-        assert {MODEL: set(range(count))} == stored_checkpoints()
 
-    def test_the_checkpoints_of_an_entity_with_a_longer_name(self, call: Call, count: int) -> None:
-        put_token("prefix-token", entity="vision")
-        put_checkpoints(MODEL, range(count), entity="vision-team")
+@either_way
+def test_deletes_only_the_callers_checkpoints_of_the_model(call: Call, count: int) -> None:
+    """Others' checkpoints are not changed, and cannot be told apart from missing ones."""
+    others = range(count, count + 4)
+    other_models = [MODEL + "0", MODEL.upper(), MODEL[:-1]]
+    put_checkpoints(MODEL, range(count), entity=ENTITY, uri={"S": "x"}, step_name={"S": "entity"})
+    for step, entity in zip(others, ["speech-team", f"{ENTITY}-2", ENTITY[:-1], ""], strict=True):
+        put_checkpoints(MODEL, [step], entity=entity, owner={"S": ENTITY})
+    for model_id in other_models:
+        put_checkpoints(model_id, range(count + 4), entity=ENTITY)
 
-        assert deleted(0, list(range(count))) == call(
-            steps=list(range(count)), token="prefix-token"
-        )
-        assert {MODEL: set(range(count))} == stored_checkpoints()
+    assert deleted(count, others) == call(steps=list(range(count + 4)))
+    left = {model_id: set(range(count + 4)) for model_id in other_models}
+    assert left | {MODEL: {*others}} == stored_checkpoints()
 
-    def test_another_entitys_between_the_callers_own(self, call: Call, count: int) -> None:
-        put_checkpoints(MODEL, range(count), entity=ENTITY)
-        put_checkpoints(MODEL, [count], entity="speech-team")
 
-        assert deleted(count, [count]) == call(steps=list(range(count + 1)))
-        assert {MODEL: {count}} == stored_checkpoints()
+@either_way
+def test_ignores_a_checkpoint_whose_step_is_not_an_integer(call: Call, count: int) -> None:
+    put_checkpoints(MODEL, range(count), entity=ENTITY)
+    put_checkpoints(MODEL, [0], entity=ENTITY, step={"N": "0.5"})
 
-    def test_a_checkpoint_without_an_owner(self, call: Call, count: int) -> None:
-        put_checkpoints(MODEL, range(count), entity=ENTITY)
-        put_checkpoints(MODEL, [0], entity="", owner={"S": ENTITY})
+    assert deleted(count) == call(steps=list(range(count)))
 
-        assert deleted(count - 1, [0]) == call(steps=list(range(count)))
 
-    def test_the_same_steps_of_other_models(self, call: Call, count: int) -> None:
-        for model_id in (MODEL, MODEL + "0", MODEL.upper(), MODEL[:-1]):
-            put_checkpoints(model_id, range(count), entity=ENTITY)
+@either_way
+def test_a_model_id_that_is_too_long_has_no_checkpoints(
+    call: Call, endpoint: Endpoint, count: int
+) -> None:
+    steps = list(range(count))
 
-        assert deleted(count, []) == call(steps=list(range(count)))
-        assert {MODEL + "0", MODEL.upper(), MODEL[:-1]} == set(stored_checkpoints())
-
-    def test_a_checkpoint_between_two_steps(self, call: Call, count: int) -> None:
-        """A table may hold one, put there by others; no request can name it."""
-        put_checkpoints(MODEL, range(count), entity=ENTITY)
-        put_checkpoints(MODEL, [0], entity=ENTITY, step={"N": "0.5"})
-
-        assert deleted(count, []) == call(steps=list(range(count)))
-        assert not call(steps=list(range(count))).body["deleted_count"]
-
-    def test_a_model_whose_id_no_key_can_hold(
-        self, call: Call, endpoint: Endpoint, count: int
-    ) -> None:
-        steps = list(range(count))
-
-        assert deleted(0, steps) == call(steps=steps, model_id="é" * 1_025)
-        assert ["GetItem"] == endpoint.calls
-
-    def test_nothing_else_a_record_holds_matters(self, call: Call, count: int) -> None:
-        put_checkpoints(
-            MODEL, range(count), entity=ENTITY, uri={"S": "s3://x"}, step_name={"S": "entity"}
-        )
-
-        assert deleted(count, []) == call(steps=list(range(count)))
-        assert {} == stored_checkpoints()
+    assert deleted(0, steps) == call(steps=steps, model_id="é" * 1_025)
+    assert ["GetItem"] == endpoint.calls
 
 
 def test_deletes_for_a_model_with_the_longest_id(call: Call) -> None:
     model_id = "é" * 1_024
     put_checkpoints(model_id, [1], entity=ENTITY)
 
-    assert deleted(1, []) == call(steps=[1], model_id=model_id)
+    assert deleted(1) == call(steps=[1], model_id=model_id)
 
 
-def test_an_entity_deletes_its_own_beside_another(call: Call) -> None:
+def test_each_token_deletes_the_checkpoints_of_its_entity(call: Call) -> None:
     put_token("other-token", entity="speech-team")
     put_checkpoints(MODEL, [1, 2], entity=ENTITY)
     put_checkpoints(MODEL, [3, 4], entity="speech-team")
@@ -322,7 +258,7 @@ def test_an_entity_deletes_its_own_beside_another(call: Call) -> None:
     assert {} == stored_checkpoints()
 
 
-def test_tells_how_far_it_got_when_it_has_to_stop(call: Call, endpoint: Endpoint) -> None:
+def test_a_deletion_that_stops_says_how_much_it_deleted(call: Call, endpoint: Endpoint) -> None:
     count = (3 + 2 * CONCURRENT_BATCHES) * 100
     put_checkpoints(MODEL, range(count), entity=ENTITY)
     endpoint.fail("TransactWriteItems", *[pass_on] * 3)
@@ -330,8 +266,12 @@ def test_tells_how_far_it_got_when_it_has_to_stop(call: Call, endpoint: Endpoint
 
     answer = call(steps=list(range(count)), milliseconds=13_500)
 
-    assert 503 == answer.status
-    assert "Deleted: 300. Possibly deleted: 0. Send the request again" in answer.body["detail"]
+    detail = (
+        "The database is not available, so the deletion stopped. Deleted: 300. Possibly deleted: "
+        "0. Send the request again to delete the rest. Checkpoints that are already deleted are "
+        "then reported as not found."
+    )
+    assert failed_deletion(503, detail, deleted=300) == answer
     (left,) = stored_checkpoints().values()
     assert count - 300 == len(left)
     sent = {
@@ -339,18 +279,9 @@ def test_tells_how_far_it_got_when_it_has_to_stop(call: Call, endpoint: Endpoint
         for request in endpoint.requests
         if "TransactItems" in request
     }
-    assert len(sent) <= 3 + CONCURRENT_BATCHES  # after a failure no other was begun
+    assert len(sent) <= 3 + CONCURRENT_BATCHES  # after a failure, no other was started
 
     endpoint.heal()
 
-    answer = call(steps=list(range(count)))
     gone = sorted(set(range(count)) - left)
-    assert Answer(200, JSON, {"deleted_count": len(left), "not_found_steps": gone}) == answer
-
-
-def test_decides_on_what_is_true_now(call: Call, endpoint: Endpoint) -> None:
-    """Reads are consistent: tokens and checkpoints are as they are at the request."""
-    call(steps=list(range(101)))
-
-    reads = [request for request in endpoint.requests if "TransactItems" not in request]
-    assert [True, True] == [request["ConsistentRead"] for request in reads]
+    assert deleted(len(left), gone) == call(steps=list(range(count)))

@@ -3,32 +3,27 @@
 import copy
 import json
 from functools import cache
-from typing import Any
 
 import pytest
 
 from checkpoints import dynamodb, reclaim
 from emulators.dynamodb import REGION, read_template
-from events import Answer, Call
+from events import Call
 from template_resolver import (
     Json,
+    allowed,
     deployed,
     function_of,
     of_type,
     only,
     outputs_of,
-    policy_of,
     refusals,
 )
 
 BUCKET = "artifacts"
-TOPIC = "arn:aws:sns:us-east-1:123456789012:alarms"
+STREAM = "ExistingCheckpointsStreamArn"  # has an effect only together with a table
 
-STREAM = (
-    "ExistingCheckpointsStreamArn"  # it means something only with a table, and has its own test
-)
-
-# A value of each other parameter that is not its default.
+# A value that is not the default, for each other parameter.
 OTHERS = {
     "Stage": "test",
     "Architecture": "x86_64",
@@ -40,12 +35,15 @@ OTHERS = {
     "ReservedConcurrency": "20",
     "SnapStart": "true",
     "CanaryDeployment": "true",
-    "AlarmTopicArn": TOPIC,
+    "AlarmTopicArn": "arn:aws:sns:us-east-1:123456789012:alarms",
     "WebAclArn": "arn:aws:wafv2:us-east-1:123456789012:regional/webacl/checkpoints/1",
     "AccessLog": "true",
     "ExistingCheckpointsTable": "platform-checkpoints",
     "ArtifactsBucket": "platform-artifacts",
 }
+TABLE = {"ExistingCheckpointsTable": OTHERS["ExistingCheckpointsTable"]}
+TABLE_ARN = f"arn:aws:dynamodb:{REGION}:123456789012:table/{OTHERS['ExistingCheckpointsTable']}"
+TABLE_STREAM = TABLE | {STREAM: f"{TABLE_ARN}/stream/1"}
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +65,14 @@ def deployed_with(parameter: str, **parameters: str) -> Json:
 
 
 def version_of(stack: Json, function: str = "ApiFunction") -> Json:
-    """Return the one version; CloudFormation publishes another if any of this changes."""
+    """Return the version of a function. CloudFormation publishes another if any of this changes."""
     versions = of_type(stack, "AWS::Lambda::Version")
     return {name: each for name, each in versions.items() if each["FunctionName"] == function}
 
 
 def is_retained(resource: Json) -> bool:
-    policy = resource["DeletionPolicy"]
-    return (
-        policy in ("Retain", "RetainExceptOnCreate") and resource["UpdateReplacePolicy"] == "Retain"
-    )
+    is_kept = resource["DeletionPolicy"] in ("Retain", "RetainExceptOnCreate")
+    return is_kept and resource["UpdateReplacePolicy"] == "Retain"
 
 
 # Parameters
@@ -105,8 +101,9 @@ def test_without_an_endpoint_the_function_uses_dynamodb_in_the_cloud(
     assert "https://dynamodb.eu-central-1.amazonaws.com" == dynamodb.connect().meta.endpoint_url
 
 
-def test_deploying_needs_no_permission_to_name_roles(stack: Json) -> None:
+def test_a_deployment_names_no_roles_and_changes_nothing_outside_its_stack(stack: Json) -> None:
     for resources in (stack, deployed(**OTHERS)):
+        assert {} == of_type(resources, "AWS::ApiGateway::Account")
         for role in of_type(resources, "AWS::IAM::Role").values():
             assert "RoleName" not in role
 
@@ -114,23 +111,15 @@ def test_deploying_needs_no_permission_to_name_roles(stack: Json) -> None:
 # The function
 
 
-def test_the_function_may_do_exactly_what_it_does(stack: Json) -> None:
+def test_the_role_of_the_api_allows_exactly_what_it_needs(stack: Json) -> None:
     log_group = function_of(stack)["LoggingConfig"]["LogGroup"]
 
     assert {
-        ("TokensTable.Arn", "dynamodb:GetItem"),
-        ("CheckpointsTable.Arn", "dynamodb:Query"),
-        ("CheckpointsTable.Arn", "dynamodb:BatchGetItem"),
-        ("CheckpointsTable.Arn", "dynamodb:DeleteItem"),
-        (f"{log_group}.Arn", "logs:CreateLogStream"),
-        (f"{log_group}.Arn", "logs:PutLogEvents"),
-        ("*", "xray:PutTraceSegments"),
-        ("*", "xray:PutTelemetryRecords"),
-    } == {
-        (statement["Resource"], action)
-        for statement in policy_of(stack)
-        for action in statement["Action"]
-    }
+        "TokensTable.Arn": {"dynamodb:GetItem"},
+        "CheckpointsTable.Arn": {"dynamodb:Query", "dynamodb:BatchGetItem", "dynamodb:DeleteItem"},
+        f"{log_group}.Arn": {"logs:CreateLogStream", "logs:PutLogEvents"},
+        "*": {"xray:PutTraceSegments", "xray:PutTelemetryRecords"},
+    } == allowed(stack)
 
 
 @pytest.mark.parametrize("canary", ["false", "true"])
@@ -151,7 +140,7 @@ def test_a_parameter_that_changes_a_function_publishes_a_version_of_it(
     freeing_stack: Json, parameter: str, function: str
 ) -> None:
     stacks = [freeing_stack, deployed_with(parameter, ArtifactsBucket=BUCKET)]
-    # Concurrency is a matter of the function, not of a version.
+    # The concurrency is a property of the function, not of a version.
     versioned, versioned_other = (
         {k: v for k, v in function_of(s, function).items() if k != "ReservedConcurrentExecutions"}
         for s in stacks
@@ -194,47 +183,37 @@ def test_without_a_bucket_nothing_is_deployed_that_could_delete_artifacts(
     assert {"Dashboard"} == changed  # the API's function and its role stay as they are
 
 
-def test_the_function_that_frees_storage_may_do_exactly_what_it_does(freeing_stack: Json) -> None:
-    table = f"arn:aws:dynamodb:{REGION}:123456789012:table/CheckpointsTable"
+def test_the_role_that_frees_storage_allows_exactly_what_it_needs(freeing_stack: Json) -> None:
+    stream = f"arn:aws:dynamodb:{REGION}:123456789012:table/CheckpointsTable/stream/*"
 
     assert {
-        (f"{table}/stream/*", "dynamodb:DescribeStream"),
-        (f"{table}/stream/*", "dynamodb:GetRecords"),
-        (f"{table}/stream/*", "dynamodb:GetShardIterator"),
-        (f"{table}/stream/*", "dynamodb:ListStreams"),
-        ("CheckpointsTable.Arn", "dynamodb:GetItem"),
-        (f"arn:aws:s3:::{BUCKET}", "s3:ListBucket"),
-        (f"arn:aws:s3:::{BUCKET}/*", "s3:DeleteObject"),
-        (f"arn:aws:s3:::{BUCKET}/*", "s3:GetObject"),
-        ("FailedBatchesBucket.Arn", "s3:ListBucket"),
-        ("FailedBatchesBucket.Arn/*", "s3:PutObject"),
-        ("ReclaimFunctionLogGroup.Arn", "logs:CreateLogStream"),
-        ("ReclaimFunctionLogGroup.Arn", "logs:PutLogEvents"),
-        ("*", "xray:PutTraceSegments"),
-        ("*", "xray:PutTelemetryRecords"),
-    } == {
-        (statement["Resource"], action)
-        for statement in policy_of(freeing_stack, "ReclaimFunction")
-        for action in statement["Action"]
-    }
+        stream: {
+            *("dynamodb:DescribeStream", "dynamodb:GetRecords"),
+            *("dynamodb:GetShardIterator", "dynamodb:ListStreams"),
+        },
+        "CheckpointsTable.Arn": {"dynamodb:GetItem"},
+        f"arn:aws:s3:::{BUCKET}": {"s3:ListBucket"},
+        f"arn:aws:s3:::{BUCKET}/*": {"s3:DeleteObject", "s3:GetObject"},
+        "FailedBatchesBucket.Arn": {"s3:ListBucket"},
+        "FailedBatchesBucket.Arn/*": {"s3:PutObject"},
+        "ReclaimFunctionLogGroup.Arn": {"logs:CreateLogStream", "logs:PutLogEvents"},
+        "*": {"xray:PutTraceSegments", "xray:PutTelemetryRecords"},
+    } == allowed(freeing_stack, "ReclaimFunction")
 
 
-def test_no_removed_record_is_lost(freeing_stack: Json) -> None:
+def test_no_deleted_record_is_lost(freeing_stack: Json) -> None:
     mapping = only(freeing_stack, "AWS::Lambda::EventSourceMapping")
 
-    assert "CheckpointsTable.StreamArn" == mapping["EventSourceArn"]
-    assert "ReclaimFunctionAliaslive" == mapping["FunctionName"]
-    assert "TRIM_HORIZON" == mapping["StartingPosition"]
-    assert ["ReportBatchItemFailures"] == mapping["FunctionResponseTypes"]
-    assert "MaximumRetryAttempts" not in mapping  # only its age ends a record
-    assert mapping["MaximumRecordAgeInSeconds"] < 24 * 3600  # the stream's own limit
-    destination = mapping["DestinationConfig"]["OnFailure"]["Destination"]
-    assert "FailedBatchesBucket.Arn" == destination
-
-
-def test_the_function_that_frees_storage_has_time_to_do_so(freeing_stack: Json) -> None:
+    assert {
+        "EventSourceArn": "CheckpointsTable.StreamArn",
+        "FunctionName": "ReclaimFunctionAliaslive",
+        "StartingPosition": "TRIM_HORIZON",
+        "FunctionResponseTypes": ["ReportBatchItemFailures"],
+        "DestinationConfig": {"OnFailure": {"Destination": "FailedBatchesBucket.Arn"}},
+    }.items() <= mapping.items()
+    assert "MaximumRetryAttempts" not in mapping  # Lambda gives up on a record only by its age
+    assert mapping["MaximumRecordAgeInSeconds"] < 24 * 3600  # the limit of the stream
     milliseconds = function_of(freeing_stack, "ReclaimFunction")["Timeout"] * 1000
-
     assert milliseconds > 3 * reclaim.MIN_REMAINING_MS
 
 
@@ -250,56 +229,54 @@ def test_failed_batches_are_private_encrypted_and_expire(freeing_stack: Json) ->
     assert ("Enabled", 90) == (rule["Status"], rule["ExpirationInDays"])
 
 
-def test_frees_the_storage_of_a_table_that_exists_already() -> None:
-    table, stream = OTHERS["ExistingCheckpointsTable"], "arn:aws:dynamodb:::table/x/stream/1"
-    resources = deployed(ArtifactsBucket=BUCKET, ExistingCheckpointsTable=table, **{STREAM: stream})
+def test_frees_the_storage_of_an_existing_table() -> None:
+    resources = deployed(ArtifactsBucket=BUCKET, **TABLE_STREAM)
 
-    assert stream == only(resources, "AWS::Lambda::EventSourceMapping")["EventSourceArn"]
+    mapping = only(resources, "AWS::Lambda::EventSourceMapping")
+    assert TABLE_STREAM[STREAM] == mapping["EventSourceArn"]
     variables = function_of(resources, "ReclaimFunction")["Environment"]["Variables"]
-    assert {"ARTIFACTS_BUCKET": BUCKET, "CHECKPOINTS_TABLE": table}.items() <= variables.items()
-    arn = f"arn:aws:dynamodb:{REGION}:123456789012:table/{table}"
-    assert {arn, f"{arn}/stream/*"} == {
-        statement["Resource"]
-        for statement in policy_of(resources, "ReclaimFunction")
-        if "dynamodb" in statement["Action"][0]
-    }
+    name = TABLE["ExistingCheckpointsTable"]
+    assert {"ARTIFACTS_BUCKET": BUCKET, "CHECKPOINTS_TABLE": name}.items() <= variables.items()
+    actions = allowed(resources, "ReclaimFunction")
+    assert {TABLE_ARN, f"{TABLE_ARN}/stream/*"} <= set(actions)
+    assert "CheckpointsTable" not in str(actions)
 
 
-def test_freeing_storage_needs_the_stream_of_a_table_that_exists_already() -> None:
-    table = {"ExistingCheckpointsTable": OTHERS["ExistingCheckpointsTable"]}
-    stream = {STREAM: "arn:aws:dynamodb:::table/x/stream/1"}
-
+def test_freeing_the_storage_of_an_existing_table_needs_its_stream() -> None:
     assert [] == refusals(ArtifactsBucket=BUCKET)
-    assert [] == refusals(**table)
-    assert [] == refusals(ArtifactsBucket=BUCKET, **table, **stream)
-    (refusal,) = refusals(ArtifactsBucket=BUCKET, **table)
+    assert [] == refusals(**TABLE)
+    assert [] == refusals(ArtifactsBucket=BUCKET, **TABLE_STREAM)
+    (refusal,) = refusals(ArtifactsBucket=BUCKET, **TABLE)
     assert STREAM in refusal
 
 
 # What is kept
 
 
-def test_data_and_the_record_of_who_deleted_what_outlive_the_stack(freeing_stack: Json) -> None:
+def test_the_tables_and_logs_remain_after_the_stack_is_deleted(freeing_stack: Json) -> None:
     log_group = function_of(freeing_stack)["LoggingConfig"]["LogGroup"]
 
     for name in ("CheckpointsTable", "TokensTable", log_group, "ReclaimFunctionLogGroup"):
         assert is_retained(freeing_stack[name]), name
 
 
-def test_checkpoints_are_hard_to_lose(stack: Json) -> None:
-    table = stack["CheckpointsTable"]["Properties"]
+def test_a_first_deployment_that_fails_leaves_only_the_protected_table(stack: Json) -> None:
+    versions = version_of(stack)  # they are deleted together with their function
+    kept = {n for n, r in stack.items() if r.get("DeletionPolicy") == "Retain"} - set(versions)
+
+    assert {"CheckpointsTable"} == kept
+
+
+def test_checkpoints_are_protected_and_expired_tokens_are_removed(stack: Json) -> None:
+    table, tokens = (stack[name]["Properties"] for name in ("CheckpointsTable", "TokensTable"))
 
     assert table["DeletionProtectionEnabled"] is True
     assert table["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"] is True
+    expiry = {"AttributeName": "expires_at", "Enabled": True}
+    assert expiry == tokens["TimeToLiveSpecification"]
 
 
-def test_expired_tokens_are_removed(stack: Json) -> None:
-    expiry = stack["TokensTable"]["Properties"]["TimeToLiveSpecification"]
-
-    assert {"AttributeName": "expires_at", "Enabled": True} == expiry
-
-
-def test_the_access_log_is_off_and_never_holds_what_the_caller_wrote(stack: Json) -> None:
+def test_the_access_log_is_off_by_default_and_has_no_input_of_the_caller(stack: Json) -> None:
     assert "AccessLogSetting" not in only(stack, "AWS::ApiGateway::Stage")
     stage = only(deployed(AccessLog="true"), "AWS::ApiGateway::Stage")
     log_format = stage["AccessLogSetting"]["Format"]
@@ -314,73 +291,51 @@ def test_the_access_log_is_off_and_never_holds_what_the_caller_wrote(stack: Json
         assert value.removeprefix("$context.") in harmless
 
 
-def test_a_deployment_changes_nothing_outside_its_stack(stack: Json) -> None:
-    for resources in (stack, deployed(**OTHERS)):
-        assert "AWS::ApiGateway::Account" not in {r["Type"] for r in resources.values()}
+# An existing table
 
 
-def test_a_first_deployment_that_fails_leaves_nothing_but_the_protected_table(stack: Json) -> None:
-    versions = version_of(stack)  # they go with their function
-    kept = {n for n, r in stack.items() if r.get("DeletionPolicy") == "Retain"} - set(versions)
-
-    assert {"CheckpointsTable"} == kept
-    assert stack["CheckpointsTable"]["Properties"]["DeletionProtectionEnabled"] is True
-
-
-# A table that exists already
-
-
-def test_uses_a_table_that_exists_already() -> None:
-    name = OTHERS["ExistingCheckpointsTable"]
-    resources = deployed(ExistingCheckpointsTable=name)
+def test_uses_an_existing_table(stack: Json) -> None:
+    resources = deployed(**TABLE)
 
     assert {"TokensTable"} == set(of_type(resources, "AWS::DynamoDB::Table"))
-    assert "CheckpointsTable" not in function_of(resources)["Environment"]["Variables"].values()
-    assert name == function_of(resources)["Environment"]["Variables"]["CHECKPOINTS_TABLE"]
-    arn = f"arn:aws:dynamodb:{REGION}:123456789012:table/{name}"
-    assert {"TokensTable.Arn", arn} == {
-        statement["Resource"]
-        for statement in policy_of(resources)
-        if "dynamodb" in statement["Action"][0]
-    }
+    variables = function_of(resources)["Environment"]["Variables"]
+    assert TABLE["ExistingCheckpointsTable"] == variables["CHECKPOINTS_TABLE"]
+    assert set(allowed(stack)) - {"CheckpointsTable.Arn"} | {TABLE_ARN} == set(allowed(resources))
     assert "CheckpointsTable" not in json.dumps(only(resources, "AWS::CloudWatch::Dashboard"))
 
 
-def test_outputs_name_the_table_and_its_stream_of_what_was_deleted(stack: Json) -> None:
-    def of_the_table(**parameters: str) -> list[str | None]:
+def test_outputs_name_the_table_and_the_stream_of_its_deleted_records(stack: Json) -> None:
+    def table_and_stream(**parameters: str) -> list[str | None]:
         outputs = outputs_of(**parameters)
         return [outputs.get(key) for key in ("CheckpointsTableName", "CheckpointsStreamArn")]
 
-    table, stream = OTHERS["ExistingCheckpointsTable"], "arn:aws:dynamodb:::table/x/stream/1"
-
     view = stack["CheckpointsTable"]["Properties"]["StreamSpecification"]["StreamViewType"]
     assert "OLD_IMAGE" == view
-    assert ["CheckpointsTable", "CheckpointsTable.StreamArn"] == of_the_table()
-    assert [table, None] == of_the_table(ExistingCheckpointsTable=table)
-    assert [table, stream] == of_the_table(ExistingCheckpointsTable=table, **{STREAM: stream})
+    assert ["CheckpointsTable", "CheckpointsTable.StreamArn"] == table_and_stream()
+    assert [*TABLE.values(), None] == table_and_stream(**TABLE)
+    assert [*TABLE_STREAM.values()] == table_and_stream(**TABLE_STREAM)
 
 
-# What the gateway answers by itself
+# API Gateway's own responses
 
 
-def test_the_gateway_answers_in_the_shape_of_the_function(stack: Json, call: Call) -> None:
+def test_the_gateway_responds_in_the_format_of_the_function(stack: Json, call: Call) -> None:
     responses = stack["Api"]["Properties"]["Body"]["x-amazon-apigateway-gateway-responses"]
+    bodies = {n: each["responseTemplates"]["application/json"] for n, each in responses.items()}
+    not_found = call(path="/")
+    expected = {
+        "MISSING_AUTHENTICATION_TOKEN": (not_found.status, not_found.body),
+        "RESOURCE_NOT_FOUND": (not_found.status, not_found.body),
+        "REQUEST_TOO_LARGE": (413, {"detail": "The request is too large. Send fewer steps."}),
+        "THROTTLED": (429, {"detail": "Too Many Requests"}),
+        "QUOTA_EXCEEDED": (429, {"detail": "Too Many Requests"}),
+    }
 
-    def answer(name: str) -> tuple[int, Any]:
-        (body,) = responses[name]["responseTemplates"].values()
-        return int(responses[name]["statusCode"]), json.loads(body)
-
-    not_found: Answer = call(path="/")
-    for name in ("MISSING_AUTHENTICATION_TOKEN", "RESOURCE_NOT_FOUND"):
-        assert (not_found.status, not_found.body) == answer(name)
-    assert (413, {"detail": "The request is too large. Send fewer steps."}) == answer(
-        "REQUEST_TOO_LARGE"
-    )
-    for name in ("THROTTLED", "QUOTA_EXCEEDED"):
-        assert (429, {"detail": "Too Many Requests"}) == answer(name)
+    for name, response in expected.items():
+        assert response == (int(responses[name]["statusCode"]), json.loads(bodies[name]))
     for name in ("THROTTLED", "QUOTA_EXCEEDED", "INTEGRATION_TIMEOUT"):
         headers = {"gatewayresponse.header.Retry-After": "'2'"}
         assert headers == responses[name]["responseParameters"]
-    for name, response in responses.items():
-        assert '{"detail": ' in response["responseTemplates"]["application/json"], name
+    for name, body in bodies.items():
+        assert '{"detail": ' in body, name
     assert {"DEFAULT_4XX", "DEFAULT_5XX"} <= set(responses)
