@@ -120,7 +120,12 @@ def make_event(  # noqa: PLR0913 an event has so many parts
         "multiValueHeaders": {name: [value] for name, value in (headers or {}).items()},
         "queryStringParameters": None,
         "pathParameters": {"model_id": model_id},
-        "requestContext": {"requestId": "gateway-request-1", "stage": "prod", "path": path},
+        "requestContext": {
+            "requestId": "gateway-request-1",
+            "stage": "prod",
+            "path": path,
+            "identity": {"sourceIp": "192.0.2.1"},
+        },
         "body": json.dumps({"steps": steps}) if body is None and steps is not None else body,
         "isBase64Encoded": False,
     } | others

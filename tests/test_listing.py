@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from checkpoints.auth import READ_SCOPE
 from checkpoints.reads import MAX_READ_RECORDS
+from checkpoints.schemas import ListCheckpointsRequest
 from emulators.dynamodb import put_checkpoints, put_token
 from events import (
     ENTITY,
@@ -433,3 +434,14 @@ def test_a_short_fault_between_two_queries_does_not_change_the_page(
     endpoint.fail("Query", pass_on, throttled, failed)
 
     assert page([100, 101], has_more=True) == call(**request(limit=2))
+
+
+def test_each_parameter_changes_the_page(call: Call) -> None:
+    values: dict[str, Any] = {"after": 2, "limit": 1, "order": "desc"}
+    put_checkpoints(MODEL, [1, 2, 3], entity=ENTITY)
+
+    assert values.keys() == ListCheckpointsRequest.model_fields.keys(), "add a value to this test"
+    for name, value in values.items():
+        response = call(**request(**{name: value}))
+        assert 200 == response.status
+        assert page([1, 2, 3]) != response, f"app.py does not pass {name} on"

@@ -7,6 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from checkpoints import auth
 from checkpoints.auth import READ_SCOPE
 from checkpoints.schemas import ListCheckpointsRequest
 from emulators.dynamodb import put_checkpoints, put_token
@@ -128,8 +129,13 @@ CONTRACT: dict[str, Any] = {
     },
 }
 
-# An addition to the contract of the deletion, which a client can ignore.
+# Additions to the contracts, which a client can ignore: query parameters by method, and fields by
+# schema.
 DRY_RUN: dict[str, Any] = {"title": "Dry Run", "type": "boolean", "default": False}
+ADDED: dict[str, dict[str, Any]] = {
+    "delete": {"dry_run": in_query("dry_run", **DRY_RUN)},
+    "DeleteCheckpointsRequest": {"dry_run": DRY_RUN},
+}
 
 LISTING: dict[str, Any] = {"method": "GET", "token": "reader"}
 
@@ -149,18 +155,24 @@ def without_words(document: Any) -> Any:
     return document
 
 
-def test_contains_the_contracts_and_adds_the_dry_run(document: Any) -> None:
+def test_contains_the_contracts_and_only_known_additions(document: Any) -> None:
     published = without_words(document)
-    deletion = published["paths"][PATH]["delete"]
-    for operation in published["paths"][PATH].values():
+    for method, operation in published["paths"][PATH].items():
         responses = operation["responses"]
         operation["responses"] = {status: responses[status] for status in ("200", "422")}
+        parameters = {each["name"]: each for each in operation["parameters"]}
+        promised = CONTRACT["paths"][PATH][method]["parameters"]
+        more = [parameters.pop(name) for name in [*parameters] if name not in str(promised)]
+        operation["parameters"] = [*parameters.values()]
+        assert more == [*ADDED.get(method, {}).values()], "ADDED in tests/test_openapi.py"
+    schemas = published["components"]["schemas"]
     for name in ("ErrorMessage", "IncompleteDeletion"):
-        del published["components"]["schemas"][name]
-    body = published["components"]["schemas"]["DeleteCheckpointsRequest"]["properties"]
+        del schemas[name]
+    for name, promised in CONTRACT["components"]["schemas"].items():
+        fields = schemas[name]["properties"]
+        extra = {key: fields.pop(key) for key in fields.keys() - promised["properties"].keys()}
+        assert extra == ADDED.get(name, {}), "ADDED in tests/test_openapi.py"
 
-    assert DRY_RUN == body.pop("dry_run")
-    assert in_query("dry_run", **DRY_RUN) == deletion["parameters"].pop()
     assert CONTRACT == {key: published[key] for key in CONTRACT}
 
 
@@ -238,7 +250,17 @@ def test_publishes_each_query_parameter_of_the_list_with_its_default(document: A
     }
     fields = ListCheckpointsRequest.model_fields
 
-    assert {name: field.default for name, field in fields.items()} == published
+    assert {name: field.default for name, field in fields.items()} == published, (
+        "list_page in scripts/openapi.py"
+    )
+
+
+def test_publishes_each_status_of_a_refused_token(document: Any) -> None:
+    kinds = [kind for kind in vars(auth).values() if isinstance(kind, type)]
+    statuses = {str(kind.status) for kind in kinds if issubclass(kind, auth.AuthError)}
+
+    for operation in document["paths"][PATH].values():
+        assert statuses <= operation["responses"].keys(), "_client_errors in scripts/openapi.py"
 
 
 def test_check_says_whether_the_file_is_up_to_date(

@@ -1,12 +1,15 @@
 """What the template guarantees for callers and operators."""
 
 import copy
+import importlib
 import json
+import re
 from functools import cache
 
 import pytest
 
 from checkpoints import dynamodb, reclaim
+from emulators.aws import ROOT
 from emulators.dynamodb import REGION, read_template
 from events import Call
 from template_resolver import (
@@ -21,6 +24,12 @@ from template_resolver import (
 )
 
 BUCKET = "artifacts"
+MAKEFILE = ROOT / "src" / "Makefile"
+FUNCTIONS = [
+    name
+    for name, resource in read_template()["Resources"].items()
+    if resource["Type"] == "AWS::Serverless::Function"
+]
 STREAM = "ExistingCheckpointsStreamArn"  # has an effect only together with a table
 
 # A value that is not the default, for each other parameter.
@@ -134,7 +143,24 @@ def test_requests_go_to_the_version_that_was_published_last(canary: str) -> None
     assert [alias] * 2 == [permission["FunctionName"] for permission in permissions]
 
 
-@pytest.mark.parametrize("function", ["ApiFunction", "ReclaimFunction"])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_each_function_has_a_handler_a_package_and_a_log_that_is_kept(
+    freeing_stack: Json, function: str
+) -> None:
+    properties = function_of(freeing_stack, function)
+    module, _, handler = properties["Handler"].rpartition(".")
+    log_group = freeing_stack[properties["LoggingConfig"]["LogGroup"]]
+    (targets,) = re.findall(r"^((?:build-\w+ ?)+):", MAKEFILE.read_text(), re.MULTILINE)
+
+    assert callable(getattr(importlib.import_module(module), handler))
+    assert f"build-{function}" in targets.split(), "add the target to src/Makefile"
+    assert ("RetainExceptOnCreate", "365") == (
+        log_group["DeletionPolicy"],
+        str(log_group["Properties"]["RetentionInDays"]),
+    )
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("parameter", OTHERS)
 def test_a_parameter_that_changes_a_function_publishes_a_version_of_it(
     freeing_stack: Json, parameter: str, function: str
