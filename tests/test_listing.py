@@ -62,9 +62,10 @@ def page(steps: list[int], *, has_more: bool = False) -> Answer:
 
 
 def test_lists_checkpoints_with_their_metrics(call: Call) -> None:
-    put_checkpoints(MODEL, [7, 100], entity=ENTITY, uri={"S": "s3://x"})
+    model_id = "a b/é"
+    put_checkpoints(model_id, [7, 100], entity=ENTITY, uri={"S": "s3://x"})
     metrics = {"loss": {"N": "0.25"}, "epoch": {"N": "3"}}
-    put_checkpoints(MODEL, [-8], entity=ENTITY, metrics={"M": metrics})
+    put_checkpoints(model_id, [-8], entity=ENTITY, metrics={"M": metrics})
 
     expected = {
         "object": "list",
@@ -77,7 +78,7 @@ def test_lists_checkpoints_with_their_metrics(call: Call) -> None:
         "last_id": "100",
         "has_more": False,
     }
-    assert Answer(200, JSON, expected) == call(**request())
+    assert Answer(200, JSON, expected) == call(model_id=model_id, **request())
 
 
 @pytest.mark.parametrize(
