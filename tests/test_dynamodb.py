@@ -315,6 +315,17 @@ def test_a_transaction_is_not_halved_if_an_earlier_attempt_may_have_succeeded(
     assert internal_error(unconfirmed=4) == call(steps=list(range(4)))
 
 
+def test_a_cancellation_confirms_that_no_earlier_attempt_succeeded(
+    call: Call, endpoint: Endpoint
+) -> None:
+    """All attempts have the same ClientRequestToken."""
+    put_checkpoints(MODEL, [1], entity=ENTITY)
+    denied = reject(400, "AccessDeniedException")
+    endpoint.fail("TransactWriteItems", reject(500, "InternalServerError"), pass_on, denied)
+
+    assert internal_error(unconfirmed=0) == call(steps=[1, 2])
+
+
 def test_an_unknown_exception_leaves_the_transaction_unconfirmed(
     call: Call, endpoint: Endpoint
 ) -> None:
