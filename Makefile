@@ -75,7 +75,7 @@ build: .venv/ready ## Package the functions for Lambda into .aws-sam/build
 
 .PHONY: deploy
 deploy: .venv/ready ## Build, and deploy STACK (default: checkpoints) with ARGS
-	@$(if $(filter --guided --profile% --region%,$(ARGS)),:,$(python) scripts/stacks.py)
+	@$(python) scripts/preflight.py $(ARGS)
 	@$(MAKE) --no-print-directory build
 	@$(SAM) deploy --stack-name "$(STACK)" $(ARGS)
 

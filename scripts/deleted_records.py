@@ -13,7 +13,7 @@ from scripts.terminal import run_concurrently
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-BATCHES_PREFIX = "aws/lambda/"  # Lambda puts the batches that it gave up on here
+BATCHES_PREFIX = "aws/lambda/"  # Lambda puts the batches that it stopped retrying here
 CONCURRENT_CALLS = 8
 
 type Fields = dict[str, Any]
@@ -100,5 +100,5 @@ def _read_line(fields: Fields) -> DeletedRecord:
         str(fields["step"]),
         fields["artifact_uri"],
         fields["entity"],
-        fields["deleted_at"],
+        fields.get("deleted_at") or fields["removed_at"],  # its name in earlier versions
     )

@@ -37,7 +37,7 @@ MAX_LISTED_STEPS = 8
 NO_BREAK_SPACE = "\xa0"
 HINTS = {
     401: "Set CHECKPOINTS_TOKEN to a token that is not revoked or expired.",
-    403: "The token needs the scopes checkpoints:read and checkpoints:delete.",
+    403: "Ask for a token with the scopes checkpoints:read and checkpoints:delete.",
 }
 URL_HINT = "Set CHECKPOINTS_API_URL to the URL of the API, with its stage."
 EPILOG = """\
@@ -196,6 +196,7 @@ class Api:
         except httpx2.RequestError as error:
             was_sent = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
             reason = f"No response: {str(error) or type(error).__name__}."
+            reason += "" if was_sent else f" {URL_HINT}"
             return Failure(reason, may_have_deleted_more=was_sent)
         status = response.status_code
         try:
@@ -261,6 +262,9 @@ def main(
     if api.planned:
         perhaps = ", and perhaps some more" if more else ""
         reason += f" Deleted: {api.deleted:,} of {api.planned:,}{perhaps}."
+        reason += " To finish, run the command again."
+    else:
+        reason += "" if "Nothing was deleted" in reason else " Nothing was deleted."
     warn(f"prune.py: {reason}")
     return code
 

@@ -1,7 +1,7 @@
 """Retry deleting the artifacts of deleted checkpoints, after errors.
 
 Fix the cause first. Then this command sends the deleted records to the deployed function again:
-either the records that were refused or failed, or those that Lambda gave up on.
+either the records that were refused or failed, or those that Lambda stopped retrying.
 """
 
 import argparse
@@ -66,11 +66,12 @@ def _retry_batches(options: argparse.Namespace) -> int:
     try:
         retry.run()
     finally:
-        for key in readable if not options.dry_run else ():
-            if key in retry.unfinished:
-                print(f"This batch stays: s3://{bucket}/{key}")
-            else:
-                client.delete_object(Bucket=bucket, Key=key)
+        if not options.dry_run:
+            for key in readable:
+                if key in retry.unfinished:
+                    print(f"This batch stays: s3://{bucket}/{key}")
+                else:
+                    client.delete_object(Bucket=bucket, Key=key)
     return int(bool(retry.unfinished) or len(readable) < len(batches))
 
 
@@ -196,8 +197,8 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--batches",
         action="store_true",
-        help="retry the batches that Lambda gave up on; a batch is deleted when all its records "
-        "are done",
+        help="retry the batches that Lambda stopped retrying; a batch is deleted when all its "
+        "records are done",
     )
     source.add_argument(
         "--log",

@@ -95,10 +95,12 @@ exports:
   aws dynamodb scan --table-name {outputs["TokensTableName"]}
   aws s3 ls --recursive s3://{ARTIFACTS_BUCKET}
   make smoke STACK={STACK} URL="$API_URL"
+  AWS_ENDPOINT_URL={emulator.endpoint} \\
+      make deploy ARGS=--no-confirm-changeset
 
 Unlike AWS, the emulator returns 403 instead of 404 for unknown routes, does not
 throttle, and ignores the filters of log queries. For a / in a model_id, write
-%252F in the path instead of %2F.
+%252F in the path instead of %2F, and %2F for prune.py.
 
 Below is one line for each request, and one for each deleted checkpoint that had
 artifacts. Ctrl-C stops everything.

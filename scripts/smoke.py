@@ -79,7 +79,7 @@ class Smoke:
         model_id = quote(self._name, safe="")
         self._url = f"{url.rstrip('/')}/v1/preview/models/{model_id}/checkpoints"
         self._has_response = True
-        self._is_wrong_url = False
+        self._hint = ""
 
     def run(self) -> bool:
         """Run all checks; return whether all passed, and all temporary records were deleted."""
@@ -94,8 +94,8 @@ class Smoke:
                     break
         finally:
             is_clean = self._clean_up()
-        if self._is_wrong_url:
-            print("Check --url: it must include the stage.")
+        if self._hint:
+            print(self._hint)
         skipped = len(checks) - len(results)
         print(
             f"{results.count(True)} checks passed, {results.count(False)} failed"
@@ -181,10 +181,13 @@ class Smoke:
         except requests.RequestException as error:
             actual = f"no response: {_root_cause(error)}"
             self._has_response = False
+            self._hint = "If the API has another URL, give it with --url (in make smoke: URL=...)."
         milliseconds = (time.monotonic() - start) * 1000
         match actual:
             case (403, {"message": _}):  # from API Gateway; the API returns {"detail": ...}
-                self._is_wrong_url = True
+                self._hint = "Check the URL: it must include the stage."
+            case (401, _) if expected != actual:
+                self._hint = "Check the URL: it may be the API of another stack."
         passed = expected == actual
         print(f"{'ok' if passed else 'FAILED':6} {milliseconds:6.0f} ms  {name}", flush=True)
         if not passed:

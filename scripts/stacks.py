@@ -1,9 +1,5 @@
-"""Read the outputs of a deployed stack, and describe errors of AWS.
+"""Read the outputs of a deployed stack, and describe errors of AWS."""
 
-Run as a command, before a deployment: check that a region and valid credentials are set.
-"""
-
-import os
 import sys
 from collections.abc import Callable
 
@@ -94,9 +90,7 @@ def describe(error: BotoCoreError | ClientError) -> str:
         case NoCredentialsError():
             return "No AWS credentials were found. Set AWS_PROFILE, or log in."
         case ProfileNotFound():
-            return (
-                f"AWS_PROFILE is {os.environ.get('AWS_PROFILE')!r}, which is not configured here."
-            )
+            return f"The AWS profile {error.kwargs['profile']!r} is not configured here."
         case EndpointConnectionError() | ConnectTimeoutError():
             return f"{error}. Check the network, AWS_DEFAULT_REGION, and AWS_ENDPOINT_URL if set."
         case ClientError(response={"Error": {"Code": code, "Message": message}}):
@@ -107,21 +101,3 @@ def describe(error: BotoCoreError | ClientError) -> str:
             }
             return sentences.get(code, str(error))
     return str(error)
-
-
-def check_credentials() -> int:
-    """Return 0 if AWS accepts the credentials.
-
-    Raises:
-        BotoCoreError, ClientError: it does not, or no region is set.
-
-    """
-    session = boto3.Session()
-    if session.region_name is None:  # STS needs none, but CloudFormation does
-        raise NoRegionError
-    session.client("sts").get_caller_identity()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(report_errors("make deploy", check_credentials))

@@ -1,9 +1,11 @@
 """Run a command on a stack that has the embedded tables."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import boto3
 import pytest
 
 from faulty_dynamodb import Endpoint
@@ -38,7 +40,7 @@ def run_command(
     capsys: pytest.CaptureFixture[str],
     outputs: Mapping[str, str] | None = None,
 ) -> Result:
-    """Run a command that finds DynamoDB at the endpoint, and the tables by the stack.
+    """Run a command for the stack; it finds DynamoDB at the endpoint.
 
     The stack has more `outputs` if told.
     """
@@ -57,7 +59,22 @@ def run_command(
         patch.setenv("AWS_ENDPOINT_URL_DYNAMODB", endpoint.url)
         patch.setattr(stacks, "read_outputs", read_outputs)  # an emulated stack takes seconds
         try:
-            code: object = terminal.run(lambda: main(arguments))
+            code: object = terminal.run(lambda: main(["--stack", STACK, *arguments]))
         except SystemExit as error:
             code = error.code
     return Result(code, *capsys.readouterr())
+
+
+def create_log(log_group: str) -> None:
+    client = boto3.client("logs")
+    client.create_log_group(logGroupName=log_group)
+    client.create_log_stream(logGroupName=log_group, logStreamName="stream")
+
+
+def log(log_group: str, lines: Iterable[str], *, age_hours: int = 0) -> None:
+    """Put lines into the log of a function."""
+    timestamp = int(1_000 * (time.time() - 3_600 * age_hours))
+    events: Any = [{"timestamp": timestamp, "message": line} for line in lines]
+    if events:
+        client = boto3.client("logs")
+        client.put_log_events(logGroupName=log_group, logStreamName="stream", logEvents=events)

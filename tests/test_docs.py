@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -11,14 +12,20 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from checkpoints import app, auth, parsing, reads, reclaim, reclaim_audit, schemas, store
+from checkpoints import auth, parsing, reads, reclaim, reclaim_audit, responses, schemas, store
 from emulators.aws import ROOT
 from emulators.dynamodb import read_template
+from scripts import tokens
 
 SOURCES = sorted((ROOT / "src" / "checkpoints").glob("*.py"))
 README, API, OPERATIONS = (
     ROOT / name for name in ("README.md", "docs/api.md", "docs/operations.md")
 )
+REFUSALS = [
+    kind
+    for kind in vars(auth).values()
+    if isinstance(kind, type) and issubclass(kind, auth.AuthError) and hasattr(kind, "detail")
+]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -136,9 +143,8 @@ def test_api_md_lists_each_status_with_its_message() -> None:
         for name in gateway
         if not name.startswith("DEFAULT_") and name != "INTEGRATION_TIMEOUT"
     } | {
-        ("401", json.dumps({"detail": auth.NotAuthenticatedError.detail})),
-        ("401", json.dumps({"detail": auth.InvalidTokenError.detail})),
-        ("502", json.dumps({"detail": app.INTERNAL_SERVER_ERROR})),
+        *((str(kind.status), json.dumps({"detail": kind.detail})) for kind in REFUSALS),
+        ("502", json.dumps({"detail": responses.INTERNAL_SERVER_ERROR})),
     }
 
     assert expected <= set(listed), "docs/api.md, Responses"
@@ -168,6 +174,16 @@ def test_operations_md_lists_the_message_of_each_log_line() -> None:
     assert outcomes == {(first, second) for first, second, *_ in listed if first[0].islower()}, (
         "docs/operations.md, Read the log, second table"
     )
+
+
+def test_operations_md_lists_the_fields_of_each_log_line() -> None:
+    listed = {message: fields for message, _, fields, *_ in rows(OPERATIONS, "## Read the log")}
+    for node in ast.walk(ast.parse((ROOT / "src" / "checkpoints" / "audit.py").read_text())):
+        match node:
+            case ast.Call(func=ast.Attribute(attr="_log"), args=[_, ast.Constant(value=message)]):
+                fields = {keyword.arg for keyword in node.keywords} - {"status", None}
+                missing = fields - set(re.findall(r"\w+", listed[str(message)]))
+                assert not missing, ("docs/operations.md, Read the log", message)
 
 
 def test_operations_md_explains_each_reason_for_a_refused_uri() -> None:
@@ -247,6 +263,50 @@ def test_each_file_that_a_page_names_exists(page: Path) -> None:
     for name in names:
         places = (ROOT, ROOT / "src" / "checkpoints")
         assert any((place / name).exists() for place in places), f"{page.name}: {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_shell_block_has_valid_syntax(page: Path) -> None:
+    blocks = re.findall(
+        r"^ *```(sh|console)\n(.*?)^ *```$", page.read_text(), re.MULTILINE | re.DOTALL
+    )
+    scripts = [
+        block
+        if kind == "sh"
+        else "".join(re.findall(r"^ *\$ ((?:.*\\\n)*.*\n)", block, re.MULTILINE))
+        for kind, block in blocks
+    ]
+
+    for script in scripts:
+        assert script
+        process = subprocess.run(
+            ["bash", "-n"],  # noqa: S607 it has another place on each system
+            input=script,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "" == process.stderr, script
+
+
+def test_each_route_is_published_and_deployed() -> None:
+    """CONTRIBUTING.md, Add a route, names all places."""
+    source = (ROOT / "src" / "checkpoints" / "app.py").read_text()
+    routes = re.findall(r"^@app\.(get|post|put|patch|delete)\(", source, re.MULTILINE)
+    document = json.loads((ROOT / "docs" / "openapi.json").read_bytes())
+    published = [
+        (method, path) for path, methods in document["paths"].items() for method in methods
+    ]
+    deployed = [
+        (event["Properties"]["Method"].lower(), event["Properties"]["Path"])
+        for event in RESOURCES["ApiFunction"]["Properties"]["Events"].values()
+    ]
+
+    assert sorted(routes) == sorted(method for method, _ in published), "scripts/openapi.py"
+    assert sorted(published) == sorted(deployed), "Events of ApiFunction in template.yaml"
+    scopes = {value for name, value in vars(auth).items() if name.endswith("_SCOPE")}
+    assert scopes == set(tokens.SCOPES), "SCOPES in scripts/tokens.py"
+    assert scopes <= set(re.findall(r"`(.*?)`", API.read_text())), "docs/api.md"
 
 
 def test_each_help_text_of_make_fits_into_80_columns() -> None:

@@ -315,6 +315,16 @@ def test_a_transaction_is_not_halved_if_an_earlier_attempt_may_have_succeeded(
     assert internal_error(unconfirmed=4) == call(steps=list(range(4)))
 
 
+def test_concurrent_transactions_are_counted_exactly_if_responses_are_lost(
+    call: Call, endpoint: Endpoint
+) -> None:
+    put_checkpoints(MODEL, range(350), entity=ENTITY)
+    endpoint.fail("TransactWriteItems", lose_answer, lose_answer)
+
+    assert deleted(350, range(350, 360)) == call(steps=list(range(360)))
+    assert {} == stored_checkpoints()
+
+
 def test_a_cancellation_confirms_that_no_earlier_attempt_succeeded(
     call: Call, endpoint: Endpoint
 ) -> None:

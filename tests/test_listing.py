@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from checkpoints.auth import READ_SCOPE
 from checkpoints.reads import MAX_READ_RECORDS
-from checkpoints.schemas import ListCheckpointsRequest
+from checkpoints.schemas import CheckpointResponse, ListCheckpointsRequest
 from emulators.dynamodb import put_checkpoints, put_token
 from events import (
     ENTITY,
@@ -446,3 +446,13 @@ def test_each_parameter_changes_the_page(call: Call) -> None:
         response = call(**request(**{name: value}))
         assert 200 == response.status
         assert page([1, 2, 3]) != response, f"app.py does not pass {name} on"
+
+
+def test_each_field_of_a_checkpoint_is_filled(call: Call) -> None:
+    put_checkpoints(MODEL, [5], entity=ENTITY, metrics={"M": {"loss": {"N": "0.5"}}})
+
+    (checkpoint,) = call(**request()).body["data"]
+
+    assert CheckpointResponse.model_fields.keys() == checkpoint.keys()
+    for name, value in checkpoint.items():
+        assert value, f"app.py or reads.py does not fill {name}"

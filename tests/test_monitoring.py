@@ -70,7 +70,7 @@ def test_the_docs_explain_each_alarm_and_no_other(stack: Json) -> None:
     page = TEMPLATE.with_name("docs") / "operations.md"
     explained = re.findall(r"^### (\w+Alarm)$", page.read_text(), re.MULTILINE)
 
-    assert sorted(alarms_of(stack)) == sorted(explained)
+    assert sorted(alarms_of(stack)) == sorted(explained), "docs/operations.md, Alarms"
 
 
 def test_a_documented_response_triggers_no_alarm_and_no_rollback(
@@ -89,6 +89,9 @@ def test_a_documented_response_triggers_no_alarm_and_no_rollback(
     assert 2 == names.count("RequestsUnavailable")
     assert {"ReclaimsFailedAlarm", "ReclaimsRefusedAlarm", "RequestsFailedAlarm"} == set(alarms)
     assert {alarm["MetricName"] for alarm in alarms.values()}.isdisjoint(names)
+    assert "4XXError" not in json.dumps(alarms_of(stack)), (
+        "docs/operations.md, Alarms, says that a refused request triggers none"
+    )
 
 
 OUTAGE = {"5XXError": 3, "RequestsUnavailable": 3}
@@ -160,7 +163,9 @@ def test_the_dashboard_shows_and_the_alarms_watch_what_is_emitted(
     emitted = emitted_metrics(call, endpoint, capsys)
     shown = shown_metrics(stack)
 
-    assert emitted == {metric for metric in shown if metric[0] == "Checkpoints"}
+    assert emitted == {metric for metric in shown if metric[0] == "Checkpoints"}, (
+        "Dashboard in template.yaml"
+    )
     values = {STACK, "prod", *stack}
     for metric in (shown | watched_metrics(stack)) - emitted:
         namespace, name, dimensions = metric

@@ -173,7 +173,7 @@ def test_contains_the_contracts_and_only_known_additions(document: Any) -> None:
         extra = {key: fields.pop(key) for key in fields.keys() - promised["properties"].keys()}
         assert extra == ADDED.get(name, {}), "ADDED in tests/test_openapi.py"
 
-    assert CONTRACT == {key: published[key] for key in CONTRACT}
+    assert CONTRACT == {key: published[key] for key in CONTRACT}, "CONTRACT in this file"
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_adds_the_other_statuses_to_the_contracts(
         "403": response(WWW_Authenticate="string"),
         "404": response(),
         "503": response(unavailable, Retry_After="integer"),
-    } == added
+    } == added, "added in tests/test_openapi.py"
     message = object_of("ErrorMessage", ["detail"], detail=STRING | {"title": "Detail"})
     assert message == published["components"]["schemas"]["ErrorMessage"]
 

@@ -23,7 +23,9 @@ from emulators.storage import clear_bucket, put_objects, stored_objects, stream_
 from events import DELETED_AT, ENTITY, MODEL, Call, make_stream_record, sequence_number
 from faulty_dynamodb import Endpoint, drop_request, reject
 from faulty_s3 import (
+    Apply,
     FaultyS3,
+    Request,
     S3Fault,
     after,
     blank_reply,
@@ -520,6 +522,26 @@ def test_raises_an_error_if_it_cannot_connect_or_has_no_bucket(
 
 
 # Time
+
+
+def test_deletes_thousands_of_objects_page_by_page(s3: FaultyS3, lines: Lines) -> None:
+    put_objects(*(f"m/1/{number}" for number in range(2_500)), "m/10/a", saved_at=BEFORE)
+    sizes: list[int] = []
+
+    def count(request: Request, apply: Apply) -> Any:
+        sizes.append(len(request["Delete"]["Objects"]))
+        return apply(**request)
+
+    s3.fail("delete_objects", *[count] * 3)
+
+    assert DONE == run(make_stream_record(uri("m/1/")))
+    assert DONE == run(make_stream_record(uri("m/1/")))  # to repeat it does no harm
+
+    assert {"m/10/a"} == stored_objects()
+    assert [1_000, 1_000, 500] == sizes
+    first, second = log_lines(lines())
+    assert (2_500, 17_500) == (first["objects_deleted"], first["bytes_freed"])
+    assert outcome("INFO", "Storage freed", outcome="freed") == second
 
 
 @pytest.mark.usefixtures("_small_pages")

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote
@@ -12,7 +11,7 @@ from urllib.parse import unquote
 import boto3
 import pytest
 
-from commands import STACK, Result, Run, run_command
+from commands import Result, Run, run_command
 from emulators.dynamodb import read_template, stored_checkpoints
 from events import TOKEN, Invoke, make_event
 from faulty_dynamodb import Apply, Endpoint, Reply, Server, pass_on, reject, serving
@@ -43,8 +42,8 @@ class Api:
             def log_message(self, *_: object) -> None:
                 """Keep the output of the tests free of it."""
 
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/prod"
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/prod"
 
     def invoke(self, path: str, headers: dict[str, str], body: str) -> tuple[int, str]:
         """Respond as the function does."""
@@ -55,33 +54,26 @@ class Api:
         )
         return response.status, json.dumps(response.body)
 
-    @contextmanager
-    def running(self) -> Iterator["Api"]:
-        """Serve while the block runs."""
-        with serving(self._server):
-            yield self
-
 
 @pytest.fixture
 def api(invoke: Invoke) -> Iterator[Api]:
-    with Api(invoke).running() as api:
+    api = Api(invoke)
+    with serving(api.server):
         yield api
 
 
 @pytest.fixture
 def run(endpoint: Endpoint, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command."""
-
     def run(*arguments: str) -> Result:
-        options = ["--stack", STACK]
-        return run_command(smoke.main, *options, *arguments, endpoint=endpoint, capsys=capsys)
+        return run_command(smoke.main, *arguments, endpoint=endpoint, capsys=capsys)
 
     return run
 
 
-def token_names() -> list[str]:
+def assert_nothing_is_left() -> None:
     items = boto3.client("dynamodb").scan(TableName=os.environ["TOKENS_TABLE"])["Items"]
-    return [item["name"]["S"] for item in items]
+    assert [TOKEN] == [item["name"]["S"] for item in items]
+    assert {} == stored_checkpoints()
 
 
 def outcomes(result: Result) -> list[str]:
@@ -102,8 +94,8 @@ def test_passes_on_a_good_stack_and_leaves_nothing(run: Run, api: Api, endpoint:
     assert (0, "") == (result.returncode, result.stderr), result.stdout
     assert ["ok"] * 10 == outcomes(result)
     assert result.stdout.endswith("\n10 checks passed, 0 failed.\n")
-    assert {} == stored_checkpoints()
-    assert [TOKEN] == token_names()
+    assert 80 >= max(len(line) for line in result.stdout.splitlines() if " ms  " in line)
+    assert_nothing_is_left()
     (put,) = [
         request["Item"] for request in endpoint.requests if "token_hash" in request.get("Item", {})
     ]
@@ -141,11 +133,20 @@ def test_detects_an_api_that_returns_200_and_deletes_nothing(run: Run, api: Api)
 
 
 @pytest.mark.parametrize(
-    ("status", "body"),
-    [(200, "{}"), (502, "<html>Bad Gateway</html>"), (307, "")],
-    ids=["another API", "no JSON", "redirected"],
+    ("status", "body", "hint"),
+    [
+        (200, "{}", ""),
+        (502, "<html>Bad Gateway</html>", ""),
+        (307, "", ""),
+        (403, '{"message":"Forbidden"}', "Check the URL: it must include the stage.\n"),
+        (403, '{"detail":"No."}', ""),
+        (404, '{"message":""}', ""),
+        (401, '{"detail":"No."}', "Check the URL: it may be the API of another stack.\n"),
+    ],
 )
-def test_detects_a_url_that_is_not_the_api(run: Run, api: Api, status: int, body: str) -> None:
+def test_detects_a_url_that_is_not_the_api(
+    run: Run, api: Api, status: int, body: str, hint: str
+) -> None:
     api.respond = lambda *_: (status, body)
 
     result = run("--url", api.url)
@@ -153,29 +154,9 @@ def test_detects_a_url_that_is_not_the_api(run: Run, api: Api, status: int, body
     assert (1, "") == (result.returncode, result.stderr)
     assert 7 == api.requests  # none was sent elsewhere
     assert 9 == outcomes(result).count("FAILED")  # that nothing was deleted yet is true
-    assert {} == stored_checkpoints()
-    assert [TOKEN] == token_names()
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "count"),
-    [(403, '{"message":"Forbidden"}', 1), (403, '{"detail":"No."}', 0), (404, '{"message":""}', 0)],
-)
-def test_hints_once_that_the_url_lacks_the_stage(
-    run: Run, api: Api, status: int, body: str, count: int
-) -> None:
-    api.respond = lambda *_: (status, body)
-
-    result = run("--url", api.url)
-
-    assert 1 == result.returncode
-    assert count == result.stdout.count("Check --url: it must include the stage.\n")
-
-
-def test_fits_into_80_columns(run: Run, api: Api) -> None:
-    lines = run("--url", api.url).stdout.splitlines()
-
-    assert 80 >= max(len(line) for line in lines if " ms  " in line)
+    assert ("Check the URL" in result.stdout) == bool(hint)
+    assert hint in result.stdout
+    assert_nothing_is_left()
 
 
 def test_never_prints_the_token(run: Run, api: Api) -> None:
@@ -188,10 +169,7 @@ def test_never_prints_the_token(run: Run, api: Api) -> None:
 
 @pytest.mark.parametrize(
     ("url", "cause"),
-    [
-        ([], "Connection refused"),
-        (["--url", "http://name.invalid"], "no response: "),
-    ],
+    [([], "Connection refused"), (["--url", "http://name.invalid"], "no response: ")],
     ids=str,
 )
 def test_stops_if_there_is_no_response(run: Run, url: list[str], cause: str) -> None:
@@ -201,8 +179,7 @@ def test_stops_if_there_is_no_response(run: Run, url: list[str], cause: str) -> 
     assert ["FAILED"] == outcomes(result)
     assert cause in result.stdout
     assert result.stdout.endswith("\n0 checks passed, 1 failed, 9 skipped.\n")
-    assert {} == stored_checkpoints()
-    assert [TOKEN] == token_names()
+    assert_nothing_is_left()
 
 
 @pytest.mark.parametrize("url", ["no-scheme", "ftp://127.0.0.1", ""])
@@ -224,8 +201,7 @@ def test_cleans_up_when_it_is_interrupted(run: Run, api: Api) -> None:
     result = run("--url", api.url)
 
     assert (130, "\nStopped.\n") == (result.returncode, result.stderr)
-    assert {} == stored_checkpoints()
-    assert [TOKEN] == token_names()
+    assert_nothing_is_left()
 
 
 @pytest.mark.parametrize("operation", ["PutItem", "BatchWriteItem", "Query"])
@@ -239,8 +215,7 @@ def test_says_what_it_may_not_do_and_leaves_nothing(
 
     assert 1 == result.returncode
     assert "smoke.py: The AWS credentials lack a permission." in result.stderr
-    assert {} == stored_checkpoints()
-    assert [TOKEN] == token_names()
+    assert_nothing_is_left()
 
 
 def test_says_what_it_could_not_delete(run: Run, api: Api, endpoint: Endpoint) -> None:
@@ -265,9 +240,5 @@ def test_waits_longer_than_the_api_can_take() -> None:
     assert function["Timeout"] < smoke.TIMEOUT_SECONDS[1]
 
 
-def test_takes_the_name_of_a_stack(run: Run) -> None:
-    refused = run("checkpoints")
-    explained = run("--help")
-
-    assert (2, "") == (refused.returncode, refused.stdout)
-    assert (0, "") == (explained.returncode, explained.stderr)
+def test_explains_itself(run: Run) -> None:
+    assert 0 == run("--help").returncode

@@ -131,6 +131,15 @@ def test_the_role_of_the_api_allows_exactly_what_it_needs(stack: Json) -> None:
     } == allowed(stack)
 
 
+def test_neither_lambda_nor_one_bad_record_hides_an_outcome(freeing_stack: Json) -> None:
+    """Log lines are kept at every log level, and a batch that crashes the function is split."""
+    for function in FUNCTIONS:
+        logging = function_of(freeing_stack, function)["LoggingConfig"]
+        assert ("JSON", "INFO") == (logging["LogFormat"], logging["ApplicationLogLevel"])
+    mapping = only(freeing_stack, "AWS::Lambda::EventSourceMapping")
+    assert mapping["BisectBatchOnFunctionError"]
+
+
 @pytest.mark.parametrize("canary", ["false", "true"])
 def test_requests_go_to_the_version_that_was_published_last(canary: str) -> None:
     stack = deployed(CanaryDeployment=canary)
@@ -154,6 +163,10 @@ def test_each_function_has_a_handler_a_package_and_a_log_that_is_kept(
 
     assert callable(getattr(importlib.import_module(module), handler))
     assert f"build-{function}" in targets.split(), "add the target to src/Makefile"
+    assert f"subgraph {function}\n" in (ROOT / "README.md").read_text(), "the picture in README.md"
+    assert function in (ROOT / "docs" / "operations.md").read_text(), "docs/operations.md"
+    assert f"{function}Name" in read_template()["Outputs"], "Outputs in template.yaml"
+    assert function in json.dumps(of_type(freeing_stack, "AWS::CloudWatch::Alarm")), "an alarm"
     assert ("RetainExceptOnCreate", "365") == (
         log_group["DeletionPolicy"],
         str(log_group["Properties"]["RetentionInDays"]),

@@ -16,7 +16,6 @@ from aws_lambda_powertools.event_handler.api_gateway import APIGatewayRestResolv
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from aws_lambda_powertools.logging import correlation_paths
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from pydantic import BaseModel
 
 from checkpoints import dynamodb
 from checkpoints.audit import Audit, logger
@@ -26,6 +25,12 @@ from checkpoints.parsing import (
     decode_model_id,
     parse_delete_request,
     parse_list_request,
+)
+from checkpoints.responses import (
+    INTERNAL_SERVER_ERROR,
+    deletion_unavailable,
+    list_unavailable,
+    respond,
 )
 from checkpoints.schemas import (
     CheckpointResponse,
@@ -39,9 +44,6 @@ from checkpoints.store import CheckpointStore, IncompleteDeletionError
 
 MODELS_PATH = "/v1/preview/models/"
 ROUTE = f"{MODELS_PATH}<model_id>/checkpoints"
-RETRY_LATER = {"Retry-After": "2"}  # seconds
-INTERNAL_SERVER_ERROR = "Internal Server Error"
-UNAVAILABLE = "The database is not available"
 
 # The resolver's own validation is off: it would parse the body before the token is checked, and
 # return 500 for deep JSON, long integers and invalid UTF-8. Debug mode is off explicitly, because
@@ -77,7 +79,7 @@ def list_model_checkpoints(model_id: str) -> Response[str]:
     response = ListCheckpointsResponse(data=data, has_more=page.has_more)
     if data:
         response.first_id, response.last_id = data[0].id, data[-1].id
-    return _respond(200, response)
+    return respond(200, response)
 
 
 @app.delete(ROUTE)
@@ -101,7 +103,7 @@ def delete_model_checkpoints(model_id: str) -> Response[str]:
         deletion = store.delete(model_id, request.steps, entity=entity, calls=calls)
         audit.completed(deletion)  # first, so that it is logged even if the response fails
         count, not_found = len(deletion.deleted), deletion.not_found
-    return _respond(200, DeleteCheckpointsResponse(deleted_count=count, not_found_steps=not_found))
+    return respond(200, DeleteCheckpointsResponse(deleted_count=count, not_found_steps=not_found))
 
 
 def _authenticate(scope: str) -> tuple[CheckpointStore, str, dynamodb.Calls]:
@@ -124,12 +126,12 @@ def _authenticate(scope: str) -> tuple[CheckpointStore, str, dynamodb.Calls]:
 
 @app.exception_handler(AuthError)
 def handle_auth_error(error: AuthError) -> Response[str]:
-    """Return 401 or 403."""
+    """Return the status and the challenge of the error."""
     audit: Audit = app.context["audit"]
     if error.principal:
         audit.add_fields(entity=error.principal.entity, token_name=error.principal.token_name)
     audit.refused(error.status, error.reason)
-    return _respond(
+    return respond(
         error.status, ErrorMessage(detail=error.detail), {"WWW-Authenticate": error.challenge}
     )
 
@@ -138,14 +140,14 @@ def handle_auth_error(error: AuthError) -> Response[str]:
 def handle_invalid_request(error: InvalidRequestError) -> Response[str]:
     """Return 422."""
     app.context["audit"].refused(422, "invalid_request")
-    return _respond(422, HTTPValidationError(detail=error.errors))
+    return respond(422, HTTPValidationError(detail=error.errors))
 
 
 @app.exception_handler(NotFoundError)
 def handle_not_found(_: NotFoundError) -> Response[str]:
     """Return 404."""
     app.context["audit"].refused(404, "unknown_route")
-    return _respond(404, ErrorMessage(detail="Not Found"))
+    return respond(404, ErrorMessage(detail="Not Found"))
 
 
 @app.exception_handler(dynamodb.UnavailableError)
@@ -153,9 +155,8 @@ def handle_unavailable(error: dynamodb.UnavailableError) -> Response[str]:
     """Return 503 if DynamoDB failed before a deletion started, or during a list or a dry run."""
     app.context["audit"].failed(503, error)
     if app.current_event.http_method == "GET":
-        body = ErrorMessage(detail=f"{UNAVAILABLE}. Send the request again.")
-        return _respond(503, body, RETRY_LATER)
-    return _respond_unavailable(deleted=0, unconfirmed=0)
+        return list_unavailable()
+    return deletion_unavailable()
 
 
 @app.exception_handler(IncompleteDeletionError)
@@ -165,8 +166,8 @@ def handle_incomplete_deletion(error: IncompleteDeletionError) -> Response[str]:
     app.context["audit"].incomplete(503 if is_outage else 500, error.deletion, error)
     deleted, unconfirmed = len(error.deletion.deleted), len(error.deletion.unconfirmed)
     if is_outage:
-        return _respond_unavailable(deleted=deleted, unconfirmed=unconfirmed)
-    return _respond(
+        return deletion_unavailable(deleted=deleted, unconfirmed=unconfirmed)
+    return respond(
         500,
         IncompleteDeletion(
             detail=INTERNAL_SERVER_ERROR, deleted_count=deleted, unconfirmed_count=unconfirmed
@@ -217,25 +218,6 @@ def _setting(name: str) -> str:
     if not value:
         raise MissingSettingError(f"The environment variable {name} is not set")
     return value
-
-
-def _respond(status: int, body: BaseModel, headers: dict[str, str] | None = None) -> Response[str]:
-    return Response(status, "application/json", body.model_dump_json(), headers)
-
-
-def _respond_unavailable(*, deleted: int, unconfirmed: int) -> Response[str]:
-    detail = (
-        f"{UNAVAILABLE}, so the deletion stopped. Deleted: {deleted}. Possibly deleted: "
-        f"{unconfirmed}. Send the request again to delete the rest. Checkpoints that are already "
-        "deleted are then reported as not found."
-    )
-    if not deleted + unconfirmed:
-        detail = (
-            f"{UNAVAILABLE}. Nothing was deleted. Send the request again. If this happens "
-            "repeatedly, send fewer steps."
-        )
-    body = IncompleteDeletion(detail=detail, deleted_count=deleted, unconfirmed_count=unconfirmed)
-    return _respond(503, body, RETRY_LATER)
 
 
 # Connect during Lambda's init phase, which has a full CPU. If this fails, the first request fails

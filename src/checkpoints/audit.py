@@ -24,7 +24,7 @@ from checkpoints.store import Deletion, DryRun
 
 type Fields = dict[str, object]
 
-# Keep each log line below 256 KB, the limit of many log tools; CloudWatch's own is 1 MB. Only step
+# Keep each log line below 256 KB, so that nothing on the way to CloudWatch splits it. Only step
 # ranges and exception messages can be long.
 MAX_RANGES_BYTES = 150_000
 MAX_MESSAGE_CHARACTERS = 2_000

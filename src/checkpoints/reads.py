@@ -20,8 +20,8 @@ MAX_BATCH_KEYS = 100
 MAX_MODEL_ID_BYTES = 2048
 
 # A query also reads the records between the requested steps. Its response is *sparse* if it covers
-# fewer than MAX_BATCH_KEYS steps, or less than one step per 20 records read, which cost as much as
-# one key of a batch if they have 200 bytes. After three of these, read the other steps in batches.
+# fewer than MAX_BATCH_KEYS steps, or less than one step per 20 records read. (20 records of 200
+# bytes cost as much as one key of a batch.) After three of these, read the other steps in batches.
 MAX_SPARSE_RESPONSES = 3
 RECORDS_PER_KEY = 20
 

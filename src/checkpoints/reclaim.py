@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MIN_REMAINING_MS = (2 * artifacts.MAX_CALL_SECONDS + 5) * 1000
 
 # Lambda handles the records of a shard in order, so a record that keeps failing blocks those after
-# it. If an error comes later after the deletion than this, the record is not retried.
+# it. If an error occurs more than this long after the deletion, the record is not retried.
 MAX_RETRY_AGE = timedelta(hours=6)
 
 MAX_LOGGED_URI = 2_000  # characters; a valid URI has fewer
@@ -102,8 +102,8 @@ class DeletedRecord(NamedTuple):
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Handle a batch of stream records; return the records that Lambda must send again.
 
-    Events from `scripts/reclaim.py` have the key `dry_run`: then nothing is deleted unless it is
-    false, and the response also has the `outcomes` of all records that were started.
+    Events from `scripts/reclaim.py` have the key `dry_run`. For these, nothing is deleted unless
+    its value is false, and the response also has the `outcomes` of all records that were started.
 
     Raises:
         Exception: the function cannot connect, or has no name of a bucket.
