@@ -1,5 +1,7 @@
 """`make deploy` checks its options and the AWS settings before it builds."""
 
+import os
+
 import boto3
 import pytest
 
@@ -53,3 +55,17 @@ def test_lets_sam_ask_for_the_region(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert 0 == preflight.main(["--guided"])
     assert 0 == preflight.main(["--region", "eu-west-1"])
+
+
+def test_refuses_to_deploy_without_credentials(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+
+    message = "make deploy: No AWS credentials were found. Set AWS_PROFILE, or log in.\n"
+    assert 1 == preflight.main([])
+    assert ("", message) == capsys.readouterr()
