@@ -12,7 +12,7 @@ from emulators import STACK
 from emulators.dynamodb import clear_tables, embedded_dynamodb, put_token
 from emulators.invocation import lambda_context
 from emulators.storage import embedded_bucket
-from events import ENTITY, TOKEN, Answer, Call, Invoke, make_event, read_answer
+from events import ENTITY, TOKEN, Call, Invoke, Response, make_event, read_response
 from faulty_dynamodb import Endpoint
 from logs import CurrentStdout, Lines
 
@@ -66,11 +66,11 @@ def _unreachable(endpoint: Endpoint) -> Iterator[None]:
 def invoke(endpoint: Endpoint) -> Invoke:  # noqa: ARG001 what the function is connected to
     """Invoke the function with an event; by default it has 29 seconds left."""
 
-    def invoke(event: Any, milliseconds: int = 29_000) -> Answer:
+    def invoke(event: Any, milliseconds: int = 29_000) -> Response:
         context = lambda_context(milliseconds)
-        answer = read_answer(app.lambda_handler(event, context))
+        response = read_response(app.lambda_handler(event, context))
         assert context.get_remaining_time_in_millis() > 0  # or Lambda would have killed it
-        return answer
+        return response
 
     return invoke
 
@@ -79,7 +79,7 @@ def invoke(endpoint: Endpoint) -> Invoke:  # noqa: ARG001 what the function is c
 def call(invoke: Invoke) -> Call:
     """Call the function with an event from `make_event`."""
 
-    def call(*, milliseconds: int = 29_000, **event: Any) -> Answer:
+    def call(*, milliseconds: int = 29_000, **event: Any) -> Response:
         return invoke(make_event(**event), milliseconds)
 
     return call

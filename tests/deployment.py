@@ -14,11 +14,11 @@ from checkpoints.auth import DELETE_SCOPE
 from emulators import STACK, records
 from emulators.aws import AwsEmulator
 from emulators.records import ARTIFACTS_BUCKET
-from events import ENTITY, MODEL, Answer
+from events import ENTITY, MODEL, Response
 from faulty_dynamodb import Endpoint
 from scripts import tokens
 
-type Send = Callable[..., Answer]
+type Send = Callable[..., Response]
 
 
 @dataclass

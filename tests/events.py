@@ -32,12 +32,12 @@ SAMPLE_STATUSES = {
 }
 
 
-type Invoke = Callable[..., "Answer"]
-type Call = Callable[..., "Answer"]
+type Invoke = Callable[..., "Response"]
+type Call = Callable[..., "Response"]
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """What the caller sees: the status, the headers, and the body as JSON."""
 
     status: int
@@ -46,19 +46,21 @@ class Answer:
 
 
 JSON = {"Content-Type": "application/json"}
-INTERNAL_SERVER_ERROR = Answer(500, JSON, {"detail": "Internal Server Error"})
+INTERNAL_SERVER_ERROR = Response(500, JSON, {"detail": "Internal Server Error"})
 
 
-def deleted(count: int, not_found: Iterable[int] = ()) -> Answer:
+def deleted(count: int, not_found: Iterable[int] = ()) -> Response:
     """Return the response to a deletion, or to a dry run that would delete so many."""
-    return Answer(200, JSON, {"deleted_count": count, "not_found_steps": list(not_found)})
+    return Response(200, JSON, {"deleted_count": count, "not_found_steps": list(not_found)})
 
 
-def failed_deletion(status: int, detail: str, *, unconfirmed: int = 0, deleted: int = 0) -> Answer:
+def failed_deletion(
+    status: int, detail: str, *, unconfirmed: int = 0, deleted: int = 0
+) -> Response:
     """Return the response to a deletion that stopped."""
     headers = JSON | ({"Retry-After": "2"} if status == 503 else {})
     body = {"detail": detail, "deleted_count": deleted, "unconfirmed_count": unconfirmed}
-    return Answer(status, headers, body)
+    return Response(status, headers, body)
 
 
 NOTHING_DELETED = failed_deletion(
@@ -68,9 +70,9 @@ NOTHING_DELETED = failed_deletion(
 )
 
 
-def refused(status: int, detail: str, challenge: str) -> Answer:
+def refused(status: int, detail: str, challenge: str) -> Response:
     """Return the response to a request whose token is missing, wrong or not sufficient."""
-    return Answer(status, JSON | {"WWW-Authenticate": challenge}, {"detail": detail})
+    return Response(status, JSON | {"WWW-Authenticate": challenge}, {"detail": detail})
 
 
 def error(loc: list[str | int], kind: str, message: str) -> dict[str, object]:
@@ -78,9 +80,9 @@ def error(loc: list[str | int], kind: str, message: str) -> dict[str, object]:
     return {"loc": loc, "msg": message, "type": kind}
 
 
-def invalid(*errors: dict[str, object]) -> Answer:
+def invalid(*errors: dict[str, object]) -> Response:
     """Return the response to an invalid request."""
-    return Answer(422, JSON, {"detail": [*errors]})
+    return Response(422, JSON, {"detail": [*errors]})
 
 
 def query(**parameters: object) -> dict[str, Any]:
@@ -173,11 +175,11 @@ def sequence_number(step: int) -> str:
     return str(10**20 + step)
 
 
-def read_answer(response: Mapping[str, Any]) -> Answer:
+def read_response(response: Mapping[str, Any]) -> Response:
     """Parse the function's response, and check that API Gateway accepts it."""
     assert set(response) == {"statusCode", "body", "isBase64Encoded", "multiValueHeaders"}
     assert response["isBase64Encoded"] is False
     headers = {}
     for name, values in response["multiValueHeaders"].items():
         (headers[name],) = values
-    return Answer(response["statusCode"], headers, json.loads(response["body"]))
+    return Response(response["statusCode"], headers, json.loads(response["body"]))

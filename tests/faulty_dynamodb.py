@@ -68,13 +68,13 @@ def drop_request(_request: dict[str, Any], _apply: Apply) -> Reply:
     return CUT
 
 
-def tear_answer(_request: dict[str, Any], apply: Apply) -> Reply:
+def tear_response(_request: dict[str, Any], apply: Apply) -> Reply:
     """Apply the request, then cut the connection in the middle of the response."""
     reply = apply()
     return Reply(reply.status, reply.body, sent_bytes=len(reply.body) // 2)
 
 
-def garble_answer(_request: dict[str, Any], apply: Apply) -> Reply:
+def garble_response(_request: dict[str, Any], apply: Apply) -> Reply:
     """Apply the request, then return a different body of the same length."""
     reply = apply()
     return Reply(reply.status, b" " * len(reply.body), checksum=zlib.crc32(reply.body))
@@ -100,8 +100,8 @@ def after_effect(fault: Fault) -> Fault:
     return apply_and_fail
 
 
-lose_answer = after_effect(drop_request)
-blank_answer = after_effect(lambda _request, _apply: Reply(200, b""))
+lose_response = after_effect(drop_request)
+blank_response = after_effect(lambda _request, _apply: Reply(200, b""))
 fail_after_effect = after_effect(reject(500, "InternalServerError"))
 
 
@@ -168,7 +168,7 @@ class Endpoint:
             yield self
 
     def reply(self, headers: dict[str, str], body: bytes) -> Reply:
-        """Answer one request, or fail it."""
+        """Response one request, or fail it."""
         operation = headers["X-Amz-Target"].partition(".")[2]
         request = json.loads(body)
         self.calls.append(operation)
@@ -203,8 +203,8 @@ class Endpoint:
         return reply
 
     def _pass_on(self, url: str, headers: dict[str, str], body: bytes) -> Reply:
-        answer = requests.post(url, data=body, headers=headers, timeout=60)
-        return Reply(answer.status_code, answer.content)
+        response = requests.post(url, data=body, headers=headers, timeout=60)
+        return Reply(response.status_code, response.content)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         endpoint = self

@@ -39,10 +39,10 @@ def pass_on(request: Request, apply: Apply) -> Any:
 
 def s3_error(status: int, code: str) -> S3Fault:
     """Return an error; the call has no effect."""
-    answer: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    response: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
 
     def fault(_request: Request, _apply: Apply) -> Any:
-        raise ClientError(answer, "Anything")
+        raise ClientError(response, "Anything")
 
     return fault
 
@@ -68,8 +68,8 @@ def object_errors(codes: dict[str, str]) -> S3Fault:
 
     def fault(request: Request, apply: Apply) -> Any:
         others = [each for each in request["Delete"]["Objects"] if each["Key"] not in codes]
-        answer = apply(**request | {"Delete": {"Objects": others}})
-        return answer | {"Errors": [{"Key": key, "Code": code} for key, code in codes.items()]}
+        response = apply(**request | {"Delete": {"Objects": others}})
+        return response | {"Errors": [{"Key": key, "Code": code} for key, code in codes.items()]}
 
     return fault
 

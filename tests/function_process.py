@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emulators.invocation import lambda_context
-from events import Answer, read_answer
+from events import Response, read_response
 
 if TYPE_CHECKING:
     from faulty_dynamodb import Endpoint  # slow to import, and only the tests' own process has it
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Outcome:
     """The responses of a process, its output and log, and its memory usage."""
 
-    answers: list[Answer]
+    responses: list[Response]
     log: str
     peak_megabytes: int
 
@@ -55,9 +55,9 @@ def run_in_a_process(
     )
     assert process.returncode == 0, process.stderr
     *log, last = process.stdout.splitlines()
-    answers, peak = json.loads(last)
+    responses, peak = json.loads(last)
     return Outcome(
-        [read_answer(answer) for answer in answers],
+        [read_response(response) for response in responses],
         "\n".join(log) + process.stderr,
         peak // 1024,
     )
@@ -68,8 +68,8 @@ def main() -> None:
     logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
     from checkpoints.app import lambda_handler  # noqa: PLC0415 logs from its import on
 
-    answers = [lambda_handler(event, lambda_context()) for event in json.load(sys.stdin)]
-    sys.stdout.write(json.dumps([answers, peak_kilobytes()]))
+    responses = [lambda_handler(event, lambda_context()) for event in json.load(sys.stdin)]
+    sys.stdout.write(json.dumps([responses, peak_kilobytes()]))
 
 
 def peak_kilobytes() -> int:

@@ -17,11 +17,11 @@ from typing import Any
 import requests
 
 from emulators.aws import BUILD, architecture, free_port
-from events import Answer, read_answer
+from events import Response, read_response
 
 PACKAGE = BUILD / "ApiFunction"
 
-type InvokePackage = Callable[[Any], Answer]
+type InvokePackage = Callable[[Any], Response]
 
 
 @contextmanager
@@ -49,8 +49,8 @@ def package_running(handler: str, environment: Mapping[str, str]) -> Iterator[In
     )
     url = f"http://{address}/2015-03-31/functions/function/invocations"
 
-    def invoke(event: Any) -> Answer:
-        return read_answer(requests.post(url, json=event, timeout=60).json())
+    def invoke(event: Any) -> Response:
+        return read_response(requests.post(url, json=event, timeout=60).json())
 
     try:
         _wait_until_listening(int(address.rpartition(":")[2]))

@@ -16,19 +16,19 @@ from events import (
     JSON,
     MODEL,
     TOKEN,
-    Answer,
     Call,
     Invoke,
+    Response,
     deleted,
     error,
     invalid,
     make_event,
     query,
-    read_answer,
+    read_response,
 )
 
 AUTHORIZATION = {"Authorization": f"Bearer {TOKEN}"}
-NOT_FOUND = Answer(404, JSON, {"detail": "Not Found"})
+NOT_FOUND = Response(404, JSON, {"detail": "Not Found"})
 
 
 @pytest.fixture(autouse=True)
@@ -91,10 +91,10 @@ def test_decodes_the_model_id_once(call: Call, encoded: str, model_id: str) -> N
 def test_rejects_a_model_id_that_is_not_utf_8(call: Call, encoded: str) -> None:
     put_checkpoints("\ufffd", [1], entity=ENTITY)
 
-    answer = call(path=f"/v1/preview/models/{encoded}/checkpoints", steps=[1])
+    response = call(path=f"/v1/preview/models/{encoded}/checkpoints", steps=[1])
 
     message = "Input should be percent-encoded UTF-8"
-    assert invalid(error(["path", "model_id"], "string_unicode", message)) == answer
+    assert invalid(error(["path", "model_id"], "string_unicode", message)) == response
     assert {MODEL: {1}, "\ufffd": {1}} == stored_checkpoints()
 
 
@@ -179,7 +179,7 @@ def test_handles_values_that_no_gateway_sends(invoke: Invoke, event: object, sta
 def test_returns_500_without_a_complete_context(context: Any) -> None:
     response = app.lambda_handler(make_event(steps=[1]), context)
 
-    assert INTERNAL_SERVER_ERROR == read_answer(response)
+    assert INTERNAL_SERVER_ERROR == read_response(response)
     assert {MODEL: {1}} == stored_checkpoints()
 
 

@@ -14,7 +14,7 @@ from checkpoints import app
 from checkpoints.auth import READ_SCOPE, hash_token
 from emulators.dynamodb import put_checkpoints, put_token
 from events import ENTITY, MODEL, TOKEN, Call, deleted, make_event, query
-from faulty_dynamodb import Endpoint, Fault, Reply, cancel, lose_answer, pass_on, reject, stall
+from faulty_dynamodb import Endpoint, Fault, Reply, cancel, lose_response, pass_on, reject, stall
 from function_process import run_in_a_process
 from logs import Lines, log_lines, metrics
 
@@ -152,7 +152,7 @@ def test_an_incomplete_deletion_is_logged_with_confirmed_and_unconfirmed_steps(
 ) -> None:
     put_checkpoints(MODEL, range(250), entity=ENTITY)
     endpoint.fail("TransactWriteItems", pass_on)
-    endpoint.keep_failing("TransactWriteItems", lose_answer)
+    endpoint.keep_failing("TransactWriteItems", lose_response)
 
     assert 503 == call(steps=list(range(250))).status
 
@@ -243,7 +243,7 @@ def test_the_first_request_of_a_process_counts_as_one_cold_start(endpoint: Endpo
 
     outcome = run_in_a_process(endpoint, [make_event(steps=[1])] * 3)
 
-    assert [500, 200, 200] == [answer.status for answer in outcome.answers]
+    assert [500, 200, 200] == [response.status for response in outcome.responses]
     assert 4 == outcome.log.count('"correlation_id"')
     assert 1 == outcome.log.count('"Name":"ColdStart"')
 
@@ -382,9 +382,9 @@ def test_no_secret_and_no_other_data_of_a_record_is_logged_at_any_level(
         AWS_LAMBDA_LOG_LEVEL="DEBUG",
     )
 
-    statuses = [answer.status for answer in outcome.answers]
+    statuses = [response.status for response in outcome.responses]
     assert [200, 422, 401, 404, 401, 500, 200, 422] == statuses
-    assert 4711.25 == outcome.answers[6].body["data"][0]["metrics"]["secret-name"]
+    assert 4711.25 == outcome.responses[6].body["data"][0]["metrics"]["secret-name"]
     assert '"token_name":"laptop"' in outcome.log
     assert '"listed_count":20' in outcome.log
     for secret in (good, unknown):

@@ -16,8 +16,8 @@ from events import (
     INTERNAL_SERVER_ERROR,
     MODEL,
     NOTHING_DELETED,
-    Answer,
     Call,
+    Response,
     deleted,
     failed_deletion,
 )
@@ -27,16 +27,16 @@ from faulty_dynamodb import (
     Fault,
     Reply,
     after_effect,
-    blank_answer,
+    blank_response,
     cancel,
     drop_request,
     fail_after_effect,
-    garble_answer,
-    lose_answer,
+    garble_response,
+    lose_response,
     pass_on,
     reject,
     stall,
-    tear_answer,
+    tear_response,
 )
 
 # Milliseconds: enough for one attempt and its response, and half a second of retries.
@@ -63,12 +63,12 @@ without_effect = {
 }
 # To a read, the other faults after the effect are the same as those without.
 damaged: dict[str, Fault] = {
-    "response cut off": tear_answer,
-    "response garbled": garble_answer,
-    "response blank": blank_answer,
+    "response cut off": tear_response,
+    "response garbled": garble_response,
+    "response blank": blank_response,
 }
 with_effect = damaged | {
-    "response lost": lose_answer,
+    "response lost": lose_response,
     "response a server error": fail_after_effect,
     "response too late": after_effect(stall(LATE)),
 }
@@ -85,7 +85,7 @@ UNCONFIRMED = failed_deletion(
 )
 
 
-def internal_error(*, unconfirmed: int = 0) -> Answer:
+def internal_error(*, unconfirmed: int = 0) -> Response:
     """Return the response to a deletion that stopped with an internal error."""
     return failed_deletion(500, INTERNAL_SERVER_ERROR.body["detail"], unconfirmed=unconfirmed)
 
@@ -147,7 +147,7 @@ def test_several_different_short_faults_do_not_change_the_response(
     endpoint.fail("GetItem", drop_request, reject(500, "InternalServerError"))
     endpoint.fail(
         "TransactWriteItems",
-        lose_answer,
+        lose_response,
         cancel("ConditionalCheckFailed", "TransactionConflict"),
         cancel("TransactionConflict", "None"),
     )
@@ -177,9 +177,9 @@ def test_a_lasting_fault_of_a_read_deletes_nothing(
     endpoint.keep_failing("Query", fault)
     is_throttled = fault is throttling["throttled"]
 
-    answer = call(steps=list(range(120)), milliseconds=SHORT if is_throttled else 29_000)
+    response = call(steps=list(range(120)), milliseconds=SHORT if is_throttled else 29_000)
 
-    assert NOTHING_DELETED == answer
+    assert NOTHING_DELETED == response
     assert {MODEL: set(range(120))} == stored_checkpoints()
     assert is_throttled or endpoint.calls.count("Query") == MAX_ATTEMPTS
 
@@ -198,7 +198,7 @@ def test_a_lasting_fault_of_a_read_deletes_nothing(
     indirect=["fault"],
 )
 def test_a_lasting_fault_of_a_transaction_leaves_it_unconfirmed_unless_dynamodb_rejected_it(
-    call: Call, endpoint: Endpoint, fault: Fault, response: Answer, left: set[int]
+    call: Call, endpoint: Endpoint, fault: Fault, response: Response, left: set[int]
 ) -> None:
     put_checkpoints(MODEL, [1, 2], entity=ENTITY)
     endpoint.keep_failing("TransactWriteItems", fault)
@@ -310,7 +310,7 @@ def test_a_transaction_is_not_halved_if_an_earlier_attempt_may_have_succeeded(
 ) -> None:
     """A half has another token, so what was already deleted would be reported as not found."""
     put_checkpoints(MODEL, range(4), entity=ENTITY)
-    endpoint.fail("TransactWriteItems", lose_answer, reject(400, "ValidationException"))
+    endpoint.fail("TransactWriteItems", lose_response, reject(400, "ValidationException"))
 
     assert internal_error(unconfirmed=4) == call(steps=list(range(4)))
 
@@ -319,7 +319,7 @@ def test_concurrent_transactions_are_counted_exactly_if_responses_are_lost(
     call: Call, endpoint: Endpoint
 ) -> None:
     put_checkpoints(MODEL, range(350), entity=ENTITY)
-    endpoint.fail("TransactWriteItems", lose_answer, lose_answer)
+    endpoint.fail("TransactWriteItems", lose_response, lose_response)
 
     assert deleted(350, range(350, 360)) == call(steps=list(range(360)))
     assert {} == stored_checkpoints()
@@ -375,7 +375,7 @@ def test_without_credentials_nothing_is_sent(
     endpoint: Endpoint,
     monkeypatch: pytest.MonkeyPatch,
     failures: int,
-    response: Answer,
+    response: Response,
 ) -> None:
     """With SnapStart, credentials come from an endpoint, which can fail briefly."""
     put_checkpoints(MODEL, [1], entity=ENTITY)

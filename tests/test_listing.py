@@ -21,8 +21,8 @@ from events import (
     JSON,
     MODEL,
     TOKEN,
-    Answer,
     Call,
+    Response,
     deleted,
     error,
     invalid,
@@ -45,10 +45,10 @@ def request(*, token: str = READER, **parameters: object) -> dict[str, Any]:
     return {"method": "GET", "token": token} | query(**parameters)
 
 
-def page(steps: list[int], *, has_more: bool = False) -> Answer:
+def page(steps: list[int], *, has_more: bool = False) -> Response:
     """Return the response that lists checkpoints without metrics at these steps."""
     ids = [str(step) for step in steps] or [""]
-    return Answer(
+    return Response(
         200,
         JSON,
         {
@@ -78,7 +78,7 @@ def test_lists_checkpoints_with_their_metrics(call: Call) -> None:
         "last_id": "100",
         "has_more": False,
     }
-    assert Answer(200, JSON, expected) == call(model_id=model_id, **request())
+    assert Response(200, JSON, expected) == call(model_id=model_id, **request())
 
 
 @pytest.mark.parametrize(
@@ -177,13 +177,13 @@ def test_a_page_starts_after_its_cursor_and_has_more_is_exact(
     )
     parameters: dict[str, Any] = {} if after is None else {"after": after}
 
-    answer = call(model_id=model_id, **request(limit=limit, order=order, **parameters))
+    response = call(model_id=model_id, **request(limit=limit, order=order, **parameters))
 
-    assert page(following[:limit], has_more=len(following) > limit) == answer
+    assert page(following[:limit], has_more=len(following) > limit) == response
 
 
 @pytest.mark.parametrize(
-    ("parameters", "answer"),
+    ("parameters", "response"),
     [
         ({}, page(list(range(20)), has_more=True)),
         ({"limit": 99}, page(list(range(99)), has_more=True)),
@@ -194,11 +194,11 @@ def test_a_page_starts_after_its_cursor_and_has_more_is_exact(
         ({"after": ["x", 97], "order": ["desc", "asc"]}, page([98, 99])),
     ],
 )
-def test_follows_the_parameters(call: Call, parameters: dict[str, Any], answer: Answer) -> None:
+def test_follows_the_parameters(call: Call, parameters: dict[str, Any], response: Response) -> None:
     """Unknown parameters are ignored. If one is repeated, the last counts."""
     put_checkpoints(MODEL, range(100), entity=ENTITY)
 
-    assert answer == call(**request(**parameters))
+    assert response == call(**request(**parameters))
 
 
 NO_INTEGER = (
@@ -218,13 +218,13 @@ TOO_LARGE = ("less_than_equal", "Input should be less than or equal to 100")
 NO_ORDER = ("literal_error", "Input should be 'asc' or 'desc'")
 
 
-def in_query(**errors: tuple[str, str]) -> Answer:
+def in_query(**errors: tuple[str, str]) -> Response:
     """Return the response to invalid parameters."""
     return invalid(*(error(["query", name], *each) for name, each in errors.items()))
 
 
 @pytest.mark.parametrize(
-    ("event", "answer"),
+    ("event", "response"),
     [
         *((request(after=text), in_query(after=NO_INTEGER)) for text in NOT_WRITTEN_AS_INTEGERS),
         *(
@@ -250,18 +250,18 @@ def in_query(**errors: tuple[str, str]) -> Answer:
     ],
 )
 def test_rejects_invalid_parameters(
-    call: Call, endpoint: Endpoint, event: dict[str, Any], answer: Answer
+    call: Call, endpoint: Endpoint, event: dict[str, Any], response: Response
 ) -> None:
-    assert answer == call(**event)
+    assert response == call(**event)
     assert ["GetItem"] == endpoint.calls
 
 
 def test_needs_the_scope_to_read(call: Call, endpoint: Endpoint) -> None:
-    answer = call(**request(token=TOKEN, limit="x"))
+    response = call(**request(token=TOKEN, limit="x"))
 
     challenge = 'Bearer realm="checkpoints", error="insufficient_scope", scope="checkpoints:read"'
     detail = "The token lacks the scope checkpoints:read"
-    assert refused(403, detail, challenge) == answer
+    assert refused(403, detail, challenge) == response
     assert ["GetItem"] == endpoint.calls
 
 
@@ -311,10 +311,10 @@ def test_shows_the_numbers_of_the_metrics_as_64_bit_floats_or_integers_and_nothi
 ) -> None:
     put_checkpoints(MODEL, [1], entity=ENTITY, metrics=metrics, notes={"S": "ours"})
 
-    answer = call(**request())
+    response = call(**request())
 
     data = [{"id": "1", "step": 1, "metrics": shown}]
-    assert json.dumps(data) == json.dumps(answer.body["data"])  # 3 is not shown as 3.0
+    assert json.dumps(data) == json.dumps(response.body["data"])  # 3 is not shown as 3.0
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
@@ -341,9 +341,9 @@ def test_skips_thousands_of_other_entities_records_in_a_few_queries(
     put_checkpoints(MODEL, range(3_000, 5_000), entity=OTHERS)
     put_checkpoints(MODEL, [6_000], entity=ENTITY)
 
-    answers = [call(**request(limit=limit)), call(**request(limit=limit, after=1_999 + limit))]
+    responses = [call(**request(limit=limit)), call(**request(limit=limit, after=1_999 + limit))]
 
-    assert [page(list(range(2_000, 2_000 + limit)), has_more=True), page([6_000])] == answers
+    assert [page(list(range(2_000, 2_000 + limit)), has_more=True), page([6_000])] == responses
     assert endpoint.calls.count("Query") <= 14
     assert {"GetItem", "Query"} == set(endpoint.calls)
     assert all(query.get("Limit", 0) <= MAX_READ_RECORDS for query in endpoint.requests)
@@ -380,7 +380,7 @@ def test_a_page_of_very_many_metrics_fits_into_a_response(
         assert len(json.dumps(json.dumps(body))) < 6_000_000
 
 
-UNAVAILABLE = Answer(
+UNAVAILABLE = Response(
     503,
     JSON | {"Retry-After": "2"},
     {"detail": "The database is not available. Send the request again."},

@@ -79,12 +79,12 @@ def test_a_documented_response_triggers_no_alarm_and_no_rollback(
     """Only the alarms on the functions' own metrics can trigger after a single request."""
     alarms = {n: a for n, a in alarms_of(stack).items() if a.get("Namespace") == "Checkpoints"}
 
-    answers = [call(steps=[1]), call(steps=[1], token=None), call(body="{"), call(path="/")]
-    answers += [call(steps=[1], milliseconds=1_000)]  # not enough time to look up the token
+    responses = [call(steps=[1]), call(steps=[1], token=None), call(body="{"), call(path="/")]
+    responses += [call(steps=[1], milliseconds=1_000)]  # not enough time to look up the token
     endpoint.keep_failing("TransactWriteItems", reject(400, "ThrottlingException"))
-    answers += [call(steps=[1], milliseconds=4_600)]
+    responses += [call(steps=[1], milliseconds=4_600)]
 
-    assert [200, 401, 422, 404, 503, 503] == [answer.status for answer in answers]
+    assert [200, 401, 422, 404, 503, 503] == [response.status for response in responses]
     names = [name for _, name, _ in metrics_in(capsys.readouterr().out)]
     assert 2 == names.count("RequestsUnavailable")
     assert {"ReclaimsFailedAlarm", "ReclaimsRefusedAlarm", "RequestsFailedAlarm"} == set(alarms)

@@ -230,16 +230,16 @@ def test_the_response_is_as_published(
     if status == 503:
         endpoint.keep_failing("Query", reject(503, "ServiceUnavailable"))
 
-    answer = call(**event)
+    response = call(**event)
 
-    assert status == answer.status
+    assert status == response.status
     method = event.get("method", "DELETE").lower()
-    response = document["paths"][PATH][method]["responses"][str(status)]
-    schema = response["content"][answer.headers["Content-Type"]]["schema"]
-    jsonschema.validate(answer.body, schema | {"components": document["components"]})
-    assert {"Content-Type", *response.get("headers", {})} == set(answer.headers)
+    promised = document["paths"][PATH][method]["responses"][str(status)]
+    schema = promised["content"][response.headers["Content-Type"]]["schema"]
+    jsonschema.validate(response.body, schema | {"components": document["components"]})
+    assert {"Content-Type", *promised.get("headers", {})} == set(response.headers)
     if status == 503:
-        assert answer.headers["Retry-After"].isdecimal()
+        assert response.headers["Retry-After"].isdecimal()
 
 
 def test_publishes_each_query_parameter_of_the_list_with_its_default(document: Any) -> None:

@@ -565,7 +565,7 @@ LOST = "Already deleted, or deleted by a request without a response"
         (LATE, [60, 4, 8], "Deleted: 8. Kept: 2.\n"),
     ],
 )
-def test_waits_and_goes_on_and_counts_truthfully(
+def test_retries_after_a_pause_and_counts_correctly(
     responses: list[Respond], waits: list[float], outcome: str
 ) -> None:
     api = FakeApi(NUMBERS)

@@ -24,7 +24,7 @@ from commands import LOG_GROUP, STACK, Result, Run, create_log, log, run_command
 from emulators.dynamodb import put_checkpoints, stored_checkpoints
 from emulators.records import Attribute
 from events import ENTITY, MODEL, Call
-from faulty_dynamodb import Apply, Endpoint, Fault, Reply, lose_answer, pass_on, reject
+from faulty_dynamodb import Apply, Endpoint, Fault, Reply, lose_response, pass_on, reject
 from scripts import restore
 
 RESTORED = "restored-checkpoints"
@@ -238,7 +238,7 @@ def test_restores_what_may_have_been_deleted(run: Run, delete: Delete, endpoint:
     put_both(range(110))
     before = all_records()
     endpoint.fail("TransactWriteItems", pass_on)
-    endpoint.keep_failing("TransactWriteItems", lose_answer)
+    endpoint.keep_failing("TransactWriteItems", lose_response)
     request = delete(list(range(110)))
     endpoint.heal()
     assert {} == stored_checkpoints()
@@ -356,7 +356,7 @@ def test_restores_what_the_log_has_and_says_if_it_is_incomplete(
     [
         ("PutItem", [reject(400, "ThrottlingException")] * 2),
         ("PutItem", [reject(500, "InternalServerError")] * 2),
-        ("PutItem", [lose_answer] * 2),
+        ("PutItem", [lose_response] * 2),
         ("BatchGetItem", [reject(400, "ProvisionedThroughputExceededException")] * 2),
         ("BatchGetItem", [process_half, process_half, pass_on, process_half, process_half]),
     ],

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from emulators.dynamodb import put_checkpoints, stored_checkpoints
-from events import ENTITY, MODEL, Answer, Call, deleted, error, invalid, make_event
+from events import ENTITY, MODEL, Call, Response, deleted, error, invalid, make_event
 from faulty_dynamodb import Endpoint
 from function_process import run_in_a_process
 
@@ -44,15 +44,15 @@ def not_json(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-def assert_is_as_published(answer: Answer) -> None:
+def assert_is_as_published(response: Response) -> None:
     """Check a response body against the published schema for its status."""
-    name = {200: "DeleteCheckpointsResponse", 422: "HTTPValidationError"}[answer.status]
-    jsonschema.validate(answer.body, schema(name))
-    if answer.status == 422:
-        assert all(set(error) == {"loc", "msg", "type"} for error in answer.body["detail"])
+    name = {200: "DeleteCheckpointsResponse", 422: "HTTPValidationError"}[response.status]
+    jsonschema.validate(response.body, schema(name))
+    if response.status == 422:
+        assert all(set(error) == {"loc", "msg", "type"} for error in response.body["detail"])
 
 
-def send(call: Call, body: bytes) -> Answer:
+def send(call: Call, body: bytes) -> Response:
     """Send any bytes, as a gateway would: as text if possible, otherwise in base64."""
     try:
         return call(body=body.decode("utf-8"))
@@ -90,10 +90,10 @@ def test_accepts_exactly_what_the_schema_accepts(
 ) -> None:
     body = json.dumps(document, indent=indent, ensure_ascii=ascii_only).encode()
 
-    answer = send(call, body)
+    response = send(call, body)
 
-    assert (200 if satisfies_the_request_schema(body) else 422) == answer.status
-    assert_is_as_published(answer)
+    assert (200 if satisfies_the_request_schema(body) else 422) == response.status
+    assert_is_as_published(response)
 
 
 words = st.sampled_from(
@@ -123,10 +123,10 @@ fragments = st.lists(words | odd_bytes, max_size=8).map(b"".join)
 @example(b'{"steps":[1,]}')
 @example(b'{"Steps":[1]}')
 def test_accepts_no_other_bytes(call: Call, body: bytes) -> None:
-    answer = send(call, body)
+    response = send(call, body)
 
-    assert (200 if satisfies_the_request_schema(body) else 422) == answer.status
-    assert_is_as_published(answer)
+    assert (200 if satisfies_the_request_schema(body) else 422) == response.status
+    assert_is_as_published(response)
 
 
 NO_INTEGER = "Input should be a valid integer"
@@ -155,11 +155,11 @@ def test_says_what_is_wrong_and_where(
 
 @pytest.mark.parametrize("body", ["e30", "e30=\n", "{}", "é", "=", "e3=0"])
 def test_rejects_malformed_base64(call: Call, body: str) -> None:
-    answer = call(body=body, isBase64Encoded=True)
+    response = call(body=body, isBase64Encoded=True)
 
-    assert 422 == answer.status
-    assert ["json_invalid"] == [error["type"] for error in answer.body["detail"]]
-    assert_is_as_published(answer)
+    assert 422 == response.status
+    assert ["json_invalid"] == [error["type"] for error in response.body["detail"]]
+    assert_is_as_published(response)
 
 
 LARGE = 6_000_000  # bytes, as many as Lambda accepts
@@ -187,20 +187,20 @@ LARGE = 6_000_000  # bytes, as many as Lambda accepts
     ],
 )
 def test_limits_the_work_for_a_body(call: Call, body: str, status: int) -> None:
-    answer = call(body=body)
+    response = call(body=body)
 
-    assert status == answer.status
-    assert_is_as_published(answer)
-    assert len(json.dumps(answer.body)) < 1_000
+    assert status == response.status
+    assert_is_as_published(response)
+    assert len(json.dumps(response.body)) < 1_000
 
 
 def test_handles_a_body_as_large_as_lambda_accepts(call: Call) -> None:
     wanted = list(range(10**6, 10**6 + LARGE // 8))
     put_checkpoints(MODEL, [wanted[0], wanted[-1]], entity=ENTITY)
 
-    answer = call(body=json.dumps({"steps": wanted}, separators=(",", ":")))
+    response = call(body=json.dumps({"steps": wanted}, separators=(",", ":")))
 
-    assert deleted(2, wanted[1:-1]) == answer
+    assert deleted(2, wanted[1:-1]) == response
     assert {} == stored_checkpoints()
 
 
@@ -219,7 +219,7 @@ def test_no_body_needs_too_much_memory(endpoint: Endpoint) -> None:
 
     outcome = run_in_a_process(endpoint, [make_event(body=body) for body in bodies])
 
-    assert [*[422] * 5, 200, 422] == [answer.status for answer in outcome.answers]
+    assert [*[422] * 5, 200, 422] == [response.status for response in outcome.responses]
     assert outcome.peak_megabytes < 512
 
 

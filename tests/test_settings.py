@@ -30,8 +30,8 @@ def test_each_request_returns_500_and_logs_the_wrong_setting(
         **environment,
     )
 
-    for answer in outcome.answers:
-        assert 500 == answer.status
-        assert INTERNAL_SERVER_ERROR.body["detail"] == answer.body["detail"]
+    for response in outcome.responses:
+        assert 500 == response.status
+        assert INTERNAL_SERVER_ERROR.body["detail"] == response.body["detail"]
     lines = [line for line in outcome.log.splitlines() if '"status":500' in line]
     assert [True, True] == [cause in line for line in lines]

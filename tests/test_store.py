@@ -84,9 +84,11 @@ def test_deletes_only_what_the_model_has_if_there_are_many_steps(
 ) -> None:
     put_checkpoints(MODEL, range(0, 30_000, 100), entity=ENTITY)
 
-    answer = call(steps=list(range(100_000)))
+    response = call(steps=list(range(100_000)))
 
-    assert deleted(300, [step for step in range(100_000) if step % 100 or step >= 30_000]) == answer
+    assert (
+        deleted(300, [step for step in range(100_000) if step % 100 or step >= 30_000]) == response
+    )
     assert ["GetItem", "Query"] + ["TransactWriteItems"] * 3 == endpoint.calls
     assert {} == stored_checkpoints()
 
@@ -264,14 +266,14 @@ def test_a_deletion_that_stops_says_how_much_it_deleted(call: Call, endpoint: En
     endpoint.fail("TransactWriteItems", *[pass_on] * 3)
     endpoint.keep_failing("TransactWriteItems", cancel("ThrottlingError"))
 
-    answer = call(steps=list(range(count)), milliseconds=13_500)
+    response = call(steps=list(range(count)), milliseconds=13_500)
 
     detail = (
         "The database is not available, so the deletion stopped. Deleted: 300. Possibly deleted: "
         "0. Send the request again to delete the rest. Checkpoints that are already deleted are "
         "then reported as not found."
     )
-    assert failed_deletion(503, detail, deleted=300) == answer
+    assert failed_deletion(503, detail, deleted=300) == response
     (left,) = stored_checkpoints().values()
     assert count - 300 == len(left)
     sent = {

@@ -10,7 +10,7 @@ from checkpoints.auth import DELETE_SCOPE, READ_SCOPE
 from deployment import Deployment, Role, Send
 from emulators.aws import aws_emulator, build
 from emulators.records import ARTIFACTS_BUCKET
-from events import MODEL, Answer
+from events import MODEL, Response
 from faulty_dynamodb import Endpoint
 
 
@@ -46,7 +46,7 @@ def send(deployment: Deployment, token: str) -> Send:
         method: str = "DELETE",
         data: bytes | str | None = None,
         headers: dict[str, str] | None = None,
-    ) -> Answer:
+    ) -> Response:
         if headers is None:
             headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         response = requests.request(
@@ -56,7 +56,7 @@ def send(deployment: Deployment, token: str) -> Send:
             headers=headers,
             timeout=60,
         )
-        return Answer(response.status_code, dict(response.headers), response.json())
+        return Response(response.status_code, dict(response.headers), response.json())
 
     return send
 

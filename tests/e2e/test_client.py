@@ -14,7 +14,7 @@ from faulty_dynamodb import reject
 
 
 class Deletion(openai.BaseModel):
-    """The answer, as a client would declare it."""
+    """The response, as a client would declare it."""
 
     deleted_count: int
     not_found_steps: list[int]

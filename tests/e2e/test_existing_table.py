@@ -18,10 +18,13 @@ def test_deletes_from_a_table_that_exists_already(deployment: Deployment, send: 
     second = dataclasses.replace(deployment, outputs=outputs)
     second.put_checkpoints(range(300))
 
-    answer = send([*range(250), 999], url=second.url(), token=second.issue_token("second"))
+    response = send([*range(250), 999], url=second.url(), token=second.issue_token("second"))
 
     assert TABLE == outputs["CheckpointsTableName"]
-    assert (200, {"deleted_count": 250, "not_found_steps": [999]}) == (answer.status, answer.body)
+    assert (200, {"deleted_count": 250, "not_found_steps": [999]}) == (
+        response.status,
+        response.body,
+    )
     assert set(range(250, 300)) == second.stored_steps()
 
     cloudformation = deployment.cloud.client("cloudformation")

@@ -8,15 +8,15 @@ from faulty_dynamodb import (
     cancel,
     drop_request,
     fail_after_effect,
-    lose_answer,
+    lose_response,
     reject,
-    tear_answer,
+    tear_response,
 )
 
 SHORT = {
-    "answer lost": lose_answer,
-    "answer torn": tear_answer,
-    "answer a server error": fail_after_effect,
+    "response lost": lose_response,
+    "response torn": tear_response,
+    "response a server error": fail_after_effect,
     "connection cut": drop_request,
     "throttled": reject(400, "ThrottlingException"),
     "conflict": cancel("TransactionConflict"),
@@ -24,15 +24,17 @@ SHORT = {
 
 
 @pytest.mark.parametrize("fault", SHORT.values(), ids=SHORT.keys())
-def test_a_short_fault_is_invisible(deployment: Deployment, send: Send, fault: Fault) -> None:
+def test_a_short_fault_does_not_change_the_response(
+    deployment: Deployment, send: Send, fault: Fault
+) -> None:
     deployment.put_checkpoints(range(250))
     deployment.endpoint.fail("TransactWriteItems", fault, fault)
 
-    answer = send(list(range(255)))
+    response = send(list(range(255)))
 
     assert (200, {"deleted_count": 250, "not_found_steps": list(range(250, 255))}) == (
-        answer.status,
-        answer.body,
+        response.status,
+        response.body,
     )
     assert set() == deployment.stored_steps()
 
@@ -50,6 +52,6 @@ def test_a_lasting_fault_is_reported_and_a_retry_finishes(
     assert "Nothing was deleted" in refused.body["detail"]
 
     deployment.endpoint.heal()
-    answer = send(list(range(120)))
+    response = send(list(range(120)))
 
-    assert (200, {"deleted_count": 120, "not_found_steps": []}) == (answer.status, answer.body)
+    assert (200, {"deleted_count": 120, "not_found_steps": []}) == (response.status, response.body)

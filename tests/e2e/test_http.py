@@ -11,12 +11,12 @@ import requests
 from checkpoints.auth import READ_SCOPE
 from deployment import Deployment, Send
 from emulators import STACK
-from events import Answer
+from events import Response
 from scripts import tokens
 
 
-def status_and_body(answer: Answer) -> tuple[int, object]:
-    return answer.status, answer.body
+def status_and_body(response: Response) -> tuple[int, object]:
+    return response.status, response.body
 
 
 def tokens_script(deployment: Deployment, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -33,17 +33,17 @@ def tokens_script(deployment: Deployment, *arguments: str) -> subprocess.Complet
 def test_deletes_what_exists_and_reports_what_does_not(deployment: Deployment, send: Send) -> None:
     deployment.put_checkpoints(range(5))
 
-    answer = send([3, 1, 99])
+    response = send([3, 1, 99])
 
-    assert (200, {"deleted_count": 2, "not_found_steps": [99]}) == status_and_body(answer)
-    assert "application/json" == answer.headers["Content-Type"]
+    assert (200, {"deleted_count": 2, "not_found_steps": [99]}) == status_and_body(response)
+    assert "application/json" == response.headers["Content-Type"]
     assert {0, 2, 4} == deployment.stored_steps()
 
 
 def test_lists_page_by_page(deployment: Deployment, send: Send) -> None:
     deployment.put_checkpoints(range(5), metrics={"M": {"loss": {"N": "0.5"}}})
 
-    answer = send(method="GET", url=f"{deployment.url()}?order=desc&limit=9&limit=2&after=4")
+    response = send(method="GET", url=f"{deployment.url()}?order=desc&limit=9&limit=2&after=4")
 
     page = {
         "object": "list",
@@ -55,15 +55,15 @@ def test_lists_page_by_page(deployment: Deployment, send: Send) -> None:
         "last_id": "2",
         "has_more": True,
     }
-    assert (200, page) == status_and_body(answer)
-    assert "application/json" == answer.headers["Content-Type"]
+    assert (200, page) == status_and_body(response)
+    assert "application/json" == response.headers["Content-Type"]
 
 
 @pytest.mark.parametrize("query", ["?limit", "?limit=", "?limit=5&limit=101", "?limit=%2B5"])
 def test_refuses_an_invalid_query(deployment: Deployment, send: Send, query: str) -> None:
-    answer = send(method="GET", url=deployment.url() + query)
+    response = send(method="GET", url=deployment.url() + query)
 
-    assert (422, ["query", "limit"]) == (answer.status, answer.body["detail"][0]["loc"])
+    assert (422, ["query", "limit"]) == (response.status, response.body["detail"][0]["loc"])
 
 
 @pytest.mark.parametrize(
@@ -76,11 +76,11 @@ def test_a_dry_run_reports_what_the_deletion_then_does(
 ) -> None:
     deployment.put_checkpoints(range(5))
 
-    answer = send(url=deployment.url() + query, data=f'{{"steps": [3, 1, 99]{more}}}')
+    response = send(url=deployment.url() + query, data=f'{{"steps": [3, 1, 99]{more}}}')
 
-    assert (200, {"deleted_count": 2, "not_found_steps": [99]}) == status_and_body(answer)
+    assert (200, {"deleted_count": 2, "not_found_steps": [99]}) == status_and_body(response)
     assert set(range(5)) == deployment.stored_steps()
-    assert status_and_body(answer) == status_and_body(send([3, 1, 99]))
+    assert status_and_body(response) == status_and_body(send([3, 1, 99]))
 
 
 @pytest.mark.parametrize(
@@ -91,14 +91,14 @@ def test_deletes_nothing_if_it_is_unclear_whether_to(
 ) -> None:
     deployment.put_checkpoints(range(2))
 
-    answer = send([1], url=deployment.url() + query)
+    response = send([1], url=deployment.url() + query)
 
     error = {
         "loc": ["query", "dry_run"],
         "msg": "Input should be true or false",
         "type": "bool_parsing",
     }
-    assert (422, {"detail": [error]}) == status_and_body(answer)
+    assert (422, {"detail": [error]}) == status_and_body(response)
     assert {0, 1} == deployment.stored_steps()
 
 
@@ -124,22 +124,22 @@ def test_deletes_nothing_if_it_is_unclear_whether_to(
     ids=["absent", "empty", "scheme alone", "another scheme", "quoted", "unknown", "long"],
 )
 @pytest.mark.parametrize("data", ['{"steps": [1]}', "not JSON"])
-def test_refuses_a_caller_it_does_not_know(
+def test_refuses_an_unknown_caller(
     send: Send, headers: dict[str, str], detail: str, challenge: str, data: str
 ) -> None:
-    answer = send(headers=headers, data=data)
+    response = send(headers=headers, data=data)
 
-    assert (401, {"detail": detail}) == status_and_body(answer)
-    assert f'Bearer realm="checkpoints"{challenge}' == answer.headers["WWW-Authenticate"]
+    assert (401, {"detail": detail}) == status_and_body(response)
+    assert f'Bearer realm="checkpoints"{challenge}' == response.headers["WWW-Authenticate"]
 
 
 def test_refuses_a_token_without_the_scope(deployment: Deployment, send: Send) -> None:
     token = deployment.issue_token("reader", scopes=[READ_SCOPE])
 
-    answer = send([1], token=token)
+    response = send([1], token=token)
 
     assert (403, {"detail": "The token lacks the scope checkpoints:delete"}) == status_and_body(
-        answer
+        response
     )
 
 
@@ -148,10 +148,10 @@ def test_leaves_the_checkpoints_of_others_alone(deployment: Deployment, send: Se
     token = deployment.issue_token("other", entity="speech-team")
 
     for count in (3, 150):
-        answer = send(list(range(count)), token=token)
+        response = send(list(range(count)), token=token)
 
         expected = {"deleted_count": 0, "not_found_steps": list(range(count))}
-        assert (200, expected) == status_and_body(answer)
+        assert (200, expected) == status_and_body(response)
     assert set(range(150)) == deployment.stored_steps()
 
 
@@ -183,10 +183,10 @@ def test_a_token_revoked_between_two_requests_is_refused(
     ids=["absent", "text", "not UTF-8", "array", "boolean", "fraction", "deep"],
 )
 def test_refuses_an_invalid_body(send: Send, data: bytes) -> None:
-    answer = send(data=data)
+    response = send(data=data)
 
-    assert 422 == answer.status
-    for error in answer.body["detail"]:
+    assert 422 == response.status
+    for error in response.body["detail"]:
         assert {"loc", "msg", "type"} == set(error)
 
 
@@ -204,18 +204,18 @@ def test_decodes_the_model_id_correctly(deployment: Deployment, send: Send, mode
     """Without what the local gateway, unlike a REST API, decodes before it routes: `%2F`, `%25`."""
     deployment.put_checkpoints(range(2), model_id=model_id)
 
-    answer = send([1, 2], model_id=model_id)
+    response = send([1, 2], model_id=model_id)
 
-    assert (200, {"deleted_count": 1, "not_found_steps": [2]}) == status_and_body(answer)
+    assert (200, {"deleted_count": 1, "not_found_steps": [2]}) == status_and_body(response)
     assert {0} == deployment.stored_steps(model_id)
 
 
 def test_deletes_thousands(deployment: Deployment, send: Send) -> None:
     deployment.put_checkpoints(range(5_010))
 
-    answer = send([*range(5_000), 9_999])
+    response = send([*range(5_000), 9_999])
 
-    assert (200, {"deleted_count": 5_000, "not_found_steps": [9_999]}) == status_and_body(answer)
+    assert (200, {"deleted_count": 5_000, "not_found_steps": [9_999]}) == status_and_body(response)
     assert set(range(5_000, 5_010)) == deployment.stored_steps()
 
 
@@ -225,9 +225,9 @@ def test_takes_a_body_near_lambdas_limit(deployment: Deployment, send: Send) -> 
     body = json.dumps({"steps": steps}, separators=(",", ":"))
     assert 5_500_000 < len(body) < 6_000_000
 
-    answer = send(data=body)
+    response = send(data=body)
 
-    assert (200, {"deleted_count": 2, "not_found_steps": steps[2:]}) == status_and_body(answer)
+    assert (200, {"deleted_count": 2, "not_found_steps": steps[2:]}) == status_and_body(response)
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])

@@ -102,7 +102,9 @@ def reseed(port: int) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_sam_local_leads_the_function_to_make_local(containers: list[dict[str, Any]]) -> None:
+def test_sam_local_points_the_function_to_the_dynamodb_of_make_local(
+    containers: list[dict[str, Any]],
+) -> None:
     expected = {
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_REGION": "us-east-1",

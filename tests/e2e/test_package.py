@@ -64,7 +64,7 @@ def imported(deployment: Deployment) -> dict[str, Any]:  # noqa: ARG001 it build
     return found
 
 
-def test_has_the_handlers(imported: dict[str, Any]) -> None:
+def test_contains_both_handlers(imported: dict[str, Any]) -> None:
     assert [True, True] == imported["handlers"]
 
 
@@ -134,7 +134,7 @@ def test_brings_no_service_model_but_those_of_dynamodb_and_s3() -> None:
     assert not list(PACKAGE.rglob("resources-1.json*"))
 
 
-def test_brings_no_endpoints_but_those_of_dynamodb_and_s3() -> None:
+def test_contains_only_the_endpoints_of_dynamodb_and_s3() -> None:
     known = json.loads((PACKAGE / "botocore" / "data" / "endpoints.json").read_bytes())
 
     for partition in known["partitions"]:
@@ -157,7 +157,7 @@ def test_is_the_same_for_all_functions() -> None:
 
 
 @pytest.mark.parametrize("python", ["/bin/false", "absent"])
-def test_is_built_by_no_other_python(tmp_path: Path, python: str) -> None:
+def test_refuses_to_build_with_another_python(tmp_path: Path, python: str) -> None:
     """Otherwise Lambda's Python would have to compile the package again."""
     process = build_into(tmp_path, python)
 
@@ -202,7 +202,7 @@ def resolve(value: dict[str, Any], deployment: Deployment) -> str:
 
 
 @pytest.mark.parametrize(("name", "status"), SAMPLE_STATUSES.items())
-def test_answers_every_sample_event(
+def test_returns_the_expected_status_for_every_sample_event(
     deployment: Deployment, invoke: InvokePackage, name: str, status: int
 ) -> None:
     for token, scope in (
@@ -218,9 +218,9 @@ def test_answers_every_sample_event(
 def test_deletes(deployment: Deployment, invoke: InvokePackage, token: str) -> None:
     deployment.put_checkpoints(range(3))
 
-    answer = invoke(make_event(steps=[0, 1, 9], token=token))
+    response = invoke(make_event(steps=[0, 1, 9], token=token))
 
-    assert {"deleted_count": 2, "not_found_steps": [9]} == answer.body
+    assert {"deleted_count": 2, "not_found_steps": [9]} == response.body
     assert {2} == deployment.stored_steps()
 
 
@@ -229,9 +229,9 @@ def test_takes_a_slash_in_the_model_id(
 ) -> None:
     deployment.put_checkpoints(range(1), model_id="a/b")
 
-    answer = invoke(make_event(steps=[0], token=token, model_id="a/b"))
+    response = invoke(make_event(steps=[0], token=token, model_id="a/b"))
 
-    assert {"deleted_count": 1, "not_found_steps": []} == answer.body
+    assert {"deleted_count": 1, "not_found_steps": []} == response.body
 
 
 def test_takes_an_event_that_the_sam_cli_generates(

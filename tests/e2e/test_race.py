@@ -16,8 +16,8 @@ url, token, callers = sys.argv[1], sys.argv[2], int(sys.argv[3])
 def delete(_):
     steps = random.sample(range(600), 250)
     headers = {"Authorization": f"Bearer {token}"}
-    answer = requests.delete(url, json={"steps": steps}, headers=headers, timeout=60)
-    return answer.status_code, answer.json()
+    response = requests.delete(url, json={"steps": steps}, headers=headers, timeout=60)
+    return response.status_code, response.json()
 
 with concurrent.futures.ThreadPoolExecutor(callers) as pool:
     print(json.dumps(list(pool.map(delete, range(callers)))))
@@ -35,10 +35,12 @@ def test_each_record_is_counted_by_exactly_one_request(deployment: Deployment, t
         subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: S603 it is ours
         for _ in range(PROCESSES)
     ]
-    answers = [answer for process in processes for answer in json.loads(process.communicate()[0])]
+    responses = [
+        response for process in processes for response in json.loads(process.communicate()[0])
+    ]
 
-    assert [200] * CALLERS == [status for status, _ in answers]
-    for _, body in answers:
+    assert [200] * CALLERS == [status for status, _ in responses]
+    for _, body in responses:
         assert 250 == body["deleted_count"] + len(body["not_found_steps"])
     gone = set(range(600)) - deployment.stored_steps()
-    assert len(gone) == sum(body["deleted_count"] for _, body in answers)
+    assert len(gone) == sum(body["deleted_count"] for _, body in responses)

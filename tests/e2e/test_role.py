@@ -25,15 +25,15 @@ def test_a_request_needs_each_action(
     stored = deployment.stored_steps()
 
     role.take_away(action)
-    answer = send(list(steps))
+    response = send(list(steps))
 
-    assert (500, "Internal Server Error") == (answer.status, answer.body["detail"])
+    assert (500, "Internal Server Error") == (response.status, response.body["detail"])
     assert stored == deployment.stored_steps()
 
     role.give_back()
-    answer = send(list(steps))
+    response = send(list(steps))
 
-    assert (200, {"deleted_count": 101, "not_found_steps": []}) == (answer.status, answer.body)
+    assert (200, {"deleted_count": 101, "not_found_steps": []}) == (response.status, response.body)
 
 
 def test_a_list_needs_only_the_permission_to_query(
@@ -42,14 +42,14 @@ def test_a_list_needs_only_the_permission_to_query(
     deployment.put_checkpoints(range(2))
 
     role.take_away("dynamodb:Query")
-    answer = send(method="GET")
+    response = send(method="GET")
 
-    assert (500, {"detail": "Internal Server Error"}) == (answer.status, answer.body)
+    assert (500, {"detail": "Internal Server Error"}) == (response.status, response.body)
 
     role.take_away("dynamodb:BatchGetItem", "dynamodb:DeleteItem")
-    answer = send(method="GET")
+    response = send(method="GET")
 
-    assert (200, ["0", "1"]) == (answer.status, [each["id"] for each in answer.body["data"]])
+    assert (200, ["0", "1"]) == (response.status, [each["id"] for each in response.body["data"]])
 
 
 @pytest.mark.parametrize("count", [2, 101])
@@ -59,9 +59,12 @@ def test_a_dry_run_needs_no_permission_to_delete(
     deployment.put_checkpoints(range(count))
 
     role.take_away("dynamodb:DeleteItem")
-    answer = send(list(range(count)), url=f"{deployment.url()}?dry_run=true")
+    response = send(list(range(count)), url=f"{deployment.url()}?dry_run=true")
 
-    assert (200, {"deleted_count": count, "not_found_steps": []}) == (answer.status, answer.body)
+    assert (200, {"deleted_count": count, "not_found_steps": []}) == (
+        response.status,
+        response.body,
+    )
     assert set(range(count)) == deployment.stored_steps()
 
 
