@@ -86,7 +86,7 @@ def test_a_dry_run_reports_what_the_deletion_then_does(
 @pytest.mark.parametrize(
     "query", ["?dry_run", "?dry_run=", "?dry_run=1", "?dry_run=no&dry_run=true"]
 )
-def test_deletes_nothing_if_it_is_unclear_whether_to(
+def test_deletes_nothing_if_dry_run_is_not_a_boolean(
     deployment: Deployment, send: Send, query: str
 ) -> None:
     deployment.put_checkpoints(range(2))
