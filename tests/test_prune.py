@@ -280,8 +280,8 @@ MEASURED: dict[int, Any] = {
     -HUGE: {"loss": 0.5, "a=b": 1, "a=3": 1},
     -2: {"loss": 0.1, "a:min": 1, "a:min:x": 1},
     0: None,
-    3: {"loss": 0.1, "count": HUGE - 1},
-    HUGE: {"loss": -0.1, "count": HUGE},
+    3: {"loss": 0.1, "count": HUGE},
+    HUGE: {"loss": -0.1, "count": HUGE - 1},
 }
 
 
@@ -292,7 +292,7 @@ MEASURED: dict[int, Any] = {
         ("--keep-best=loss:max=2", {-HUGE, 3}),  # of equal ones the later
         ("--keep-best=loss:min=2", {HUGE, 3}),
         ("--keep-best=loss=9", MEASURED.keys() - {0}),
-        ("--keep-best=count", {HUGE}),  # where a float would see no difference
+        ("--keep-best=count", {3}),  # where a float would see no difference
         ("--keep-best=a=b", {-HUGE}),
         ("--keep-best=a=3:max", {-HUGE}),
         ("--keep-best=a=3=1", {-HUGE}),
@@ -557,7 +557,7 @@ LOST = "Already deleted, or deleted by a request without a response"
 @pytest.mark.parametrize(
     ("responses", "waits", "outcome"),
     [
-        ([FakeApi.overtake], [], "Deleted: 6. Kept: 1.\nAlready deleted: 2.\n"),
+        ([DOWN, FakeApi.overtake], [2], "Deleted: 6. Kept: 1.\nAlready deleted: 2.\n"),
         ([BUSY, DOWN, REFUSED], [0.5, 4, 8], "Deleted: 8. Kept: 2.\n"),
         ([FakeApi.delete_some] * 2, [2, 2], "Deleted: 8. Kept: 2.\n"),
         ([FakeApi.lose], [2], f"Deleted: 0. Kept: 2.\n{LOST}: 8.\n"),
