@@ -163,7 +163,7 @@ def test_refuses_to_build_with_another_python(tmp_path: Path, python: str) -> No
 
     assert process.returncode != 0
     assert (
-        f"The build needs Python 3.13, but '{python}' does not run it. "
+        f"The build needs Python 3.13, but '{python}' is missing or another version. "
         "Run make build, which uses the Python in .venv, or set "
         "PYTHON=/path/to/python3.13 for sam build\n"
     ) in process.stderr

@@ -3,6 +3,7 @@
 import re
 import signal
 import subprocess
+import time
 
 from processes import STOPPED, descendants, is_running, running
 
@@ -14,6 +15,7 @@ def test_shows_a_line_for_each_request_and_leaves_nothing_running() -> None:
         printed = "\n".join(command.lines)
         exports = re.findall(r"^  (export (?:API_URL|TOKEN)=.*)$", printed, re.MULTILINE)
         (curl,) = re.findall(r"^  (curl .*\\\n.*)$", printed, re.MULTILINE)
+        time.sleep(1)  # objects that were saved in the second of the deletion are kept
         response = subprocess.run(
             ["bash", "-e"],  # noqa: S607 it has another place on each system
             input="\n".join([*exports, f"{curl} --silent"]),
