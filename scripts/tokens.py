@@ -301,7 +301,7 @@ def _table_name(options: argparse.Namespace) -> str:
         return output_of(options.stack, "TokensTableName")
     name: str | None = options.table or os.environ.get("TOKENS_TABLE")
     if not name:
-        raise UsageError("Name the table with --table, --stack or TOKENS_TABLE.")
+        raise UsageError("Name the table, for example with --stack checkpoints.")
     return name
 
 

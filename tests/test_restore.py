@@ -215,7 +215,9 @@ def test_tells_what_the_restored_table_does_not_have(run: Run) -> None:
     put_checkpoints(MODEL, [3], entity=ENTITY)
 
     told = report(
-        "Restored: 2 (1-2)", f"{SAVED_AGAIN}: 1 (3)", "Not in the restored table: 3 (4-5,7)"
+        "Restored: 2 (1-2)",
+        f"{SAVED_AGAIN}: 1 (3)",
+        "Not in the restored table, so restore it to an earlier time: 3 (4-5,7)",
     )
     assert Result(1, told, "") == run("--model", MODEL, "--steps", "1-5,7")
     assert {MODEL: {1, 2, 3}} == stored_checkpoints()
@@ -288,7 +290,9 @@ def test_a_dry_run_only_reports(run: Run, delete: Delete, endpoint: Endpoint) ->
     told = report("Would be restored: 2 (1-2)")
     assert Result(0, told, SEARCHING) == run("--request", request, "--dry-run")
     told = report(
-        "Would be restored: 1 (2)", "Already there: 1 (3)", "Not in the restored table: 1 (4)"
+        "Would be restored: 1 (2)",
+        "Already there: 1 (3)",
+        "Not in the restored table, so restore it to an earlier time: 1 (4)",
     )
     assert Result(1, told, "") == run("--model", MODEL, "--steps", "2-4", "--dry-run")
     assert before == all_records()
@@ -638,7 +642,9 @@ def test_says_which_artifacts_were_restored_when_it_fails(
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", session)
     monkeypatch.setattr(scripts.artifact_recovery, "CONCURRENT_CHECKPOINTS", 1)
 
-    told = report("Restored: 2 (1-2)", "Not in the restored table: 1 (3)") + artifact_report(
+    told = report(
+        "Restored: 2 (1-2)", "Not in the restored table, so restore it to an earlier time: 1 (3)"
+    ) + artifact_report(
         bucket,
         "Objects restored: 1",
         "Checkpoints with artifacts: 1 (1)",

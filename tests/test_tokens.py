@@ -329,7 +329,7 @@ def test_explains_itself(run: Run, command: list[str]) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("TOKENS_TABLE", "", "Name the table with --table, --stack or TOKENS_TABLE."),
+        ("TOKENS_TABLE", "", "Name the table, for example with --stack checkpoints."),
         (
             "TOKENS_TABLE",
             "absent",
