@@ -129,6 +129,10 @@ class PruneError(Exception):
     """The command cannot continue; the message says why."""
 
 
+class NotConfirmedError(Exception):
+    """The deletion is not confirmed; the message says that nothing was deleted."""
+
+
 class Rule(NamedTuple):
     """What one option keeps."""
 
@@ -255,6 +259,9 @@ def main(
         api = Api(client, path, token)
         try:
             return prune(api, options)
+        except NotConfirmedError as error:
+            warn(f"prune.py: {error}")
+            return 1
         except PruneError as error:
             code, reason, more = 1, str(error), api.may_have_deleted_more
         except KeyboardInterrupt:
@@ -264,7 +271,7 @@ def main(
         reason += f" Deleted: {api.deleted:,} of {api.planned:,}{perhaps}."
         reason += " To finish, run the command again."
     else:
-        reason += "" if "Nothing was deleted" in reason else " Nothing was deleted."
+        reason += " Nothing was deleted."
     warn(f"prune.py: {reason}")
     return code
 
@@ -281,9 +288,9 @@ def prune(api: Api, options: argparse.Namespace) -> int:
     if options.dry_run or not to_delete:
         return 0
     if not options.yes and not sys.stdin.isatty():
-        raise PruneError("Nothing was deleted: without a terminal, add --yes to confirm.")
+        raise NotConfirmedError("Nothing was deleted: without a terminal, add --yes to confirm.")
     if not options.yes and not confirm("Delete them? [y/N] "):
-        raise PruneError("Nothing was deleted.")
+        raise NotConfirmedError("Nothing was deleted.")
 
     api.planned = len(to_delete)
     batches = [to_delete[i : i + BATCH_SIZE] for i in range(0, len(to_delete), BATCH_SIZE)]

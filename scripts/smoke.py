@@ -26,7 +26,7 @@ TOKEN_SECONDS = 600  # the token expires even if the command cannot delete it
 TIMEOUT_SECONDS = (10, 35)  # to connect, and for the response: API Gateway's timeout is 29
 SHOWN_CHARACTERS = 300
 
-STEPS = range(1, 111)  # without the first two, still more than fit into one transaction
+STEPS = range(1, 111)  # even without the first two, too many for one transaction
 FOREIGN_STEP = 1_000  # has a checkpoint of another entity
 ABSENT_STEP = 2_000
 
