@@ -12,12 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
 import boto3
-import yaml
 from moto import mock_aws
 from moto.core.model import MapShape
 from moto.core.models import DEFAULT_ACCOUNT_ID
@@ -31,11 +29,11 @@ from moto.dynamodb.models.table import Table as MotoTable
 from checkpoints.auth import DELETE_SCOPE
 from emulators import STACK, records
 from emulators.records import Attribute
+from emulators.template import read_template
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-TEMPLATE = Path(__file__).parents[1] / "template.yaml"
 REGION = "us-east-1"
 
 type Table = dict[str, set[int]]
@@ -177,13 +175,6 @@ def _client() -> "DynamoDBClient":
     return boto3.client("dynamodb")
 
 
-@cache
-def read_template(path: Path = TEMPLATE) -> dict[str, Any]:
-    """Return a template, with `!Ref X` as `{"Ref": "X"}` and so on. Do not change the result."""
-    template: dict[str, Any] = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506 it is safe
-    return template
-
-
 def create_tables(client: "DynamoDBClient") -> None:
     """Create the template's tables. Their names are their logical ids, as in `sam local`."""
     for name, resource in read_template()["Resources"].items():
@@ -191,25 +182,6 @@ def create_tables(client: "DynamoDBClient") -> None:
             properties = resource["Properties"]
             kept = ("AttributeDefinitions", "KeySchema", "BillingMode")
             client.create_table(TableName=name, **{key: properties[key] for key in kept})
-
-
-class _Loader(yaml.SafeLoader):
-    """Understands CloudFormation's short form of functions."""
-
-
-def _function(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> dict[str, Any]:
-    key = name if name in ("Ref", "Condition") else f"Fn::{name}"
-    match node:
-        case yaml.ScalarNode():
-            return {key: loader.construct_scalar(node)}
-        case yaml.SequenceNode():
-            return {key: loader.construct_sequence(node, deep=True)}
-        case yaml.MappingNode():
-            return {key: loader.construct_mapping(node, deep=True)}
-    raise ValueError(f"Cannot read !{name}")
-
-
-_Loader.add_multi_constructor("!", _function)
 
 
 # For each action of a transaction, moto copies the whole table. If the transaction is cancelled,

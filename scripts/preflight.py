@@ -5,22 +5,24 @@ import difflib
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import boto3
 from botocore.exceptions import NoRegionError
 
+from emulators.template import read_template
 from scripts.stacks import UsageError, report_errors
-
-TEMPLATE = Path(__file__).parents[1] / "template.yaml"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check the options of `sam deploy`; return the exit code: 0 all is well, 1 not."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--profile", help="as for sam deploy, like the other options")
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="The options are those of sam deploy. Its other options are ignored.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--profile")
     parser.add_argument("--region")
-    parser.add_argument("--guided", action="store_true", help="sam asks for the region")
+    parser.add_argument("--guided", action="store_true")  # then sam asks for the region
     parser.add_argument("--parameter-overrides", nargs="*", default=[])
     options, _ = parser.parse_known_args(arguments)
     return report_errors("make deploy", lambda: _check(options))
@@ -44,8 +46,7 @@ def _check_parameters(overrides: Iterable[str]) -> None:
         UsageError: the template has no such parameter.
 
     """
-    section = re.split(r"^\w+:\n", TEMPLATE.read_text(), flags=re.MULTILINE)[1]
-    known = re.findall(r"^  (\w+):$", section, re.MULTILINE)
+    known = read_template()["Parameters"]
     for override in overrides:
         # Either Name=Value, or ParameterKey=Name,ParameterValue=Value.
         for names in re.findall(r"(?:^|\s)(?:ParameterKey=(\w+)|(\w+)=)", override):

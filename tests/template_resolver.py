@@ -9,7 +9,8 @@ from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 
 from emulators import STACK
-from emulators.dynamodb import REGION, read_template
+from emulators.dynamodb import REGION
+from emulators.template import read_template
 
 type Json = dict[str, Any]
 

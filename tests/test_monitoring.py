@@ -10,10 +10,11 @@ import pytest
 from checkpoints import reclaim
 from checkpoints.auth import READ_SCOPE
 from emulators import STACK
-from emulators.dynamodb import REGION, TEMPLATE, put_token
+from emulators.dynamodb import REGION, put_token
 from emulators.invocation import lambda_context
 from emulators.records import ARTIFACTS_BUCKET
 from emulators.storage import put_objects
+from emulators.template import TEMPLATE
 from events import DELETED_AT, ENTITY, Call, make_event, make_stream_record
 from faulty_dynamodb import Endpoint, reject
 from function_process import run_in_a_process

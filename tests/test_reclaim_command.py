@@ -20,8 +20,9 @@ import pytest
 from checkpoints import audit
 from checkpoints import reclaim as function
 from commands import RECLAIM_OUTPUTS, STACK, Result, Run, create_log, log, run_command
-from emulators.dynamodb import put_checkpoints, read_template
+from emulators.dynamodb import put_checkpoints
 from emulators.invocation import lambda_context
+from emulators.template import read_template
 from events import ENTITY, MODEL
 from faulty_dynamodb import Endpoint
 from scripts import reclaim

@@ -12,7 +12,8 @@ import boto3
 import pytest
 
 from commands import Result, Run, run_command
-from emulators.dynamodb import read_template, stored_checkpoints
+from emulators.dynamodb import stored_checkpoints
+from emulators.template import read_template
 from events import TOKEN, Invoke, make_event
 from faulty_dynamodb import Apply, Endpoint, Reply, Server, pass_on, reject, serving
 from scripts import smoke

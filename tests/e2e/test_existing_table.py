@@ -3,7 +3,7 @@
 import dataclasses
 
 from deployment import Deployment, Send
-from emulators.dynamodb import read_template
+from emulators.template import read_template
 
 STACK = "second"
 TABLE = "platform-checkpoints"

@@ -1,0 +1,35 @@
+"""Read the template. This module does not import moto."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TEMPLATE = Path(__file__).parents[1] / "template.yaml"
+
+
+class _Loader(yaml.SafeLoader):
+    """Understands CloudFormation's short form of functions."""
+
+
+def _function(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> dict[str, Any]:
+    key = name if name in ("Ref", "Condition") else f"Fn::{name}"
+    match node:
+        case yaml.ScalarNode():
+            return {key: loader.construct_scalar(node)}
+        case yaml.SequenceNode():
+            return {key: loader.construct_sequence(node, deep=True)}
+        case yaml.MappingNode():
+            return {key: loader.construct_mapping(node, deep=True)}
+    raise ValueError(f"Cannot read !{name}")
+
+
+_Loader.add_multi_constructor("!", _function)
+
+
+@cache
+def read_template(path: Path = TEMPLATE) -> dict[str, Any]:
+    """Return a template, with `!Ref X` as `{"Ref": "X"}` and so on. Do not change the result."""
+    template: dict[str, Any] = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506 it is safe
+    return template
