@@ -8,6 +8,8 @@ from types import EllipsisType
 from typing import Any
 from urllib.parse import quote
 
+from checkpoints import auth
+
 TOKEN = "a-good-token"
 ENTITY = "vision-team"
 MODEL = "resnet-50"
@@ -45,6 +47,12 @@ class Response:
     body: Any
 
 
+# All refusals of a token.
+AUTH_ERRORS: list[type[auth.AuthError]] = [
+    kind
+    for kind in vars(auth).values()
+    if isinstance(kind, type) and issubclass(kind, auth.AuthError)
+]
 JSON = {"Content-Type": "application/json"}
 INTERNAL_SERVER_ERROR = Response(500, JSON, {"detail": "Internal Server Error"})
 

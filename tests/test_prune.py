@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checkpoints import auth, schemas
-from emulators.dynamodb import read_template
-from events import MODEL, TOKEN
+from emulators.template import read_template
+from events import AUTH_ERRORS, MODEL, TOKEN
 from scripts import prune
 
 ROOT = Path(__file__).parents[1]
@@ -526,8 +526,7 @@ def test_stops_at_a_refusal_and_says_what_to_do(
 
 def test_agrees_with_the_api() -> None:
     """The script is a single file, so it repeats these facts."""
-    errors = [kind for kind in vars(auth).values() if isinstance(kind, type)]
-    statuses = {kind.status for kind in errors if issubclass(kind, auth.AuthError)}
+    statuses = {kind.status for kind in AUTH_ERRORS}
     assert statuses == prune.HINTS.keys(), "HINTS in scripts/prune.py"
     for scope in (auth.READ_SCOPE, auth.DELETE_SCOPE):
         assert scope in prune.EPILOG

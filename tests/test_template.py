@@ -10,7 +10,8 @@ import pytest
 
 from checkpoints import dynamodb, reclaim
 from emulators.aws import ROOT
-from emulators.dynamodb import REGION, read_template
+from emulators.dynamodb import REGION
+from emulators.template import read_template
 from events import Call
 from template_resolver import (
     Json,
@@ -25,11 +26,7 @@ from template_resolver import (
 
 BUCKET = "artifacts"
 MAKEFILE = ROOT / "src" / "Makefile"
-FUNCTIONS = [
-    name
-    for name, resource in read_template()["Resources"].items()
-    if resource["Type"] == "AWS::Serverless::Function"
-]
+FUNCTIONS = [*of_type(read_template()["Resources"], "AWS::Serverless::Function")]
 STREAM = "ExistingCheckpointsStreamArn"  # has an effect only together with a table
 
 # A value that is not the default, for each other parameter.
@@ -153,9 +150,7 @@ def test_requests_go_to_the_version_that_was_published_last(canary: str) -> None
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_each_function_has_a_handler_a_package_and_a_log_that_is_kept(
-    freeing_stack: Json, function: str
-) -> None:
+def test_each_function_has_all_its_parts(freeing_stack: Json, function: str) -> None:
     properties = function_of(freeing_stack, function)
     module, _, handler = properties["Handler"].rpartition(".")
     log_group = freeing_stack[properties["LoggingConfig"]["LogGroup"]]

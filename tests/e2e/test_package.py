@@ -17,9 +17,10 @@ import pytest
 from deployment import Deployment
 from emulators import STACK
 from emulators.aws import BUILD, ROOT
-from emulators.dynamodb import read_template
+from emulators.template import read_template
 from events import MODEL, SAMPLE_STATUSES, make_event
 from package import PACKAGE, InvokePackage, package_running
+from template_resolver import of_type
 
 EVENTS = ROOT / "events"
 MAKE = ["make", "-C", str(ROOT / "src"), "build-ApiFunction"]
@@ -142,11 +143,7 @@ def test_contains_only_the_endpoints_of_dynamodb_and_s3() -> None:
 
 
 def test_is_the_same_for_all_functions() -> None:
-    functions = [
-        name
-        for name, resource in read_template()["Resources"].items()
-        if resource["Type"] == "AWS::Serverless::Function"
-    ]
+    functions = of_type(read_template()["Resources"], "AWS::Serverless::Function")
     first, *others = (
         {path.relative_to(package): path.stat().st_size for path in package.rglob("*.*")}
         for package in map(PACKAGE.with_name, functions)
