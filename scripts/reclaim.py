@@ -121,7 +121,6 @@ class Retry:
         try:
             response = self._client.invoke(
                 FunctionName=self._function,
-                Qualifier="live",
                 Payload=json.dumps({"Records": records, "dry_run": self._dry_run}),
             )
         except self._client.exceptions.TooManyRequestsException:
