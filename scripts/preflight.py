@@ -5,6 +5,7 @@ import difflib
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 import boto3
 from botocore.exceptions import NoRegionError
@@ -12,9 +13,18 @@ from botocore.exceptions import NoRegionError
 from emulators.template import read_template
 from scripts.stacks import UsageError, report_errors
 
+NONE = "none"  # the value that turns an optional feature off
+
+# Name=Value, or the AWS CLI's ParameterKey=Name,ParameterValue=Value. No parameter needs the
+# excluded characters, and with them, SAM can read something else than what was meant.
+_PARAMETER = re.compile(
+    r"""(?:ParameterKey=(\w+),ParameterValue|(?!Parameter(?:Key|Value)=)(\w+))=([^\s,='"\\]+)"""
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check the options of `sam deploy`; return the exit code: 0 all is well, 1 not."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="The options are those of sam deploy. Its other options are ignored.",
@@ -23,13 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile")
     parser.add_argument("--region")
     parser.add_argument("--guided", action="store_true")  # then sam asks for the region
-    parser.add_argument("--parameter-overrides", nargs="*", default=[])
     options, _ = parser.parse_known_args(arguments)
-    return report_errors("make deploy", lambda: _check(options))
+    return report_errors("make deploy", lambda: _check(options, _overrides(arguments)))
 
 
-def _check(options: argparse.Namespace) -> int:
-    _check_parameters(options.parameter_overrides)
+def _check(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    parse_parameters(overrides)
     session = boto3.Session(profile_name=options.profile, region_name=options.region)
     if not session.region_name:
         if options.guided:
@@ -39,22 +48,58 @@ def _check(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_parameters(overrides: Iterable[str]) -> None:
-    """Refuse unknown names, because SAM ignores them.
+def _overrides(arguments: Sequence[str]) -> list[str]:
+    """Return the values of `--parameter-overrides`, up to the next option, as SAM reads them.
 
     Raises:
-        UsageError: the template has no such parameter.
+        UsageError: the option is given twice. SAM would ignore the first one.
+
+    """
+    option = "--parameter-overrides"
+    found = [i for i, word in enumerate(arguments) if word.partition("=")[0] == option]
+    if len(found) > 1:
+        raise UsageError(f"Give {option} once, with all parameters.")
+    if not found:
+        return []
+    first, *others = arguments[found[0] :]
+    _, is_joined, value = first.partition("=")
+    return ([value] if is_joined else []) + [
+        *takewhile(lambda word: not word.startswith("-"), others)
+    ]
+
+
+def parse_parameters(overrides: Iterable[str]) -> dict[str, str]:
+    """Return the parameters of a deployment by name.
+
+    Accept only what SAM reads completely. It ignores an unknown name, and drops a part of many
+    other texts, without an error.
+
+    Raises:
+        UsageError: SAM would refuse an override, ignore it, or drop a part of it.
 
     """
     known = read_template()["Parameters"]
+    parameters: dict[str, str] = {}
     for override in overrides:
-        # Either Name=Value, or ParameterKey=Name,ParameterValue=Value.
-        for names in re.findall(r"(?:^|\s)(?:ParameterKey=(\w+)|(\w+)=)", override):
-            name = "".join(names)
+        parts = [part for part in override.split(" ") if part]
+        is_mixed = len({part.startswith("ParameterKey=") for part in parts}) > 1
+        for part in parts:
+            match = _PARAMETER.fullmatch(part)
+            if not match or is_mixed or match[3] != NONE == match[3].lower():
+                raise UsageError(
+                    f"Could not read the parameter {override!r}. Write Name=Value, without quotes, "
+                    "such as ArtifactsBucket=my-weights. To turn a feature off, write "
+                    f"ArtifactsBucket={NONE}."
+                )
+            name = match[1] or match[2]
             if name not in known:
                 similar = difflib.get_close_matches(name, known, n=1)
                 hint = f" Did you mean {similar[0]}?" if similar else ""
                 raise UsageError(f"There is no parameter {name!r}.{hint}")
+            if name in parameters:
+                raise UsageError(f"The parameter {name} is given twice.")
+            parameters[name] = match[3]
+    return parameters
 
 
 if __name__ == "__main__":

@@ -121,6 +121,8 @@ class _Stack:
                 return self.resolve(then if self.holds(condition) else otherwise)
             case {"Fn::Equals": [left, right]}:
                 return str(self.resolve(left)) == str(self.resolve(right))
+            case {"Fn::Contains": [values, wanted]}:
+                return self.resolve(wanted) in values
             case {"Fn::Not": [condition]}:
                 return not self.resolve(condition)
             case {"Fn::Or": conditions}:

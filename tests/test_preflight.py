@@ -16,38 +16,87 @@ def _new_session(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        "--no-confirm-changeset",
-        "--parameter-overrides ArtifactsBucket=a MemorySize=1024 --no-confirm-changeset",
-        "--parameter-overrides ParameterKey=SnapStart,ParameterValue=true",
+        ["--no-confirm-changeset"],
+        ["--parameter-overrides", "ArtifactsBucket=a", "MemorySize=1024", "--no-confirm-changeset"],
+        ["--parameter-overrides=ArtifactsBucket=none", "MemorySize=1024"],
+        ["--parameter-overrides", "ArtifactsBucket=a  MemorySize=1024"],
+        ["--parameter-overrides", "ParameterKey=SnapStart,ParameterValue=true"],
     ],
 )
-def test_accepts_valid_settings(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert 0 == preflight.main(arguments.split())
+def test_accepts_valid_settings(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert 0 == preflight.main(arguments)
     assert ("", "") == capsys.readouterr()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "No AWS region is set. Set AWS_DEFAULT_REGION, or AWS_PROFILE."),
-        ("--profile x", "The AWS profile 'x' is not configured here."),
+        ([], "No AWS region is set. Set AWS_DEFAULT_REGION, or AWS_PROFILE."),
+        (["--profile", "x"], "The AWS profile 'x' is not configured here."),
         (
-            "--parameter-overrides SnapStart=true ArtifactBucket=a",
+            ["--parameter-overrides", "SnapStart=true", "ArtifactBucket=a"],
             "There is no parameter 'ArtifactBucket'. Did you mean ArtifactsBucket?",
         ),
-        ("--parameter-overrides ParameterKey=X,ParameterValue=1", "There is no parameter 'X'."),
+        (
+            ["--parameter-overrides=SnapStart=true", "X=1"],
+            "There is no parameter 'X'.",
+        ),
+        (
+            ["--parameter-overrides", "ParameterKey=X,ParameterValue=1"],
+            "There is no parameter 'X'.",
+        ),
+        (
+            ["--parameter-overrides", "SnapStart=true", "SnapStart=false"],
+            "The parameter SnapStart is given twice.",
+        ),
+        (
+            ["--parameter-overrides", "SnapStart=true", "--parameter-overrides", "MemorySize=512"],
+            "Give --parameter-overrides once, with all parameters.",
+        ),
     ],
 )
 def test_refuses_wrong_settings(
-    arguments: str,
+    arguments: list[str],
     message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.delenv("AWS_DEFAULT_REGION")
 
-    assert 1 == preflight.main(arguments.split())
+    assert 1 == preflight.main(arguments)
     assert ("", f"make deploy: {message}\n") == capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "ArtifactsBucket=",
+        'ArtifactsBucket=""',
+        r"ArtifactsBucket=\"\"",
+        "ParameterKey=ArtifactsBucket,ParameterValue=",
+        "ParameterValue=a,ParameterKey=ArtifactsBucket",
+        "ParameterKey=SnapStart,ParameterValue=true MemorySize=512",
+        "MemorySize=512 ParameterKey=SnapStart,ParameterValue=true",
+        '"Typo=x"',
+        "SnapStart=true,Typo=b",
+        "SnapStart=true Typo",
+        "Typo =x",
+        "SnapStart=true\tTypo=x",
+        "ExistingCheckpointsTable=None",
+        "file://parameters.yaml",
+    ],
+)
+def test_refuses_what_sam_would_misread_and_says_what_to_write(
+    override: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 1 == preflight.main(["--parameter-overrides", override])
+
+    expected = (
+        f"make deploy: Could not read the parameter {override!r}. Write Name=Value, without "
+        "quotes, such as ArtifactsBucket=my-weights. To turn a feature off, write "
+        "ArtifactsBucket=none.\n"
+    )
+    assert ("", expected) == capsys.readouterr()
 
 
 def test_lets_sam_ask_for_the_region(monkeypatch: pytest.MonkeyPatch) -> None:

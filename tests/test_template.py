@@ -50,6 +50,10 @@ OTHERS = {
 TABLE = {"ExistingCheckpointsTable": OTHERS["ExistingCheckpointsTable"]}
 TABLE_ARN = f"arn:aws:dynamodb:{REGION}:123456789012:table/{OTHERS['ExistingCheckpointsTable']}"
 TABLE_STREAM = TABLE | {STREAM: f"{TABLE_ARN}/stream/1"}
+ALL = OTHERS | TABLE_STREAM
+OPTIONAL = [
+    name for name, each in read_template()["Parameters"].items() if each["Default"] == "none"
+]
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +95,54 @@ def test_each_parameter_is_optional_and_has_an_effect(stack: Json, parameter: st
     changed = [resource for name, resource in other.items() if resource != stack.get(name)]
     assert changed or set(other) < set(stack)
     assert value in ("true", "false") or value in json.dumps(changed)
+
+
+@pytest.mark.parametrize("parameter", OPTIONAL)
+def test_none_turns_a_feature_off_and_so_does_the_empty_value_of_older_stacks(
+    parameter: str,
+) -> None:
+    def effects(value: str) -> list[object]:
+        chosen = {name: ALL[name] for name in OPTIONAL} | {parameter: value}
+        if refused := refusals(**chosen):
+            return list(refused)
+        resources = deployed(**chosen)
+        compared = {n: r for n, r in resources.items() if r["Type"] != "AWS::Lambda::Version"}
+        return [compared, outputs_of(**chosen)]
+
+    assert effects("none") == effects("") != effects(ALL[parameter])
+    assert "none" not in json.dumps(effects("none"))
+
+
+def test_the_longest_values_of_all_parameters_can_be_deployed() -> None:
+    longest = {name: longest_value(each) for name, each in read_template()["Parameters"].items()}
+    resources = deployed(**longest)
+
+    assert 255 > len(longest["ExistingCheckpointsTable"]) >= 200
+    for kind, names in LIMITS.items():
+        for properties in of_type(resources, kind).values():
+            for name, limit in names.items():
+                assert len(properties.get(name, "")) <= limit, (kind, name)
+
+
+# Limits of AWS in characters, for what depends on parameters.
+LIMITS = {
+    "AWS::Lambda::Version": {"Description": 256},
+    "AWS::ApiGateway::Stage": {"StageName": 128},
+    "AWS::CloudWatch::Dashboard": {"DashboardName": 255},
+}
+
+
+def longest_value(parameter: Json) -> str:
+    """Return a value of a parameter with the maximum length."""
+    if "AllowedValues" in parameter:
+        return max(map(str, parameter["AllowedValues"]), key=len)
+    if parameter["Type"] == "Number":
+        return str(parameter.get("MaxValue", 10**6))
+    pattern = parameter.get("AllowedPattern", "")
+    (length,) = re.findall(r"\{\d+,(\d+)\}", pattern) or [parameter.get("MaxLength", 2_000)]
+    value = ("arn:" if "arn:" in pattern else "") + "a" * int(length)
+    assert re.fullmatch(pattern or ".*", value)
+    return value
 
 
 def test_without_an_endpoint_the_function_uses_dynamodb_in_the_cloud(
