@@ -98,9 +98,9 @@ exports:
   AWS_ENDPOINT_URL={emulator.endpoint} \\
       make deploy ARGS=--no-confirm-changeset
 
-Unlike AWS, the emulator returns 403 instead of 404 for unknown routes, does not
-throttle, and ignores the filters of log queries. For a / in a model_id, write
-%252F in the path instead of %2F, and %2F for prune.py.
+Unlike AWS, the emulator does not throttle, and ignores the filters of log
+queries. For a / in a model_id, write %252F in the path instead of %2F, and %2F
+for prune.py.
 
 Below is one line for each request, and one for each deleted checkpoint that had
 artifacts. Ctrl-C stops everything.

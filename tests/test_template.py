@@ -9,6 +9,7 @@ from functools import cache
 import pytest
 
 from checkpoints import dynamodb, reclaim
+from checkpoints.responses import RETRY_LATER
 from emulators.aws import ROOT
 from emulators.dynamodb import REGION
 from emulators.template import read_template
@@ -197,7 +198,20 @@ def test_requests_go_to_the_version_that_was_published_last(canary: str) -> None
     assert f"{version}.Version" == live["FunctionVersion"]
     assert f"functions/{alias}/invocations" in json.dumps(stack["Api"])
     permissions = of_type(stack, "AWS::Lambda::Permission").values()
-    assert [alias] * 2 == [permission["FunctionName"] for permission in permissions]
+    assert {alias} == {permission["FunctionName"] for permission in permissions}
+
+
+def test_all_requests_reach_the_function(stack: Json) -> None:
+    """For an unknown route, API Gateway would return 403 if the request has a bearer token."""
+    body = stack["Api"]["Properties"]["Body"]
+
+    for path in ("/", "/{proxy+}"):
+        assert ["x-amazon-apigateway-any-method"] == [*body["paths"][path]]
+    allowed_calls = {
+        permission["SourceArn"].partition("/")[2]
+        for permission in of_type(stack, "AWS::Lambda::Permission").values()
+    }
+    assert {"*/*/", "*/*/*"} <= allowed_calls
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -421,6 +435,11 @@ def test_outputs_name_the_table_and_the_stream_of_its_deleted_records(stack: Jso
 
 # API Gateway's own responses
 
+WORTH_A_RETRY = {
+    *("THROTTLED", "QUOTA_EXCEEDED"),
+    *("INTEGRATION_FAILURE", "INTEGRATION_TIMEOUT", "DEFAULT_5XX"),
+}
+
 
 def test_the_gateway_responds_in_the_format_of_the_function(stack: Json, call: Call) -> None:
     responses = stack["Api"]["Properties"]["Body"]["x-amazon-apigateway-gateway-responses"]
@@ -432,13 +451,21 @@ def test_the_gateway_responds_in_the_format_of_the_function(stack: Json, call: C
         "REQUEST_TOO_LARGE": (413, {"detail": "The request is too large. Send fewer steps."}),
         "THROTTLED": (429, {"detail": "Too Many Requests"}),
         "QUOTA_EXCEEDED": (429, {"detail": "Too Many Requests"}),
+        "INTEGRATION_FAILURE": (
+            503,
+            {"detail": "The API is busy or not available. Send the request again."},
+        ),
     }
 
     for name, response in expected.items():
         assert response == (int(responses[name]["statusCode"]), json.loads(bodies[name]))
-    for name in ("THROTTLED", "QUOTA_EXCEEDED", "INTEGRATION_TIMEOUT"):
-        headers = {"gatewayresponse.header.Retry-After": "'2'"}
-        assert headers == responses[name]["responseParameters"]
+    (seconds,) = RETRY_LATER.values()
+    headers = {"gatewayresponse.header.Retry-After": f"'{seconds}'"}
+    assert dict.fromkeys(WORTH_A_RETRY, headers) == {
+        name: response["responseParameters"]
+        for name, response in responses.items()
+        if response["responseParameters"]
+    }, "RETRY_LATER in responses.py, GatewayResponses in template.yaml"
     for name, body in bodies.items():
         assert '{"detail": ' in body, name
     assert {"DEFAULT_4XX", "DEFAULT_5XX"} <= set(responses)

@@ -191,11 +191,16 @@ def test_refuses_an_invalid_body(send: Send, data: bytes) -> None:
 
 
 def test_rejects_other_methods_and_other_paths(deployment: Deployment, send: Send) -> None:
-    """The message is the gateway's, and the local gateway has a different one."""
     api = deployment.outputs["ApiUrl"]
 
-    for method, url in (("POST", deployment.url()), ("DELETE", f"{api}/v1/preview/models/m")):
-        assert send([1], method=method, url=url).status in (403, 404)
+    for method, url in (
+        ("POST", deployment.url()),
+        ("DELETE", f"{api}/v1/preview/models/m"),
+        ("GET", f"{api}/v2"),
+        ("PUT", f"{api}/"),
+    ):
+        response = send([1], method=method, url=url)
+        assert (404, {"detail": "Not Found"}) == status_and_body(response)
     assert [] == deployment.endpoint.calls
 
 
