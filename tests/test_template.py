@@ -176,7 +176,6 @@ def test_the_role_of_the_api_allows_exactly_what_it_needs(stack: Json) -> None:
         "TokensTable.Arn": {"dynamodb:GetItem"},
         "CheckpointsTable.Arn": {"dynamodb:Query", "dynamodb:BatchGetItem", "dynamodb:DeleteItem"},
         f"{log_group}.Arn": {"logs:CreateLogStream", "logs:PutLogEvents"},
-        "*": {"xray:PutTraceSegments", "xray:PutTelemetryRecords"},
     } == allowed(stack)
 
 
@@ -314,7 +313,6 @@ def test_the_role_that_frees_storage_allows_exactly_what_it_needs(freeing_stack:
         "FailedBatchesBucket.Arn": {"s3:ListBucket"},
         "FailedBatchesBucket.Arn/*": {"s3:PutObject"},
         "ReclaimFunctionLogGroup.Arn": {"logs:CreateLogStream", "logs:PutLogEvents"},
-        "*": {"xray:PutTraceSegments", "xray:PutTelemetryRecords"},
     } == allowed(freeing_stack, "ReclaimFunction")
 
 
@@ -400,7 +398,7 @@ def test_the_access_log_is_off_by_default_and_has_no_input_of_the_caller(stack: 
 
     assert "\n" not in log_format
     harmless = {
-        *("requestId", "extendedRequestId", "xrayTraceId", "requestTime", "identity.sourceIp"),
+        *("requestId", "extendedRequestId", "requestTime", "identity.sourceIp"),
         *("resourcePath", "status", "error.responseType", "integration.status", "waf.status"),
         *("responseLength", "responseLatency", "integration.latency"),
     }
