@@ -394,19 +394,3 @@ def test_no_secret_and_no_other_data_of_a_record_is_logged_at_any_level(
         assert sent not in outcome.log
     for stored in ("secret-name", "secret-text", "secret-word", "secret-note", "4711.25"):
         assert stored not in outcome.log
-
-
-@pytest.mark.parametrize("name", ["POWERTOOLS_LOG_LEVEL", "AWS_LAMBDA_LOG_LEVEL"])
-def test_each_deletion_is_logged_at_any_level(endpoint: Endpoint, name: str) -> None:
-    put_checkpoints(MODEL, [1], entity=ENTITY)
-
-    outcome = run_in_a_process(
-        endpoint,
-        [make_event(steps=[1])] * 2,
-        PYTHONWARNINGS="default",
-        POWERTOOLS_LOGGER_SAMPLE_RATE="0",
-        **{name: "CRITICAL"},
-    )
-
-    assert 2 == outcome.log.count('"message":"Deletion completed"')
-    assert '"deleted_steps":[[1,1]]' in outcome.log

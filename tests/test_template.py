@@ -180,7 +180,7 @@ def test_the_role_of_the_api_allows_exactly_what_it_needs(stack: Json) -> None:
 
 
 def test_neither_lambda_nor_one_bad_record_hides_an_outcome(freeing_stack: Json) -> None:
-    """Log lines are kept at every log level, and a batch that crashes the function is split."""
+    """Lambda keeps the lines of who deleted what, and splits a batch that crashes the function."""
     for function in FUNCTIONS:
         logging = function_of(freeing_stack, function)["LoggingConfig"]
         assert ("JSON", "INFO") == (logging["LogFormat"], logging["ApplicationLogLevel"])

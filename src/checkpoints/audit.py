@@ -140,20 +140,11 @@ class Audit:
             "dynamodb_retries": calls.retries if calls else 0,
             "dynamodb_ms": calls.milliseconds if calls else 0.0,
         }
-        write_line(log, message, **fields)
+        log(message, extra=fields)
 
     def _continue(self, message: str, key: str, parts: Iterable[list[list[int]]]) -> None:
         for part in parts:
             logger.info(message, extra={key: part})
-
-
-def write_line(log: Callable[..., None], message: str, **fields: object) -> None:
-    """Write a line with a method of the logger, such as `logger.info`, at every log level."""
-    # An operator can set a higher log level. Set the level each time, because with sampling,
-    # Powertools resets it to the operator's level for each request.
-    if logger.log_level != logging.INFO:
-        logging.getLogger(logger.name).setLevel(logging.INFO)
-    log(message, extra=fields)
 
 
 def emit_metrics(**counts: int) -> None:

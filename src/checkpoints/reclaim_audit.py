@@ -1,7 +1,7 @@
 """Logs and metrics of the function that frees storage: one line for each deleted record."""
 
 from checkpoints.artifacts import ArtifactDeletion
-from checkpoints.audit import Fields, describe_error, emit_metrics, logger, write_line
+from checkpoints.audit import Fields, describe_error, emit_metrics, logger
 
 OUTCOMES = {
     "freed": (logger.info, "Storage freed"),
@@ -50,7 +50,7 @@ class ReclaimAudit:
         fields |= self._fields | {"outcome": outcome}
         if self._dry_run:
             message, fields["dry_run"] = DRY_RUN, True
-        write_line(log, message, **fields)
+        log(message, extra=fields)
         return fields
 
     def _count(self, **counts: int) -> None:
