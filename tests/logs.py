@@ -35,19 +35,19 @@ def log_lines(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def metrics_of(line: dict[str, Any]) -> Iterator[Metric]:
     """Yield the metrics that CloudWatch reads from a line. The dimension `reason` is `*`."""
     for directive in line.get("_aws", {}).get("CloudWatchMetrics", []):
-        (keys,) = directive["Dimensions"]
-        dimensions = frozenset((key, "*" if key == "reason" else line[key]) for key in keys)
         for metric in directive["Metrics"]:
             assert ("Bytes" if metric["Name"] == "BytesFreed" else "Count") == metric["Unit"]
             assert metric["Name"] in line
-            yield directive["Namespace"], metric["Name"], dimensions
+            for keys in directive["Dimensions"]:
+                dimensions = frozenset((key, "*" if key == "reason" else line[key]) for key in keys)
+                yield directive["Namespace"], metric["Name"], dimensions
 
 
 def metrics(lines: list[dict[str, Any]]) -> dict[str, float]:
     """Return the metrics of all lines, with their reason if they have one."""
     found = []
     for line in lines:
-        for namespace, name, _ in metrics_of(line):
+        for namespace, name in {(namespace, name) for namespace, name, _ in metrics_of(line)}:
             assert "Checkpoints" == namespace
             found.append((" ".join([name, *line.get("reason", "").split()]), sum(line[name])))
     assert len(dict(found)) == len(found)  # none is counted twice

@@ -161,7 +161,11 @@ def test_the_dashboard_shows_each_way_in_which_dynamodb_can_throttle(stack: Json
 def test_the_dashboard_shows_and_the_alarms_watch_what_is_emitted(
     stack: Json, call: Call, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    emitted = emitted_metrics(call, endpoint, capsys)
+    emitted = {
+        (namespace, name, dimensions)
+        for namespace, name, dimensions in emitted_metrics(call, endpoint, capsys)
+        if "function_version" not in dict(dimensions)  # only for the alarms of a canary
+    }
     shown = shown_metrics(stack)
 
     assert emitted == {metric for metric in shown if metric[0] == "Checkpoints"}, (
@@ -173,6 +177,37 @@ def test_the_dashboard_shows_and_the_alarms_watch_what_is_emitted(
         keys = tuple(sorted(key for key, _ in dimensions))
         assert name in AWS_METRICS[namespace, keys]
         assert values >= {value for _, value in dimensions}
+
+
+def test_a_canary_is_rolled_back_on_errors_of_the_new_version_alone(
+    call: Call,
+    endpoint: Endpoint,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """New versions have new alarms, because an alarm that is already red refuses a deployment."""
+    stack = deployed(CanaryDeployment="true")
+    group = only(stack, "AWS::CodeDeploy::DeploymentGroup")
+    watched = [alarm["Name"] for alarm in group["AlarmConfiguration"]["Alarms"]]
+    ((version, _),) = of_type(stack, "AWS::Lambda::Version").items()
+    number = f"{version}.Version"
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_VERSION", number)
+    endpoint.fail("GetItem", reject(400, "AccessDeniedException"))
+    call(steps=[1])
+    emitted = set(metrics_in(capsys.readouterr().out))
+
+    assert {} == of_type(deployed(), "AWS::CodeDeploy::DeploymentGroup")
+    assert "DEPLOYMENT_STOP_ON_ALARM" in group["AutoRollbackConfiguration"]["Events"]
+    by_lambda = {"FunctionName": "ApiFunction", "Resource": "ApiFunction:live"}
+    crashes = ("AWS/Lambda", "Errors", frozenset((by_lambda | {"ExecutedVersion": number}).items()))
+    by_us = {"service": STACK, "function_version": number}
+    failures = ("Checkpoints", "RequestsFailed", frozenset(by_us.items()))
+    assert failures in emitted
+    alarms = {name: stack[name] for name in watched}
+    assert {crashes, failures} == watched_metrics(alarms)
+    for alarm in alarms_of(alarms).values():
+        assert alarm["AlarmName"].startswith(STACK)
+        assert alarm["AlarmName"].endswith(number)
 
 
 def test_stacks_in_two_regions_have_a_dashboard_each(stack: Json) -> None:

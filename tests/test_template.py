@@ -273,18 +273,6 @@ def test_a_change_to_the_template_publishes_a_version(stack: Json) -> None:
     assert set(version_of(stack)) != set(version_of(deployed(template)))
 
 
-def test_a_canary_is_optional_and_rolled_back_on_errors(stack: Json) -> None:
-    assert {} == of_type(stack, "AWS::CodeDeploy::DeploymentGroup")
-
-    group = only(deployed(CanaryDeployment="true"), "AWS::CodeDeploy::DeploymentGroup")
-
-    assert "DEPLOYMENT_STOP_ON_ALARM" in group["AutoRollbackConfiguration"]["Events"]
-    watched = {alarm["Name"] for alarm in group["AlarmConfiguration"]["Alarms"]}
-    assert {"RequestsFailed", "Errors"} == {
-        stack[name]["Properties"]["MetricName"] for name in watched
-    }
-
-
 # Freeing storage
 
 

@@ -6,6 +6,7 @@ input of a refused caller, except the correlation id and the trace id, which a c
 
 import json
 import logging
+import os
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable
@@ -114,11 +115,8 @@ class Audit:
         if deletion.unconfirmed:
             parts = _split_ranges(deletion.unconfirmed)
             self._continue("Deletion continued", "unconfirmed_steps", parts)
-        emit_metrics(
-            CheckpointsDeleted=len(deletion.deleted),
-            DeletionsIncomplete=1,
-            **_failure_metric(status),
-        )
+        emit_metrics(CheckpointsDeleted=len(deletion.deleted), DeletionsIncomplete=1)
+        _emit_failure(status)
 
     def refused(self, status: int, reason: str) -> None:
         """Report a request that is refused; the status is 4xx."""
@@ -129,7 +127,7 @@ class Audit:
     def failed(self, status: int, error: Exception) -> None:
         """Report an error or an outage, unless a deletion stopped; the status is 5xx."""
         self._log(logger.error, "Request failed", status=status, **describe_error(error))
-        emit_metrics(**_failure_metric(status))
+        _emit_failure(status)
 
     def _log(self, log: Callable[..., None], message: str, **fields: object) -> None:
         """Write the line with the outcome."""
@@ -157,10 +155,18 @@ def emit_metrics(**counts: int) -> None:
     metrics.clear_metrics()  # a failed flush does not clear them
 
 
-def _failure_metric(status: int) -> dict[str, int]:
-    """Return the metric of a 5xx. A 503 has its own, because a single one triggers no alarm."""
-    name = "RequestsUnavailable" if status == HTTPStatus.SERVICE_UNAVAILABLE else "RequestsFailed"
-    return {name: 1}
+def _emit_failure(status: int) -> None:
+    """Write the metric of a 5xx. A 503 has its own, because a single one triggers no alarm.
+
+    A failure also counts for the version of the function, so that an alarm can watch only a new
+    version.
+    """
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        emit_metrics(RequestsUnavailable=1)
+        return
+    version = os.environ.get("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
+    metrics.add_dimensions(service=logger.service, function_version=version)
+    emit_metrics(RequestsFailed=1)
 
 
 def describe_error(error: BaseException) -> dict[str, str]:
