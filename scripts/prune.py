@@ -52,7 +52,7 @@ scopes checkpoints:read and checkpoints:delete.
 
 examples:
   prune.py resnet-50 --keep-last 5 --dry-run
-  prune.py resnet-50 --keep-best val/reward --keep-best val/loss:min=3
+  prune.py resnet-50 --keep-best val/reward:max --keep-best val/loss:min=3
   prune.py resnet-50 --keep-every 1000 --keep 4200,5000-5100 --yes
   prune.py resnet-50 --all
 
@@ -395,10 +395,10 @@ def keep_last(text: str) -> Rule:
 
 def keep_best(text: str) -> Rule:
     """Parse the value of --keep-best from its end, because a name can contain `:` and `=`."""
-    match = re.fullmatch(r"(.+?)(?::(min|max))?(?:=(\d+))?", text, re.ASCII | re.DOTALL)
+    match = re.fullmatch("(.+):(min|max)(?:=([^:]*))?", text, re.DOTALL)
     if not match:
-        raise argparse.ArgumentTypeError("the metric has no name")
-    metric, number = match[1], positive(match[3] or "1")
+        raise argparse.ArgumentTypeError(missing_direction(text))
+    metric, number = match[1], positive("1" if match[3] is None else match[3])
     sign = -1 if match[2] == "min" else 1
 
     def keep(found: Checkpoints) -> list[int]:
@@ -415,6 +415,18 @@ def keep_best(text: str) -> Rule:
 
     reason = f"{'min' if sign < 0 else 'max'} {shorten(metric)}"
     return Rule(f"--keep-best {printable(text)}", reason, keep, note, metric)
+
+
+def missing_direction(text: str) -> str:
+    """Return the error for a value of --keep-best without :min or :max, with an example."""
+    match = re.fullmatch(r"(.+?)(?::(?:min|max)?)?(=\d+)?", text, re.DOTALL | re.IGNORECASE)
+    if not match or text.startswith(":"):
+        return "the metric has no name"
+    low, high = (printable(f"{match[1]}:{each}{match[2] or ''}") for each in ("min", "max"))
+    return (
+        "add :min if the smallest value is the best, or :max if the largest is, "
+        f"e.g. --keep-best {low} or --keep-best {high}"
+    )
 
 
 def keep_every(text: str) -> Rule:
@@ -501,9 +513,9 @@ def _parser() -> argparse.ArgumentParser:
     add_rule(
         "--keep-best",
         type=keep_best,
-        metavar="METRIC[:min|max][=N]",
-        help="keep the N best checkpoints by a metric (default: the largest value, 1 checkpoint); "
-        "if values are equal, keep the larger steps",
+        metavar="METRIC:min|max[=N]",
+        help="keep the N checkpoints (default: 1) with the smallest (:min) or the largest (:max) "
+        "values of a metric; if values are equal, keep the larger steps",
     )
     add_rule(
         "--keep-every", type=keep_every, metavar="N", help="keep the steps that are multiples of N"

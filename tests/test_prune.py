@@ -205,7 +205,7 @@ def test_fits_into_80_columns_without_breaking_numbers_or_reasons(
 
 def test_shows_three_metrics_those_of_the_rules_first_and_each_reason_once() -> None:
     api = FakeApi({1: {"a": 0, **dict.fromkeys("bcdefg", 1)}, 2: {}})
-    rules = [f"--keep-best={rule}" for rule in ("g", "c", "c", "c:min")]
+    rules = [f"--keep-best={rule}" for rule in ("g:max", "c:max", "c:max", "c:min")]
 
     lines = run(api, MODEL, *rules, "--dry-run").stdout.splitlines()
 
@@ -217,7 +217,7 @@ def test_shows_three_metrics_those_of_the_rules_first_and_each_reason_once() -> 
 def test_keeps_the_end_of_a_long_name() -> None:
     api = FakeApi({1: {"eval/retrieval/mean_reciprocal": 1, "exactly 16 chars": 1, "a\x1b": 1}})
 
-    result = run(api, MODEL, "--keep-best=eval/retrieval/mean_reciprocal")
+    result = run(api, MODEL, "--keep-best=eval/retrieval/mean_reciprocal:max")
 
     heading, _, row = result.stdout.splitlines()[2:5]
     assert ["Step", "Kept by", "…mean_reciprocal", r"'a\x1b'", "exactly 16 chars"] == re.split(
@@ -291,13 +291,11 @@ MEASURED: dict[int, Any] = {
         ("--keep-last=9", MEASURED.keys()),
         ("--keep-best=loss:max=2", {-HUGE, 3}),  # of equal ones the later
         ("--keep-best=loss:min=2", {HUGE, 3}),
-        ("--keep-best=loss=9", MEASURED.keys() - {0}),
-        ("--keep-best=count", {3}),  # where a float would see no difference
-        ("--keep-best=a=b", {-HUGE}),
+        ("--keep-best=count:max", {3}),  # where a float would see no difference
+        ("--keep-best=a=b:min", {-HUGE}),
         ("--keep-best=a=3:max", {-HUGE}),
-        ("--keep-best=a=3=1", {-HUGE}),
-        ("--keep-best=a:min:max", {-2}),
-        ("--keep-best=a:min:x", {-2}),
+        ("--keep-best=a:min:max=1", {-2}),
+        ("--keep-best=a:min:x:min", {-2}),
         ("--keep=-2-0,3,7", {-2, 0, 3}),
         (f"--keep=-{HUGE}--1", {-HUGE, -2}),
         ("--all", set()),
@@ -317,7 +315,7 @@ def best(found: dict[int, Any], metric: str, choose: Callable[..., Any]) -> set[
 
 RULES: dict[str, Callable[[dict[int, Any]], set[int]]] = {
     "--keep-last=2": lambda found: set(sorted(found, reverse=True)[:2]),
-    "--keep-best=a": lambda found: best(found, "a", max),
+    "--keep-best=a:max": lambda found: best(found, "a", max),
     "--keep-best=b:min": lambda found: best(found, "b", min),
     "--keep-every=3": lambda found: {step for step in found if step % 3 == 0},
     "--keep=-1,5-9": lambda found: found.keys() & {-1, 5, 6, 7, 8, 9},
@@ -372,7 +370,7 @@ def test_never_sends_a_step_that_was_saved_while_it_runs() -> None:
 @pytest.mark.parametrize(
     ("rule", "note"),
     [
-        ("--keep-best val/los", " The metrics are: lr, val/loss."),
+        ("--keep-best val/los:min", " The metrics are: lr, val/loss."),
         ("--keep 20-30,99", " There is no checkpoint at 20-30, 99."),
         ("--keep-every 50", ""),
     ],
@@ -400,7 +398,8 @@ def test_refuses_a_rule_that_keeps_nothing(rule: str, note: str) -> None:
         [MODEL, "--keep-l=1"],
         *([MODEL, f"--keep-last={text}"] for text in ["0", "-1", "x", "1.5", "", "9" * 5_000]),
         *([MODEL, f"--keep-every={text}"] for text in ["0", "-1"]),
-        *([MODEL, f"--keep-best={text}"] for text in ["", "loss=0"]),
+        *([MODEL, f"--keep-best={text}"] for text in ["", ":min", "=3", "loss:min=", "a:min=b"]),
+        *([MODEL, f"--keep-best=loss:min={text}"] for text in ["0", "-1", "1.5", "٣"]),
         *([MODEL, f"--keep={text}"] for text in ["", "1,", "2-1", "1-2-3", "a", "٣", "9" * 5_000]),
     ],
     ids=lambda arguments: ascii(arguments)[:40],
@@ -412,6 +411,30 @@ def test_refuses_invalid_arguments(arguments: list[str]) -> None:
 
     assert (2, "", []) == (result.code, result.stdout, api.paths)
     assert "usage: prune.py" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "example"),
+    [
+        ("loss", "loss:min or --keep-best loss:max"),
+        ("loss=3", "loss:min=3 or --keep-best loss:max=3"),
+        ("loss:MIN", "loss:min or"),
+        ("loss:MAX=3", "loss:min=3 or"),
+        ("loss:", "loss:min or"),
+        ("loss_max", "loss_max:min or"),
+        ("val:acc", "val:acc:min or"),
+        ("a=b", "a=b:min or"),
+        ("a:min:x", "a:min:x:min or"),
+    ],
+)
+def test_does_not_guess_which_value_is_the_best(value: str, example: str) -> None:
+    api = FakeApi({1: {"loss": 1}, 2: {"loss": 2}})
+
+    result = run(api, MODEL, f"--keep-best={value}", "--yes")
+
+    assert (2, "", []) == (result.code, result.stdout, api.paths)
+    assert "argument --keep-best: add :min if the smallest value is the best" in result.stderr
+    assert f"e.g. --keep-best {example}" in result.stderr
 
 
 TOKENS = ["", " ", "s3cret\ns3cret", "s3crét", "s3cret s"]
