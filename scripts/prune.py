@@ -46,6 +46,10 @@ keeps no checkpoint, the command fails. Checkpoints that are saved at new steps
 while the command runs are kept. A checkpoint in the plan that is saved again
 in the meantime is deleted.
 
+--keep-best also keeps the checkpoints after the last one that has the metric,
+because they may not be evaluated yet. If fewer than N checkpoints have it, it
+keeps every checkpoint. --delete-unscored turns both off.
+
 Set CHECKPOINTS_API_URL to the URL of the API, with its stage if it has one,
 such as https://api.example.com/prod. Set CHECKPOINTS_TOKEN to a token with the
 scopes checkpoints:read and checkpoints:delete.
@@ -133,13 +137,18 @@ class NotConfirmedError(Exception):
     """The deletion is not confirmed; the message says that nothing was deleted."""
 
 
+class Outcome(NamedTuple):
+    """What a rule keeps of a model: the reason for each step, and what the user should know."""
+
+    kept: Mapping[int, str]
+    note: str = ""
+
+
 class Rule(NamedTuple):
-    """What one option keeps."""
+    """What one option keeps. The second argument of `apply` is --delete-unscored."""
 
     option: str
-    reason: str
-    keep: Callable[[Checkpoints], Sequence[int]]
-    note: Callable[[Checkpoints], str] = lambda _: ""
+    apply: Callable[[Checkpoints, bool], Outcome]
     metric: str | None = None
 
 
@@ -241,6 +250,8 @@ def main(
     options = parser.parse_args(arguments)
     if bool(options.rules) == options.all:
         parser.error("Give --keep options, or --all to delete everything, not both.")
+    if options.delete_unscored and not any(rule.metric for rule in options.rules):
+        parser.error("--delete-unscored needs --keep-best.")
     try:
         url = httpx2.URL(os.environ.get("CHECKPOINTS_API_URL", "").strip())
         url.host.encode("idna")  # the HTTP client would raise a traceback later
@@ -282,9 +293,9 @@ def prune(api: Api, options: argparse.Namespace) -> int:
     if not found:
         say(f"{options.model} has no checkpoints that this token can see.")
         return 0
-    kept = choose(found, options.rules)
+    kept, notes = choose(found, options)
     to_delete = sorted(found.keys() - kept.keys())
-    show_plan(options, found, kept, to_delete)
+    show_plan(options, found, kept, notes, to_delete)
     if options.dry_run or not to_delete:
         return 0
     if not options.yes and not sys.stdin.isatty():
@@ -313,32 +324,37 @@ def prune(api: Api, options: argparse.Namespace) -> int:
     return 1 if left else 0
 
 
-def choose(found: Checkpoints, rules: Sequence[Rule]) -> dict[int, list[str]]:
-    """Return the steps to keep, each with its reasons."""
+def choose(
+    found: Checkpoints, options: argparse.Namespace
+) -> tuple[dict[int, list[str]], list[str]]:
+    """Return the steps to keep, each with its reasons, and what the rules have to say."""
     kept: dict[int, list[str]] = {}
-    for rule in rules:
-        steps = rule.keep(found)
-        if not steps:
-            reason = f"{rule.option} keeps nothing. {rule.note(found)}".rstrip()
+    notes = []
+    for rule in options.rules:
+        outcome = rule.apply(found, options.delete_unscored)
+        if not outcome.kept:
+            reason = f"{rule.option} keeps nothing. {outcome.note}".rstrip()
             raise PruneError(f"{reason} Change or remove this rule.")
-        for step in steps:
-            kept.setdefault(step, []).append(rule.reason)
-    return kept
+        if outcome.note:
+            notes.append(f"{rule.option}: {outcome.note}")
+        for step, reason in outcome.kept.items():
+            kept.setdefault(step, []).append(reason)
+    return kept, notes
 
 
 def show_plan(
     options: argparse.Namespace,
     found: Checkpoints,
     kept: Mapping[int, Sequence[str]],
+    notes: Sequence[str],
     to_delete: Sequence[int],
 ) -> None:
     """Print what is kept and why, and what is deleted."""
     say(f"Checkpoints of {options.model}: {len(found):,}. To keep: {len(kept):,}.")
     if kept:
         show_kept(found, kept, [rule.metric for rule in options.rules if rule.metric])
-    for rule in options.rules:
-        if note := rule.note(found):
-            warn(f"{rule.option}: {note}")
+    for note in notes:
+        warn(note)
     match to_delete:
         case []:
             say("There is nothing to delete.")
@@ -390,7 +406,10 @@ def show_kept(
 def keep_last(text: str) -> Rule:
     """Parse the value of --keep-last."""
     number = positive(text)
-    return Rule(f"--keep-last {text}", "last", lambda found: sorted(found)[-number:])
+    return Rule(
+        f"--keep-last {text}",
+        lambda found, _: Outcome(dict.fromkeys(sorted(found)[-number:], "last")),
+    )
 
 
 def keep_best(text: str) -> Rule:
@@ -400,21 +419,32 @@ def keep_best(text: str) -> Rule:
         raise argparse.ArgumentTypeError(missing_direction(text))
     metric, number = match[1], positive("1" if match[3] is None else match[3])
     sign = -1 if match[2] == "min" else 1
+    name = shorten(metric)
 
-    def keep(found: Checkpoints) -> list[int]:
-        having = [step for step in found if metric in found[step]]
-        ranked = sorted(having, key=lambda step: (sign * found[step][metric], step))
-        return ranked[-number:]
-
-    def note(found: Checkpoints) -> str:
-        lacking = sum(metric not in metrics for metrics in found.values())
-        if lacking == len(found):
+    def apply(found: Checkpoints, delete_unscored: bool) -> Outcome:
+        scored = [step for step in found if metric in found[step]]
+        if not scored:
             names = sorted({name for metrics in found.values() for name in metrics})
-            return f"The metrics are: {printable(', '.join(names) or 'none')}."
-        return f"Checkpoints without it: {lacking:,} of {len(found):,}." if lacking else ""
+            return Outcome({}, f"The metrics are: {printable(', '.join(names) or 'none')}.")
+        ranked = sorted(scored, key=lambda step: (sign * found[step][metric], step))
+        kept = dict.fromkeys(ranked[-number:], f"{match[2]} {name}")
+        too_few = len(scored) < number
+        note = ""
+        if too_few:
+            note = f"Fewer than {number:,} checkpoints have it: {len(scored):,} of {len(found):,}."
+            note += "" if delete_unscored else " So this rule keeps every checkpoint."
+        elif len(scored) < len(found):
+            note = f"Checkpoints without it: {len(found) - len(scored):,} of {len(found):,}."
+        if not delete_unscored:
+            last = max(scored)
+            for step in found.keys() - scored:
+                if step > last:  # training saves checkpoints before they are evaluated
+                    kept[step] = f"no {name} yet"
+                elif too_few:
+                    kept[step] = f"no {name}"
+        return Outcome(kept, note)
 
-    reason = f"{'min' if sign < 0 else 'max'} {shorten(metric)}"
-    return Rule(f"--keep-best {printable(text)}", reason, keep, note, metric)
+    return Rule(f"--keep-best {printable(text)}", apply, metric)
 
 
 def missing_direction(text: str) -> str:
@@ -433,7 +463,11 @@ def keep_every(text: str) -> Rule:
     """Parse the value of --keep-every."""
     number = positive(text)
     reason = f"every {number}"
-    return Rule(f"--keep-{reason}", reason, lambda found: [s for s in found if s % number == 0])
+
+    def apply(found: Checkpoints, _: bool) -> Outcome:
+        return Outcome(dict.fromkeys((step for step in found if step % number == 0), reason))
+
+    return Rule(f"--keep-{reason}", apply)
 
 
 def keep_steps(text: str) -> Rule:
@@ -445,14 +479,13 @@ def keep_steps(text: str) -> Rule:
             raise argparse.ArgumentTypeError(f"{part!r} is not a step or a range like 5000-5100")
         ranges[part] = (int(match[1]), int(match[2] or match[1]))
 
-    def keep(found: Checkpoints) -> list[int]:
-        return [step for step in found if any(a <= step <= z for a, z in ranges.values())]
-
-    def note(found: Checkpoints) -> str:
+    def apply(found: Checkpoints, _: bool) -> Outcome:
+        kept = [step for step in found if any(a <= step <= z for a, z in ranges.values())]
         absent = [part for part, (a, z) in ranges.items() if not any(a <= s <= z for s in found)]
-        return f"There is no checkpoint at {', '.join(absent)}." if absent else ""
+        note = f"There is no checkpoint at {', '.join(absent)}." if absent else ""
+        return Outcome(dict.fromkeys(kept, "listed"), note)
 
-    return Rule(f"--keep {text}", "listed", keep, note)
+    return Rule(f"--keep {text}", apply)
 
 
 def positive(text: str) -> int:
@@ -525,6 +558,11 @@ def _parser() -> argparse.ArgumentParser:
         type=keep_steps,
         metavar="STEPS",
         help="keep these steps, such as 4200,5000-5100; if the first is negative, write --keep=-5",
+    )
+    parser.add_argument(
+        "--delete-unscored",
+        action="store_true",
+        help="with --keep-best, do not keep a checkpoint because it has no metric (yet)",
     )
     parser.add_argument("--all", action="store_true", help="keep nothing: delete everything")
     parser.add_argument("--dry-run", action="store_true", help="show the plan, and delete nothing")

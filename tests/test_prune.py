@@ -204,14 +204,14 @@ def test_fits_into_80_columns_without_breaking_numbers_or_reasons(
 
 
 def test_shows_three_metrics_those_of_the_rules_first_and_each_reason_once() -> None:
-    api = FakeApi({1: {"a": 0, **dict.fromkeys("bcdefg", 1)}, 2: {}})
+    api = FakeApi({1: {}, 2: {"a": 0, **dict.fromkeys("bcdefg", 1)}})
     rules = [f"--keep-best={rule}" for rule in ("g:max", "c:max", "c:max", "c:min")]
 
     lines = run(api, MODEL, *rules, "--dry-run").stdout.splitlines()
 
     assert ["Step", "Kept", "by", "g", "c", "a"] == lines[2].split()
-    assert "1 max g, max c, min c 1 1 0" == " ".join(lines[4].split())
-    assert ["Metrics not shown: 4.", "To delete: 1, at step 2."] == lines[6:]
+    assert "2 max g, max c, min c 1 1 0" == " ".join(lines[4].split())
+    assert ["Metrics not shown: 4.", "To delete: 1, at step 1."] == lines[6:]
 
 
 def test_keeps_the_end_of_a_long_name() -> None:
@@ -303,14 +303,18 @@ MEASURED: dict[int, Any] = {
 )
 def test_reads_each_rule(rule: str, kept: set[int]) -> None:
     api = FakeApi(MEASURED)
+    options = ["--delete-unscored"] if "best" in rule else []
 
-    assert 0 == run(api, MODEL, rule, "--yes").code
+    assert 0 == run(api, MODEL, rule, *options, "--yes").code
     assert kept == api.checkpoints.keys()
 
 
 def best(found: dict[int, Any], metric: str, choose: Callable[..., Any]) -> set[int]:
     values = {step: found[step][metric] for step in found if metric in found[step]}
-    return {max(s for s in values if values[s] == choose(values.values()))} if values else set()
+    if not values:
+        return set()
+    winner = max(step for step in values if values[step] == choose(values.values()))
+    return {winner, *(step for step in found if step > max(values))}
 
 
 RULES: dict[str, Callable[[dict[int, Any]], set[int]]] = {
@@ -367,6 +371,65 @@ def test_never_sends_a_step_that_was_saved_while_it_runs() -> None:
     assert "Saved at new steps meanwhile, and kept: " in result.stdout
 
 
+def kept_by(stdout: str) -> dict[int, str]:
+    """Return the column "Kept by" of the table."""
+    rows = re.findall(r"^ +(-?\d+) {3}(\S+(?: \S+)*)", stdout, re.MULTILINE)
+    return {int(step): reasons for step, reasons in rows}
+
+
+@pytest.mark.parametrize(
+    ("losses", "value", "kept", "note"),
+    [
+        (
+            [None, 0.1, 0.3, None, 0.2, None, None],
+            "loss:min",
+            {1: "min loss", 5: "no loss yet", 6: "no loss yet"},
+            "Checkpoints without it: 4 of 7.",
+        ),
+        ([None, 0.3, 0.1], "loss:max", {1: "max loss"}, "Checkpoints without it: 1 of 3."),
+        (
+            [None, 0.1, None, None],
+            "loss:min=3",
+            {0: "no loss", 1: "min loss", 2: "no loss yet", 3: "no loss yet"},
+            "Fewer than 3 checkpoints have it: 1 of 4.",
+        ),
+        (
+            [0.1, 0.2],
+            "loss:min=3",
+            {0: "min loss", 1: "min loss"},
+            "Fewer than 3 checkpoints have it: 2 of 2.",
+        ),
+    ],
+    ids=["newer", "older", "too few", "too few in total"],
+)
+@pytest.mark.parametrize("options", [[], ["--delete-unscored"]])
+def test_keeps_checkpoints_that_may_not_be_evaluated_yet(
+    losses: list[float | None], value: str, kept: dict[int, str], note: str, options: list[str]
+) -> None:
+    api = FakeApi({i: None if loss is None else {"loss": loss} for i, loss in enumerate(losses)})
+
+    result = run(api, MODEL, f"--keep-best={value}", *options, "--yes")
+
+    if options:
+        kept = {step: reason for step, reason in kept.items() if "no loss" not in reason}
+    elif note.startswith("Fewer"):
+        note += " So this rule keeps every checkpoint."
+    assert 0 == result.code
+    assert kept == kept_by(result.stdout)
+    assert kept.keys() == api.checkpoints.keys()
+    assert f"--keep-best {value}: {note}\n" == result.stderr
+
+
+@pytest.mark.parametrize("option", ["--yes", "--delete-unscored"])
+def test_fails_if_no_checkpoint_has_the_metric(option: str) -> None:
+    api = FakeApi({1: {"lr": 1}, 2: None})
+
+    result = run(api, MODEL, "--keep-last=1", "--keep-best=loss:min=3", "--yes", option)
+
+    assert (1, "", 1) == (result.code, result.stdout, len(api.paths))
+    assert "--keep-best loss:min=3 keeps nothing. The metrics are: lr." in result.stderr
+
+
 @pytest.mark.parametrize(
     ("rule", "note"),
     [
@@ -396,6 +459,8 @@ def test_refuses_a_rule_that_keeps_nothing(rule: str, note: str) -> None:
         [MODEL, "--yes"],
         [MODEL, "--all", "--keep-last=1"],
         [MODEL, "--keep-l=1"],
+        [MODEL, "--keep-last=1", "--delete-unscored"],
+        [MODEL, "--all", "--delete-unscored"],
         *([MODEL, f"--keep-last={text}"] for text in ["0", "-1", "x", "1.5", "", "9" * 5_000]),
         *([MODEL, f"--keep-every={text}"] for text in ["0", "-1"]),
         *([MODEL, f"--keep-best={text}"] for text in ["", ":min", "=3", "loss:min=", "a:min=b"]),
