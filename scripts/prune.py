@@ -42,9 +42,10 @@ HINTS = {
 URL_HINT = "Set CHECKPOINTS_API_URL to the URL of the API, with its stage."
 EPILOG = """\
 You can combine rules: a checkpoint is kept if any rule keeps it. If a rule
-keeps no checkpoint, the command fails. Checkpoints that are saved at new steps
-while the command runs are kept. A checkpoint in the plan that is saved again
-in the meantime is deleted.
+keeps no checkpoint, the command fails, except --keep-every N before step N. If
+all rules together keep no checkpoint, nothing is deleted. Checkpoints that are
+saved at new steps while the command runs are kept. A checkpoint in the plan
+that is saved again in the meantime is deleted.
 
 --keep-best also keeps the checkpoints after the last one that has the metric,
 because they may not be evaluated yet. If fewer than N checkpoints have it, it
@@ -142,6 +143,7 @@ class Outcome(NamedTuple):
 
     kept: Mapping[int, str]
     note: str = ""
+    may_keep_nothing: bool = False
 
 
 class Rule(NamedTuple):
@@ -294,7 +296,7 @@ def prune(api: Api, options: argparse.Namespace) -> int:
         say(f"{options.model} has no checkpoints that this token can see.")
         return 0
     kept, notes = choose(found, options)
-    to_delete = sorted(found.keys() - kept.keys())
+    to_delete = sorted(found.keys() - kept.keys()) if kept or options.all else []
     show_plan(options, found, kept, notes, to_delete)
     if options.dry_run or not to_delete:
         return 0
@@ -332,7 +334,7 @@ def choose(
     notes = []
     for rule in options.rules:
         outcome = rule.apply(found, options.delete_unscored)
-        if not outcome.kept:
+        if not outcome.kept and not outcome.may_keep_nothing:
             reason = f"{rule.option} keeps nothing. {outcome.note}".rstrip()
             raise PruneError(f"{reason} Change or remove this rule.")
         if outcome.note:
@@ -356,6 +358,8 @@ def show_plan(
     for note in notes:
         warn(note)
     match to_delete:
+        case [] if not kept:
+            say("The rules keep nothing, so nothing is deleted. To delete everything, use --all.")
         case []:
             say("There is nothing to delete.")
         case [step]:
@@ -465,7 +469,11 @@ def keep_every(text: str) -> Rule:
     reason = f"every {number}"
 
     def apply(found: Checkpoints, _: bool) -> Outcome:
-        return Outcome(dict.fromkeys((step for step in found if step % number == 0), reason))
+        kept = dict.fromkeys((step for step in found if step % number == 0), reason)
+        if not kept and max(found) < number:
+            note = f"It keeps nothing yet: the largest step is {max(found)}."
+            return Outcome({}, note, may_keep_nothing=True)
+        return Outcome(kept)
 
     return Rule(f"--keep-{reason}", apply)
 
