@@ -39,7 +39,11 @@ HINTS = {
     401: "Set CHECKPOINTS_TOKEN to a token that is not revoked or expired.",
     403: "Ask for a token with the scopes checkpoints:read and checkpoints:delete.",
 }
+LACKS_SCOPE = "The token lacks the scope "
 URL_HINT = "Set CHECKPOINTS_API_URL to the URL of the API, with its stage."
+BLOCKED_HINT = (
+    "If it is right, a web ACL or a proxy refused the request: ask the operator of the API."
+)
 EPILOG = """\
 You can combine rules: a checkpoint is kept if any rule keeps it. If a rule
 keeps no checkpoint, the command fails, except --keep-every N before step N. If
@@ -131,7 +135,11 @@ class Failure(NamedTuple):
 
 
 class PruneError(Exception):
-    """The command cannot continue; the message says why."""
+    """The command cannot continue; the message says why, and what to do if anything helps."""
+
+
+class GaveUpError(PruneError):
+    """The command gave up after many attempts. Later, it may succeed."""
 
 
 class NotConfirmedError(Exception):
@@ -200,7 +208,7 @@ class Api:
             if result.is_final:
                 raise PruneError(reason)
             if attempts == MAX_ATTEMPTS:
-                raise PruneError(f"Gave up after {MAX_ATTEMPTS} attempts. {reason}")
+                raise GaveUpError(f"Gave up after {MAX_ATTEMPTS} attempts. {reason}")
             wait = 2.0**attempts if result.wait is None else min(result.wait, MAX_WAIT_SECONDS)
             warn(f"{reason} Trying again in {wait:g} s.")
             sleep(wait)
@@ -228,8 +236,10 @@ class Api:
         reason = f"{status} {detail}".rstrip(" .") + "."
         is_server_error = status >= httpx2.codes.INTERNAL_SERVER_ERROR
         if not is_server_error and status != httpx2.codes.TOO_MANY_REQUESTS:
-            # A response without a detail is not the API's: for a wrong URL, a gateway returns 403.
-            if status == httpx2.codes.NOT_FOUND or not error_response.detail:
+            if status == httpx2.codes.FORBIDDEN and not lacks_scope(response, detail):
+                hint = f"{URL_HINT} {BLOCKED_HINT}"
+            # A response without a detail is not the API's.
+            elif status == httpx2.codes.NOT_FOUND or not error_response.detail:
                 hint = URL_HINT
             else:
                 hint = HINTS.get(status, "")
@@ -242,6 +252,13 @@ class Api:
             may_have_deleted_more=is_server_error and error_response.unconfirmed_count != 0,
             wait=float(retry_after) if seconds else None,
         )
+
+
+def lacks_scope(response: httpx2.Response, detail: str) -> bool:
+    """Return whether the API itself sent this 403: that of a gateway has another text."""
+    names = ("WWW-Authenticate", "x-amzn-Remapped-WWW-Authenticate")  # API Gateway renames it
+    challenges = "".join(response.headers.get(name, "") for name in names)
+    return 'error="insufficient_scope"' in challenges or detail.startswith(LACKS_SCOPE)
 
 
 def main(
@@ -277,12 +294,14 @@ def main(
             return 1
         except PruneError as error:
             code, reason, more = 1, str(error), api.may_have_deleted_more
+            can_finish = isinstance(error, GaveUpError)
         except KeyboardInterrupt:
             code, reason, more = 130, "Interrupted.", api.deleted < api.planned
+            can_finish = True
     if api.planned:
         perhaps = ", and perhaps some more" if more else ""
         reason += f" Deleted: {api.deleted:,} of {api.planned:,}{perhaps}."
-        reason += " To finish, run the command again."
+        reason += " To finish, run the command again." if can_finish else ""
     else:
         reason += " Nothing was deleted."
     warn(f"prune.py: {reason}")

@@ -594,6 +594,8 @@ def test_shows_the_plan_and_deletes_only_after_a_yes(
     assert ("othing was deleted" in result.stderr or "--yes" in result.stderr) == bool(code)
 
 
+NO_SCOPE = "The token lacks the scope checkpoints:delete"
+CHALLENGE = 'Bearer realm="checkpoints", error="insufficient_scope", scope="checkpoints:delete"'
 NONSENSE = ["", "<html>", "[]", "{}", "[" * 100_000, '{"data": [], "deleted_count": -1}']
 NONSENSE += [
     f'{{"data": [{{"step": {step}, "metrics": {{"a": {metric}}}}}], "has_more": false}}'
@@ -606,11 +608,26 @@ NONSENSE += [
     ("refusal", "message"),
     [
         (respond(401, {"detail": "Invalid token"}), "401 Invalid token. Set CHECKPOINTS_TOKEN to"),
-        (
-            respond(403, {"detail": "No."}),
-            "403 No. Ask for a token with the scopes checkpoints:read and",
+        (respond(403, {"detail": NO_SCOPE}), f"403 {NO_SCOPE}. Ask for a token with the scopes"),
+        *(
+            (respond(403, {"detail": "No"}, **{name: CHALLENGE}), "403 No. Ask for a token with")
+            for name in ("WWW-Authenticate", "x-amzn-Remapped-WWW-Authenticate")
         ),
-        (respond(403, {"message": TOKEN}), "403 Forbidden. Set CHECKPOINTS_API_URL to"),
+        *(
+            (
+                respond(403, body),
+                f"{text} {prune.URL_HINT} If it is right, a web ACL or a proxy refused the request",
+            )
+            for body, text in {
+                '{"message": "Forbidden"}': "403 Forbidden.",
+                '{"detail": "Forbidden"}': "403 Forbidden.",
+                f'{{"message": "{TOKEN}"}}': "403 Forbidden.",
+                f'{{"detail": "Invalid header: {TOKEN}"}}': "403 Invalid header: [token].",
+                "<html>": "403 Forbidden.",
+            }.items()
+        ),
+        (respond(404, {"detail": "Not Found"}), "404 Not Found. Set CHECKPOINTS_API_URL to"),
+        (respond(413, {"detail": "Too large."}), "413 Too large."),
         (respond(404, "<html>"), "404 Not Found. Set CHECKPOINTS_API_URL to"),
         (respond(422, {"detail": [{"msg": "a\x1b[2J"}]}), "422 [{'msg': 'a\\x1b[2J'}]."),
         (respond(400, {"detail": f"\x1b {TOKEN}"}), r"400 \x1b [token].'"),
@@ -635,13 +652,18 @@ def test_stops_at_a_refusal_and_says_what_to_do(
     assert {"GET": 1, "DELETE": 2}[method] == len(api.paths)
     assert message in result.stderr[:500] == result.stderr
     assert ("Deleted: 0 of 9" in result.stderr) == (method == "DELETE")
+    assert "run the command again" not in result.stderr
 
 
 def test_agrees_with_the_api() -> None:
     """The script is a single file, so it repeats these facts."""
     statuses = {kind.status for kind in AUTH_ERRORS}
     assert statuses == prune.HINTS.keys(), "HINTS in scripts/prune.py"
+    principal = auth.Principal("entity", "name")
     for scope in (auth.READ_SCOPE, auth.DELETE_SCOPE):
+        refusal = auth.InsufficientScopeError(scope, principal)
+        assert refusal.detail.startswith(prune.LACKS_SCOPE)
+        assert 'error="insufficient_scope"' in refusal.challenge
         assert scope in prune.EPILOG
         assert scope in prune.HINTS[403]
     assert schemas.MAX_PAGE_SIZE == prune.PAGE_SIZE
@@ -702,6 +724,19 @@ def test_gives_up_only_after_many_attempts_without_progress() -> None:
         "prune.py: Gave up after 6 attempts. 500 Oops. Deleted: 27 of 99, and perhaps some more. "
         "To finish, run the command again.\n"
     )
+
+
+def test_says_what_helps_if_the_token_expires_in_the_middle() -> None:
+    api = FakeApi(dict.fromkeys(range(1_500)))
+    api.responses["DELETE"] = [FakeApi.serve, respond(401, {"detail": "Invalid or expired token"})]
+
+    result = run(api, MODEL, "--keep-last=1", "--yes")
+
+    assert (1, 500) == (result.code, len(api.checkpoints))
+    assert (
+        "prune.py: 401 Invalid or expired token. Set CHECKPOINTS_TOKEN to a token that is not "
+        "revoked or expired. Deleted: 1,000 of 1,499.\n"
+    ) == result.stderr
 
 
 def test_fails_if_a_part_of_the_plan_is_not_deleted() -> None:
