@@ -26,7 +26,8 @@ from rich.table import Table
 PAGE_SIZE = 100  # the API's maximum
 # Such a request takes one or two seconds. The API's timeout is 29 seconds, and DynamoDB can limit
 # a request to 500 deletes per second.
-BATCH_SIZE = 1_000
+MAX_BATCH_SIZE = 1_000
+MAX_BODY_BYTES = 8_000  # the common rules of AWS WAF refuse a body of more than 8 KB
 MAX_ATTEMPTS = 6  # of one request, without any progress
 MAX_WAIT_SECONDS = 60.0
 TIMEOUT = httpx2.Timeout(40, connect=10)  # longer than the API's own timeout
@@ -325,7 +326,9 @@ def prune(api: Api, options: argparse.Namespace) -> int:
         raise NotConfirmedError("Nothing was deleted.")
 
     api.planned = len(to_delete)
-    batches = [to_delete[i : i + BATCH_SIZE] for i in range(0, len(to_delete), BATCH_SIZE)]
+    longest = max(len(f"{step},") for step in to_delete)
+    size = min(MAX_BATCH_SIZE, (MAX_BODY_BYTES - len('{"steps":[]}')) // longest)
+    batches = [to_delete[i : i + size] for i in range(0, len(to_delete), size)]
     for batch in track(batches, "Deleting", console=ERRORS, disable=not ERRORS.is_terminal):
         api.delete(batch)
 
