@@ -11,9 +11,12 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from os import pathsep
+from os.path import isdir
 from time import sleep
 from typing import Annotated, Any, NamedTuple, TypeVar
 from urllib.parse import quote
+from urllib.request import getproxies
 
 import httpx2
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
@@ -41,6 +44,7 @@ HINTS = {
     403: "Ask for a token with the scopes checkpoints:read and checkpoints:delete.",
 }
 LACKS_SCOPE = "The token lacks the scope "
+TRUST_HINT = "SSL_CERT_FILE or SSL_CERT_DIR can name the certificates to trust."
 URL_HINT = "Set CHECKPOINTS_API_URL to the URL of the API, with its stage."
 BLOCKED_HINT = (
     "If it is right, a web ACL or a proxy refused the request: ask the operator of the API."
@@ -220,6 +224,8 @@ class Api:
         except httpx2.RequestError as error:
             was_sent = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
             reason = f"No response: {str(error) or type(error).__name__}."
+            if "CERTIFICATE_VERIFY_FAILED" in reason:
+                return Failure(f"{reason} {TRUST_HINT}", is_final=True, may_have_deleted_more=False)
             reason += "" if was_sent else f" {URL_HINT}"
             return Failure(reason, may_have_deleted_more=was_sent)
         status = response.status_code
@@ -272,20 +278,19 @@ def main(
         parser.error("Give --keep options, or --all to delete everything, not both.")
     if options.delete_unscored and not any(rule.metric for rule in options.rules):
         parser.error("--delete-unscored needs --keep-best.")
-    try:
-        url = httpx2.URL(os.environ.get("CHECKPOINTS_API_URL", "").strip())
-        url.host.encode("idna")  # the HTTP client would raise a traceback later
-    except (httpx2.InvalidURL, UnicodeError):
-        url = httpx2.URL("")
-    if url.scheme not in {"http", "https"} or not url.host or re.search("[@?#]", str(url)):
+    url = os.environ.get("CHECKPOINTS_API_URL", "").strip()
+    if not is_http_url(url) or re.search("[@?#]", url):
         parser.error(URL_HINT)
     token = os.environ.get("CHECKPOINTS_TOKEN", "").strip()
     if not re.fullmatch("[!-~]+", token):  # the error of the HTTP client would print the token
         parser.error("Set CHECKPOINTS_TOKEN to a token: printable ASCII, no spaces.")
     # Encode dots too, because the path segments "." and ".." have a special meaning.
     model = quote(options.model, safe="").replace(".", "%2E")
-    path = f"{str(url).rstrip('/')}/v1/preview/models/{model}/checkpoints"
+    path = f"{url.rstrip('/')}/v1/preview/models/{model}/checkpoints"
     headers = {"Authorization": f"Bearer {token}"}
+    if not transport and (problem := unusable_setting()):
+        warn(f"prune.py: {problem} Nothing was deleted.")
+        return 1
     with httpx2.Client(headers=headers, timeout=TIMEOUT, transport=transport) as client:
         api = Api(client, path, token)
         try:
@@ -307,6 +312,40 @@ def main(
         reason += " Nothing was deleted."
     warn(f"prune.py: {reason}")
     return code
+
+
+def is_http_url(text: str) -> bool:
+    """Return whether the HTTP client can connect to this URL."""
+    try:
+        url = httpx2.URL(text)
+        url.host.encode("idna")  # the HTTP client would raise a traceback later
+    except (httpx2.InvalidURL, UnicodeError):
+        return False
+    return url.scheme in {"http", "https"} and url.host != ""
+
+
+def unusable_setting() -> str:
+    """Return what to do about a setting that keeps the HTTP client from starting, if any."""
+    proxies = getproxies()  # the client reads the same
+    if "*" in map(str.strip, proxies.get("no", "").split(",")):
+        proxies = {}
+    for scheme in ("http", "https", "all"):
+        proxy = proxies.get(scheme)
+        if proxy and not is_http_url(proxy if "://" in proxy else f"http://{proxy}"):
+            variable = f"{scheme}_proxy"
+            name = variable if os.environ.get(variable) else variable.upper()
+            return f"Set {name} to the URL of an HTTP proxy (SOCKS is not supported), or unset it."
+    certificates = "Set {} to certificates in PEM format, or unset it."
+    try:
+        httpx2.create_ssl_context()
+    except OSError as error:
+        if error.filename:  # not set if a file of certificates cannot be read
+            return "Set SSLKEYLOGFILE to a file that can be written, or unset it."
+        return certificates.format("SSL_CERT_FILE")
+    paths = os.environ.get("SSL_CERT_DIR", "")  # not used if SSL_CERT_FILE is set
+    if paths and not (os.environ.get("SSL_CERT_FILE") or any(map(isdir, paths.split(pathsep)))):
+        return certificates.format("SSL_CERT_DIR")
+    return ""
 
 
 def prune(api: Api, options: argparse.Namespace) -> int:

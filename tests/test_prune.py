@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import certifi
 import httpx2
 import pytest
 from hypothesis import given, settings
@@ -126,9 +127,13 @@ class ClosedPipe(io.StringIO):
 
 
 def run(
-    api: FakeApi, *arguments: str, typed: str | None = None, stdout: Any = None, **environment: str
+    api: FakeApi | None,
+    *arguments: str,
+    typed: str | None = None,
+    stdout: Any = None,
+    **environment: str,
 ) -> Result:
-    """Run the command, without a terminal unless something is typed."""
+    """Run the command, without a terminal unless something is typed; without an API, over HTTP."""
     stdout, stderr = stdout or io.StringIO(), io.StringIO()
     waits: list[float] = []
     variables = {"CHECKPOINTS_API_URL": URL, "CHECKPOINTS_TOKEN": TOKEN, "COLUMNS": "80"}
@@ -141,7 +146,7 @@ def run(
         redirect_stderr(stderr),
     ):
         try:
-            code: object = prune.main(arguments, httpx2.MockTransport(api))
+            code: object = prune.main(arguments, httpx2.MockTransport(api) if api else None)
         except SystemExit as error:
             code = error.code
     output = stdout.getvalue() + stderr.getvalue()
@@ -559,6 +564,66 @@ def test_says_which_setting_is_wrong_without_printing_it(variable: str, value: s
     assert "s3cr" not in result.stderr
 
 
+@pytest.fixture
+def no_network_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if re.search("(?i)_proxy$|^SSL", name)]:
+        monkeypatch.delenv(name)
+
+
+FILE = str(SCRIPT)  # exists, and has no certificates
+PROXY = "to the URL of an HTTP proxy (SOCKS is not supported), or unset it"
+PEM = "to certificates in PEM format, or unset it"
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        *(
+            ({name: value}, f"{name} {PROXY}")
+            for name in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy")
+            for value in ("socks5://s3cret@a:1", "ftp://a", "a:b", "http://", "http://a..b")
+        ),
+        ({"NO_PROXY": "[,a b,://", "ALL_PROXY": "socks5h://a"}, f"ALL_PROXY {PROXY}"),
+        ({"SSL_CERT_FILE": "/missing"}, f"SSL_CERT_FILE {PEM}"),
+        ({"SSL_CERT_FILE": FILE}, f"SSL_CERT_FILE {PEM}"),
+        ({"SSL_CERT_FILE": "/"}, f"SSL_CERT_FILE {PEM}"),
+        ({"SSL_CERT_DIR": "/missing"}, f"SSL_CERT_DIR {PEM}"),
+        ({"SSL_CERT_DIR": FILE}, f"SSL_CERT_DIR {PEM}"),
+        (
+            {"SSL_CERT_DIR": "/", "SSLKEYLOGFILE": "/missing/file"},
+            "SSLKEYLOGFILE to a file that can be written, or unset it",
+        ),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("no_network_settings")
+def test_names_the_setting_that_keeps_the_http_client_from_starting(
+    settings: dict[str, str], advice: str
+) -> None:
+    result = run(None, MODEL, "--all", "--yes", **settings)
+
+    assert (1, "", f"prune.py: Set {advice}. Nothing was deleted.\n") == result[:3]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"NO_PROXY": "localhost, *", "ALL_PROXY": "socks5://a"},
+        {"SSL_CERT_FILE": certifi.where(), "SSL_CERT_DIR": "/missing"},
+        {"SSL_CERT_DIR": "/missing:/"},
+        {"HTTPS_PROXY": "127.0.0.1:9"},
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("no_network_settings")
+def test_starts_with_settings_that_the_http_client_ignores_or_understands(
+    settings: dict[str, str],
+) -> None:
+    result = run(None, MODEL, "--all", "--yes", **settings, CHECKPOINTS_API_URL="https://0.0.0.0:9")
+
+    assert result.stderr.startswith("No response: ")
+
+
 @pytest.mark.parametrize(
     ("model", "segment"),
     [("a/b é", "a%2Fb%20%C3%A9"), (".", "%2E"), ("..", "%2E%2E"), ("%2e?#", "%252e%3F%23")],
@@ -640,6 +705,10 @@ NONSENSE += [
             }.items()
         ),
         (respond(404, {"detail": "Not Found"}), "404 Not Found. Set CHECKPOINTS_API_URL to"),
+        (
+            mock.Mock(side_effect=httpx2.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] Oops")),
+            "CERTIFICATE_VERIFY_FAILED] Oops. SSL_CERT_FILE or SSL_CERT_DIR can name the",
+        ),
         (respond(413, {"detail": "Too large."}), "413 Too large."),
         (respond(404, "<html>"), "404 Not Found. Set CHECKPOINTS_API_URL to"),
         (respond(422, {"detail": [{"msg": "a\x1b[2J"}]}), "422 [{'msg': 'a\\x1b[2J'}]."),
