@@ -207,8 +207,7 @@ class Api:
                 return result
             self.deleted += result.deleted
             self.may_have_deleted_more |= result.may_have_deleted_more and method == "DELETE"
-            # The response of a gateway may contain the token.
-            reason = printable(result.reason.replace(self._token, "[token]"))
+            reason = printable(result.reason)
             attempts = 1 if result.deleted else attempts + 1
             if result.is_final:
                 raise PruneError(reason)
@@ -223,7 +222,7 @@ class Api:
             response = self._client.request(method, self._url, **content)
         except httpx2.RequestError as error:
             was_sent = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
-            reason = f"No response: {str(error) or type(error).__name__}."
+            reason = f"No response: {self._excerpt(str(error) or type(error).__name__)}."
             if "CERTIFICATE_VERIFY_FAILED" in reason:
                 return Failure(f"{reason} {TRUST_HINT}", is_final=True, may_have_deleted_more=False)
             reason += "" if was_sent else f" {URL_HINT}"
@@ -239,7 +238,7 @@ class Api:
                     f"This is not a response of the checkpoints API. {URL_HINT}", is_final=True
                 )
             error_response = ErrorResponse()
-        detail = str(error_response.detail)[:MAX_DETAIL_CHARACTERS] or response.reason_phrase
+        detail = self._excerpt(str(error_response.detail) or response.reason_phrase)
         reason = f"{status} {detail}".rstrip(" .") + "."
         is_server_error = status >= httpx2.codes.INTERNAL_SERVER_ERROR
         if not is_server_error and status != httpx2.codes.TOO_MANY_REQUESTS:
@@ -259,6 +258,11 @@ class Api:
             may_have_deleted_more=is_server_error and error_response.unconfirmed_count != 0,
             wait=float(retry_after) if seconds else None,
         )
+
+    def _excerpt(self, text: str) -> str:
+        """Cut a text that may repeat the token, such as that of a gateway, and hide the token."""
+        # Cut afterwards: a part of the token would not be found.
+        return text.replace(self._token, "[token]")[:MAX_DETAIL_CHARACTERS]
 
 
 def lacks_scope(response: httpx2.Response, detail: str) -> bool:
@@ -282,8 +286,12 @@ def main(
     if not is_http_url(url) or re.search("[@?#]", url):
         parser.error(URL_HINT)
     token = os.environ.get("CHECKPOINTS_TOKEN", "").strip()
-    if not re.fullmatch("[!-~]+", token):  # the error of the HTTP client would print the token
-        parser.error("Set CHECKPOINTS_TOKEN to a token: printable ASCII, no spaces.")
+    # RFC 6750. The HTTP client's error about another token would print it, and a message could
+    # escape a quote or a backslash in it, so that the token would not be found there.
+    if not re.fullmatch("[A-Za-z0-9._~+/-]+=*", token):
+        parser.error(
+            "Set CHECKPOINTS_TOKEN to a token: ASCII letters, digits and - . _ ~ + / = only."
+        )
     # Encode dots too, because the path segments "." and ".." have a special meaning.
     model = quote(options.model, safe="").replace(".", "%2E")
     path = f"{url.rstrip('/')}/v1/preview/models/{model}/checkpoints"

@@ -545,7 +545,7 @@ def test_does_not_guess_which_value_is_the_best(value: str, example: str) -> Non
     assert f"e.g. --keep-best {example}" in result.stderr
 
 
-TOKENS = ["", " ", "s3cret\ns3cret", "s3crét", "s3cret s"]
+TOKENS = ["", " ", "s3cret\ns3cret", "s3crét", "s3cret s", "s3cret\\", "s3cret'"]
 URLS = ["", "api.example.com", "ftp://a", "https://", "http://[::1", "https://a..b"]
 URLS += ["https://a/?s3cret", "https://a/#s3cret", "https://user:s3cret@a"]
 SETTINGS = {"CHECKPOINTS_TOKEN": TOKENS, "CHECKPOINTS_API_URL": URLS}
@@ -735,6 +735,28 @@ def test_stops_at_a_refusal_and_says_what_to_do(
     assert message in result.stderr[:500] == result.stderr
     assert ("Deleted: 0 of 9" in result.stderr) == (method == "DELETE")
     assert "run the command again" not in result.stderr
+
+
+@pytest.mark.parametrize("before", range(250, 301, 10))
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda text: respond(400, {"detail": text}),
+        lambda text: respond(422, {"detail": [{"msg": text}]}),
+        lambda text: lambda *_: httpx2.Response(403, extensions={"reason_phrase": text.encode()}),
+        lambda text: mock.Mock(side_effect=httpx2.ReadError(text)),
+    ],
+    ids=["detail", "list", "reason phrase", "no response"],
+)
+def test_never_prints_a_part_of_the_token(before: int, answer: Callable[[str], Respond]) -> None:
+    api = FakeApi(NUMBERS)
+    api.responses["GET"] = [answer("x" * before + TOKEN)] * prune.MAX_ATTEMPTS
+
+    result = run(api, MODEL, "--keep-last=1", "--yes")
+
+    assert 1 == result.code
+    assert "xxx" in result.stderr
+    assert TOKEN[:5] not in result.stderr
 
 
 def test_agrees_with_the_api() -> None:
