@@ -11,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from io import TextIOWrapper
 from os import pathsep
 from os.path import isdir
 from time import sleep
@@ -75,17 +76,25 @@ it is a dry run; 1 nothing or only a part is deleted; 2 wrong usage;
 130 interrupted
 """
 
-# Print text without markup. If the reader closes the pipe, as `| head` does, rich ends the command.
+
+class Messages(Console):
+    """Standard error. If nobody can read it any more, the command goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing more. The base class would end the command, and a deletion with it."""
+        self.quiet = True
+
+
+# Print text without markup. If nobody reads the plan, as with `| head -1`, rich ends the command.
 # NO_COLOR alone does not stop rich from printing in bold, but a console without colors does.
-_console = partial(
-    Console,
-    color_system=None if os.environ.get("NO_COLOR") else "auto",
-    highlight=False,
-    markup=False,
-    emoji=False,
-)
-OUTPUT = _console()
-ERRORS = _console(stderr=True)
+STYLE: dict[str, Any] = {
+    "color_system": None if os.environ.get("NO_COLOR") else "auto",
+    "highlight": False,
+    "markup": False,
+    "emoji": False,
+}
+OUTPUT = Console(**STYLE)
+ERRORS = Messages(stderr=True, **STYLE)
 
 Metrics = Mapping[str, int | float]
 Checkpoints = Mapping[int, Metrics]  # by step
@@ -180,7 +189,7 @@ class Api:
         """Return all checkpoints of the model that the token can see."""
         found: dict[int, Metrics] = {}
         parameters: dict[str, str | int] = {"limit": PAGE_SIZE}
-        with ERRORS.status("Listing checkpoints") as status:
+        with ERRORS.status("Listing checkpoints", spinner="line") as status:
             while True:
                 page = self._send(Page, "GET", params=parameters)
                 known = len(found)
@@ -276,6 +285,9 @@ def main(
     arguments: Sequence[str] | None = None, transport: httpx2.BaseTransport | None = None
 ) -> int:
     """Prune a model; return the exit code."""
+    # Print an escape for what the encoding lacks, such as cp1252 on Windows. stderr always does so.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = _parser()
     options = parser.parse_args(arguments)
     if bool(options.rules) == options.all:
@@ -300,18 +312,22 @@ def main(
         warn(f"prune.py: {problem} Nothing was deleted.")
         return 1
     with httpx2.Client(headers=headers, timeout=TIMEOUT, transport=transport) as client:
-        api = Api(client, path, token)
-        try:
-            return prune(api, options)
-        except NotConfirmedError as error:
-            warn(f"prune.py: {error}")
-            return 1
-        except PruneError as error:
-            code, reason, more = 1, str(error), api.may_have_deleted_more
-            can_finish = isinstance(error, GaveUpError)
-        except KeyboardInterrupt:
-            code, reason, more = 130, "Interrupted.", api.deleted < api.planned
-            can_finish = True
+        return run(Api(client, path, token), options)
+
+
+def run(api: Api, options: argparse.Namespace) -> int:
+    """Prune the model. If this fails, say why, and how much is deleted. Return the exit code."""
+    try:
+        return prune(api, options)
+    except NotConfirmedError as error:
+        warn(f"prune.py: {error}")
+        return 1
+    except (PruneError, OSError) as error:  # an OSError if the disk of the output is full
+        code, reason, more = 1, f"{str(error).rstrip('.')}.", api.may_have_deleted_more
+        can_finish = isinstance(error, GaveUpError)
+    except KeyboardInterrupt:
+        code, reason, more = 130, "Interrupted.", api.deleted < api.planned
+        can_finish = True
     if api.planned:
         perhaps = ", and perhaps some more" if more else ""
         reason += f" Deleted: {api.deleted:,} of {api.planned:,}{perhaps}."
@@ -594,8 +610,11 @@ def say(text: str, console: Console = OUTPUT) -> None:
 
 
 def warn(text: str) -> None:
-    """Print text to standard error."""
-    say(text, ERRORS)
+    """Print text to standard error, if that is possible."""
+    try:
+        say(text, ERRORS)
+    except OSError:  # such as a full disk
+        ERRORS.on_broken_pipe()
 
 
 def printable(text: str) -> str:

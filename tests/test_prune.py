@@ -116,14 +116,31 @@ class Terminal(io.StringIO):
         return True
 
 
-class ClosedPipe(io.StringIO):
-    """The output of the command after its reader closed the pipe."""
+class FailingOutput(io.StringIO):
+    """The output of the command after its reader closed the pipe, or on a full disk."""
 
-    def write(self, _: str) -> int:
-        raise BrokenPipeError
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, text: str) -> int:
+        if text:
+            raise self.error
+        return 0
 
     def fileno(self) -> int:
         return os.open(os.devnull, os.O_WRONLY)
+
+
+class Encoded(io.TextIOWrapper):
+    """Redirected output in an encoding that lacks most characters."""
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(io.BytesIO(), encoding=encoding)
+
+    def getvalue(self) -> str:
+        self.seek(0)
+        return self.read()
 
 
 def run(
@@ -131,10 +148,11 @@ def run(
     *arguments: str,
     typed: str | None = None,
     stdout: Any = None,
+    stderr: Any = None,
     **environment: str,
 ) -> Result:
     """Run the command, without a terminal unless something is typed; without an API, over HTTP."""
-    stdout, stderr = stdout or io.StringIO(), io.StringIO()
+    stdout, stderr = stdout or io.StringIO(), stderr or io.StringIO()
     waits: list[float] = []
     variables = {"CHECKPOINTS_API_URL": URL, "CHECKPOINTS_TOKEN": TOKEN, "COLUMNS": "80"}
     with (
@@ -142,6 +160,7 @@ def run(
         mock.patch.object(sys, "stdin", io.StringIO() if typed is None else Terminal(typed)),
         mock.patch.object(prune, "sleep", waits.append),
         mock.patch.object(prune.OUTPUT, "quiet", False),  # it is, once its pipe was closed
+        mock.patch.object(prune.ERRORS, "quiet", False),
         redirect_stdout(stdout),
         redirect_stderr(stderr),
     ):
@@ -273,12 +292,50 @@ def test_prints_in_bold_only_without_no_color(
     assert ("\x1b[1m" in capsys.readouterr().out) == (no_color == "")
 
 
-def test_deletes_nothing_if_nobody_reads_the_plan() -> None:
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [
+        ("utf-8", "模型"),
+        ("cp1252", r"\u6a21\u578b"),
+        ("ascii", r"\u6a21\u578b"),
+    ],
+)
+def test_prints_an_escape_for_a_character_that_the_encoding_lacks(encoding: str, name: str) -> None:
+    api = FakeApi({step: {"模型": step, "eval/retrieval/模型": 1} for step in range(3)})
+
+    result = run(api, "模型", "--keep-best=模型:max", "--yes", stdout=Encoded(encoding))
+
+    assert (0, "", [2]) == (result.code, result.stderr, [*api.checkpoints])
+    lines = result.stdout.splitlines()
+    assert f"Checkpoints of {name}: 3. To keep: 1." == lines[0]
+    assert f"max {name}" in result.stdout
+    assert "Deleted: 2. Kept: 1." == lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (BrokenPipeError(), ""),
+        (OSError("Disk full"), "prune.py: Disk full. Nothing was deleted.\n"),
+    ],
+)
+def test_deletes_nothing_if_nobody_can_read_the_plan(error: OSError, message: str) -> None:
     api = FakeApi(NUMBERS)
 
-    result = run(api, MODEL, "--keep-last=2", "--yes", stdout=ClosedPipe())
+    result = run(api, MODEL, "--keep-last=2", "--yes", stdout=FailingOutput(error))
 
-    assert (1, "", []) == (result.code, result.stderr, api.sent)
+    assert (1, message, []) == (result.code, result.stderr, api.sent)
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError("Disk full")])
+def test_goes_on_if_nobody_can_read_its_messages(error: OSError) -> None:
+    api = FakeApi(NUMBERS)
+    api.responses["DELETE"] = [DOWN]
+
+    result = run(api, MODEL, "--keep-last=2", "--yes", stderr=FailingOutput(error))
+
+    assert (0, [8, 9]) == (result.code, [*api.checkpoints])
+    assert result.stdout.endswith("Deleted: 8. Kept: 2.\n")
 
 
 HUGE = 10**38 - 1
