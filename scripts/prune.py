@@ -12,8 +12,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from io import TextIOWrapper
-from os import pathsep
-from os.path import isdir
+from pathlib import Path
 from time import sleep
 from typing import Annotated, Any, NamedTuple, TypeVar
 from urllib.parse import quote
@@ -52,10 +51,10 @@ BLOCKED_HINT = (
 )
 EPILOG = """\
 You can combine rules: a checkpoint is kept if any rule keeps it. If a rule
-keeps no checkpoint, the command fails, except --keep-every N before step N. If
-all rules together keep no checkpoint, nothing is deleted. Checkpoints that are
-saved at new steps while the command runs are kept. A checkpoint in the plan
-that is saved again in the meantime is deleted.
+keeps no checkpoint, the command fails, but not because of --keep-every N if all
+steps are below N. If all rules together keep no checkpoint, nothing is deleted.
+Checkpoints that are saved at new steps while the command runs are kept. A
+checkpoint in the plan that is saved again in the meantime is deleted.
 
 --keep-best also keeps the checkpoints after the last one that has the metric,
 because they may not be evaluated yet. If fewer than N checkpoints have it, it
@@ -71,8 +70,8 @@ examples:
   prune.py resnet-50 --keep-every 1000 --keep 4200,5000-5100 --yes
   prune.py resnet-50 --all
 
-exit codes: 0 everything in the plan is deleted, there is nothing to delete, or
-it is a dry run; 1 nothing or only a part is deleted; 2 wrong usage;
+exit codes: 0 everything in the plan is deleted, the plan deletes nothing, or it
+is a dry run; 1 nothing or only a part is deleted; 2 wrong usage;
 130 interrupted
 """
 
@@ -251,9 +250,9 @@ class Api:
         reason = f"{status} {detail}".rstrip(" .") + "."
         is_server_error = status >= httpx2.codes.INTERNAL_SERVER_ERROR
         if not is_server_error and status != httpx2.codes.TOO_MANY_REQUESTS:
+            # A response without a detail is not the API's.
             if status == httpx2.codes.FORBIDDEN and not lacks_scope(response, detail):
                 hint = f"{URL_HINT} {BLOCKED_HINT}"
-            # A response without a detail is not the API's.
             elif status == httpx2.codes.NOT_FOUND or not error_response.detail:
                 hint = URL_HINT
             else:
@@ -275,7 +274,7 @@ class Api:
 
 
 def lacks_scope(response: httpx2.Response, detail: str) -> bool:
-    """Return whether the API itself sent this 403: that of a gateway has another text."""
+    """Return whether this 403 is the API's own, and not that of a gateway or a web ACL."""
     names = ("WWW-Authenticate", "x-amzn-Remapped-WWW-Authenticate")  # API Gateway renames it
     challenges = "".join(response.headers.get(name, "") for name in names)
     return 'error="insufficient_scope"' in challenges or detail.startswith(LACKS_SCOPE)
@@ -366,8 +365,8 @@ def unusable_setting() -> str:
         if error.filename:  # not set if a file of certificates cannot be read
             return "Set SSLKEYLOGFILE to a file that can be written, or unset it."
         return certificates.format("SSL_CERT_FILE")
-    paths = os.environ.get("SSL_CERT_DIR", "")  # not used if SSL_CERT_FILE is set
-    if paths and not (os.environ.get("SSL_CERT_FILE") or any(map(isdir, paths.split(pathsep)))):
+    folders = "" if os.environ.get("SSL_CERT_FILE") else os.environ.get("SSL_CERT_DIR", "")
+    if folders and not any(Path(folder).is_dir() for folder in folders.split(os.pathsep)):
         return certificates.format("SSL_CERT_DIR")
     return ""
 
@@ -658,7 +657,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--delete-unscored",
         action="store_true",
-        help="with --keep-best, do not keep a checkpoint because it has no metric (yet)",
+        help="with --keep-best, do not keep checkpoints without the metric",
     )
     parser.add_argument("--all", action="store_true", help="keep nothing: delete everything")
     parser.add_argument("--dry-run", action="store_true", help="show the plan, and delete nothing")
