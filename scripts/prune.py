@@ -355,12 +355,13 @@ def unusable_setting() -> str:
     for scheme in ("http", "https", "all"):
         proxy = proxies.get(scheme)
         if proxy and not is_http_url(proxy if "://" in proxy else f"http://{proxy}"):
-            variable = f"{scheme}_proxy"
-            name = variable if os.environ.get(variable) else variable.upper()
+            name = proxy_variable(scheme)
             return f"Set {name} to the URL of an HTTP proxy (SOCKS is not supported), or unset it."
     certificates = "Set {} to certificates in PEM format, or unset it."
     try:
-        httpx2.create_ssl_context()
+        httpx2.Client().close()
+    except ValueError:  # the proxies are valid, so it is a host that has none
+        return f"Set {proxy_variable('no')} to a list of hosts, or unset it."
     except OSError as error:
         if error.filename:  # not set if a file of certificates cannot be read
             return "Set SSLKEYLOGFILE to a file that can be written, or unset it."
@@ -369,6 +370,12 @@ def unusable_setting() -> str:
     if folders and not any(Path(folder).is_dir() for folder in folders.split(os.pathsep)):
         return certificates.format("SSL_CERT_DIR")
     return ""
+
+
+def proxy_variable(prefix: str) -> str:
+    """Return the variable as it is spelled in the environment, where lower case comes first."""
+    name = f"{prefix}_proxy"
+    return name if os.environ.get(name) else name.upper()
 
 
 def prune(api: Api, options: argparse.Namespace) -> int:

@@ -641,6 +641,10 @@ PEM = "to certificates in PEM format, or unset it"
             for value in ("socks5://s3cret@a:1", "ftp://a", "a:b", "http://", "http://a..b")
         ),
         ({"NO_PROXY": "[,a b,://", "ALL_PROXY": "socks5h://a"}, f"ALL_PROXY {PROXY}"),
+        *(
+            ({name: "localhost,xn--a--"}, f"{name} to a list of hosts, or unset it")
+            for name in ("NO_PROXY", "no_proxy")
+        ),
         ({"SSL_CERT_FILE": "/missing"}, f"SSL_CERT_FILE {PEM}"),
         ({"SSL_CERT_FILE": FILE}, f"SSL_CERT_FILE {PEM}"),
         ({"SSL_CERT_FILE": "/"}, f"SSL_CERT_FILE {PEM}"),
