@@ -624,14 +624,20 @@ def warn(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Escape text from the API, because control characters could change the terminal."""
-    return text if text.isprintable() else repr(text)
+    """Escape text from the API, because control characters could change the terminal.
+
+    Also escape what the output's encoding lacks: what is measured and cut must be what is printed.
+    """
+    text = text if text.isprintable() else repr(text)
+    return text.encode(OUTPUT.encoding, "backslashreplace").decode(OUTPUT.encoding)
 
 
 def shorten(name: str) -> str:
     """Return the name of a metric for the table. Of a long name, keep the end."""
     name = printable(name)
-    return name if len(name) <= MAX_NAME_CHARACTERS else f"…{name[1 - MAX_NAME_CHARACTERS :]}"
+    if len(name) > MAX_NAME_CHARACTERS:
+        name = printable(f"…{name[1 - MAX_NAME_CHARACTERS :]}")
+    return name
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -309,6 +309,7 @@ def test_prints_an_escape_for_a_character_that_the_encoding_lacks(encoding: str,
     lines = result.stdout.splitlines()
     assert f"Checkpoints of {name}: 3. To keep: 1." == lines[0]
     assert f"max {name}" in result.stdout
+    assert len({len(line) for line in lines if line.startswith(("+", "|"))}) <= 1
     assert "Deleted: 2. Kept: 1." == lines[-1]
 
 
