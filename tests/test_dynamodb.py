@@ -9,7 +9,7 @@ import pytest
 from botocore.exceptions import CredentialRetrievalError
 
 from checkpoints import app, dynamodb
-from checkpoints.dynamodb import MAX_ATTEMPTS
+from checkpoints.dynamodb import MAX_ATTEMPTS, MAX_CREDENTIAL_ATTEMPTS
 from emulators.dynamodb import put_checkpoints, stored_checkpoints
 from events import (
     ENTITY,
@@ -49,6 +49,12 @@ throttling = {
     "throttled as well": reject(400, "ThrottlingException"),
     "over the account's limit": reject(400, "RequestLimitExceeded"),
 }
+# While the role's credentials change, and after a clock was corrected.
+bad_credentials = {
+    "expired": reject(400, "ExpiredTokenException"),
+    "not known yet": reject(400, "UnrecognizedClientException"),
+    "signed with a wrong time": reject(400, "InvalidSignatureException"),
+}
 throttling_of_transactions = {
     "conflict": cancel("TransactionConflict"),
     "throttled inside": cancel("ThrottlingError"),
@@ -59,6 +65,7 @@ without_effect = {
     "dropped": drop_request,
     "server error": reject(500, "InternalServerError"),
     "unavailable": reject(503, "ServiceUnavailable"),
+    "received too slowly": reject(408, "RequestTimeoutException"),
     "timeout": stall(LATE),
 }
 # To a read, the other faults after the effect are the same as those without.
@@ -70,6 +77,7 @@ damaged: dict[str, Fault] = {
 with_effect = damaged | {
     "response lost": lose_response,
     "response a server error": fail_after_effect,
+    "response an abort": after_effect(reject(400, "RequestAbortedException")),
     "response too late": after_effect(stall(LATE)),
 }
 
@@ -93,8 +101,8 @@ def internal_error(*, unconfirmed: int = 0) -> Response:
 @pytest.fixture
 def fault(request: pytest.FixtureRequest) -> Fault:
     """Return the fault of the case, and shorten the timeouts of the function."""
-    faults = throttling | throttling_of_transactions | without_effect | with_effect
-    fault = faults[request.param]
+    rejections = throttling | bad_credentials | throttling_of_transactions
+    fault = (rejections | without_effect | with_effect)[request.param]
     if fault in late:
         request.getfixturevalue("_impatient")
     return fault
@@ -108,7 +116,7 @@ def cases(*faults: dict[str, Fault]) -> pytest.MarkDecorator:
 # Short faults: the caller does not notice them.
 
 
-@cases(throttling, without_effect, damaged)
+@cases(throttling, bad_credentials, without_effect, damaged)
 @pytest.mark.parametrize("operation", ["GetItem", "Query"])
 def test_a_short_fault_of_a_read_does_not_change_the_response(
     call: Call, endpoint: Endpoint, operation: str, fault: Fault
@@ -122,7 +130,7 @@ def test_a_short_fault_of_a_read_does_not_change_the_response(
     assert calls == 2 or (fault in late and calls > 2)
 
 
-@cases(throttling, throttling_of_transactions, without_effect, with_effect)
+@cases(throttling, bad_credentials, throttling_of_transactions, without_effect, with_effect)
 @pytest.mark.parametrize(
     ("first", "missing"),
     [([], []), ([pass_on], [2, 4])],
@@ -269,7 +277,7 @@ invalid_transaction = pytest.mark.parametrize(
 
 
 @pytest.mark.parametrize("operation", ["GetItem", "Query", "TransactWriteItems"])
-@pytest.mark.parametrize("code", ["AccessDeniedException", "ExpiredTokenException"])
+@pytest.mark.parametrize("code", ["AccessDeniedException", "MissingAuthenticationTokenException"])
 def test_a_permanent_fault_is_not_retried(
     call: Call, endpoint: Endpoint, operation: str, code: str
 ) -> None:
@@ -280,6 +288,38 @@ def test_a_permanent_fault_is_not_retried(
     assert expected == call(steps=list(range(101)))
     assert endpoint.calls.count(operation) <= 2  # two transactions run at the same time
     assert {MODEL: set(range(101))} == stored_checkpoints()
+
+
+@cases(bad_credentials)
+@pytest.mark.parametrize("operation", ["GetItem", "TransactWriteItems"])
+def test_credentials_that_stay_bad_are_an_internal_error_after_a_few_attempts(
+    call: Call, endpoint: Endpoint, operation: str, fault: Fault
+) -> None:
+    put_checkpoints(MODEL, [1], entity=ENTITY)
+    endpoint.keep_failing(operation, fault)
+    pauses: list[float] = []
+
+    with (
+        mock.patch.object(dynamodb, "INITIAL_BACKOFF_SECONDS", 0.1),
+        mock.patch.object(dynamodb, "MAX_BACKOFF_SECONDS", 2.0),
+        mock.patch.object(time, "sleep", pauses.append),
+    ):
+        response = call(steps=[1])
+
+    assert (INTERNAL_SERVER_ERROR if operation == "GetItem" else internal_error()) == response
+    assert MAX_CREDENTIAL_ATTEMPTS == endpoint.calls.count(operation)
+    assert sum(pauses) < 2
+    assert {MODEL: {1}} == stored_checkpoints()
+
+
+def test_bad_credentials_do_not_confirm_that_an_earlier_attempt_failed(
+    call: Call, endpoint: Endpoint
+) -> None:
+    put_checkpoints(MODEL, [1], entity=ENTITY)
+    endpoint.fail("TransactWriteItems", lose_response)
+    endpoint.keep_failing("TransactWriteItems", bad_credentials["expired"])
+
+    assert internal_error(unconfirmed=1) == call(steps=[1])
 
 
 @invalid_transaction

@@ -399,7 +399,10 @@ def test_a_dry_run_says_what_would_be_deleted_and_deletes_nothing(
 TRANSIENT = [
     s3_error(503, "SlowDown"), s3_error(500, "InternalError"), s3_error(502, "502"),
     s3_error(429, "429"), s3_error(409, "OperationAborted"), s3_error(400, "RequestTimeout"),
-    drop_call, lose_reply,
+    s3_error(400, "ExpiredToken"), s3_error(400, "InvalidToken"),
+    s3_error(400, "TokenRefreshRequired"), s3_error(403, "InvalidAccessKeyId"),
+    s3_error(403, "RequestTimeTooSkewed"), s3_error(403, "SignatureDoesNotMatch"),
+    s3_error(400, "BadDigest"), drop_call, lose_reply,
 ]  # fmt: skip
 PERMANENT = [
     s3_error(403, "AccessDenied"), s3_error(404, "NoSuchBucket"), s3_error(400, "MalformedXML"),
@@ -486,6 +489,7 @@ def test_errors_of_single_objects_do_not_stop_the_deletion_of_others(
     [
         (reject(500, "InternalServerError"), retry(1, 2)),
         (drop_request, retry(1, 2)),
+        (reject(400, "ExpiredTokenException"), retry(1, 2)),
         (reject(400, "AccessDeniedException"), DONE),
         (reject(400, "ResourceNotFoundException"), DONE),
     ],

@@ -30,18 +30,25 @@ CONFIG = Config(
 )
 
 # S3 errors that are worth a retry, in addition to RETRYABLE_STATUSES. The response to DeleteObjects
-# has an error code for each object, but no status.
+# has an error code for each object, but no status. Errors of credentials are temporary, because
+# Lambda provides and replaces them; a role without the permission gets `AccessDenied`.
 RETRYABLE_ERRORS = frozenset(
     {
+        "BadDigest",
         "ConditionalRequestConflict",
         "ExpiredToken",
         "InternalError",
+        "InvalidAccessKeyId",
+        "InvalidToken",
         "OperationAborted",
+        "RequestTimeTooSkewed",
         "RequestTimeout",
         "ServiceUnavailable",
+        "SignatureDoesNotMatch",
         "SlowDown",
         "Throttling",
         "ThrottlingException",
+        "TokenRefreshRequired",
     }
 )
 RETRYABLE_STATUSES = frozenset({429, 500, 502, 503, 504})

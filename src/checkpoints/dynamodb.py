@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_SECONDS = 1.0
 READ_TIMEOUT_SECONDS = 2.0
 MAX_ATTEMPTS = 9  # not counting throttling and conflicts, which are retried until the deadline
+MAX_CREDENTIAL_ATTEMPTS = 5  # few, so that a wrong role soon becomes an internal error
 INITIAL_BACKOFF_SECONDS = 0.1
 MAX_BACKOFF_SECONDS = 2.0
 
@@ -35,7 +36,7 @@ MAX_BACKOFF_SECONDS = 2.0
 # cold start, which counts in API Gateway's 29 seconds but not in Lambda's.
 RESPONSE_SECONDS = 1.5
 
-# Error codes (with status 400) that are worth a retry.
+# Error codes (with status 4xx) that are worth a retry.
 RETRYABLE_ERRORS = frozenset(
     {
         "ProvisionedThroughputExceededException",
@@ -49,8 +50,15 @@ RETRYABLE_ERRORS = frozenset(
 RETRYABLE_CANCELLATIONS = frozenset(
     {"ProvisionedThroughputExceeded", "ThrottlingError", "TransactionConflict"}
 )
+# Worth a few retries, each with a new signature: new credentials can be unknown for a short time.
+CREDENTIAL_ERRORS = frozenset(
+    {"ExpiredTokenException", "InvalidSignatureException", "UnrecognizedClientException"}
+)
+# DynamoDB lost the connection. As after a status 5xx, the outcome is unknown.
+CONNECTION_ERRORS = frozenset({"RequestAbortedException", "RequestTimeoutException"})
 
 _NEVER_SENT = (EndpointConnectionError, ConnectTimeoutError, CredentialRetrievalError)
+_NO_RESPONSE = (ConnectionError, HTTPClientError, ChecksumError, ResponseParserError)
 
 # SystemRandom, because all environments that Lambda restores from one SnapStart snapshot would
 # share the state of an ordinary generator, and would retry at the same time.
@@ -60,9 +68,9 @@ _jitter = random.SystemRandom()
 class CallError(Exception):
     """A call to DynamoDB failed; `__cause__` is botocore's error.
 
-    `outcome_unknown` is true if an attempt may have succeeded: it got no response, a damaged one,
-    or one with status 5xx. `cancellation_codes` has one code for each action of a cancelled
-    transaction, in order; the string `None` means that this action was valid.
+    `outcome_unknown` is true if an attempt may have succeeded: it got no response, a damaged one, a
+    status 5xx, or a connection error. `cancellation_codes` has one code for each action of a
+    cancelled transaction, in order; the string `None` means that this action was valid.
     """
 
     cancellation_codes: Sequence[str] = ()
@@ -136,54 +144,52 @@ class Calls:
     ) -> T:
         """Call `operation` until it succeeds, with exponential backoff and full jitter.
 
-        Throttling and conflicts are retried until the deadline. For other failures, `MAX_ATTEMPTS`
-        is the limit. An attempt starts only if its timeouts end before the deadline. `retries` is
-        the number of earlier calls for the same data whose responses were incomplete.
+        Throttling and conflicts are retried until the deadline, other failures up to a number of
+        attempts. An attempt starts only if its timeouts end before the deadline. `retries` is the
+        number of earlier calls for the same data whose responses were incomplete.
 
         Raises:
-            CallError: there are no credentials.
-            UnavailableError: there are no attempts or no time left.
+            CallError: there are no valid credentials.
+            UnavailableError: there are no attempts or time left.
             RejectedError: a retry does not help.
 
         """
         with self._timed():
             outcome_unknown = False
-            failures = 0
+            failures = credential_errors = 0
             last_error: Exception | None = None
-            while failures < MAX_ATTEMPTS:
+            while failures < MAX_ATTEMPTS and credential_errors < MAX_CREDENTIAL_ATTEMPTS:
                 if not self._pause(retries):
-                    raise UnavailableError("no time left", outcome_unknown=outcome_unknown) from (
-                        last_error
-                    )
-                self._count(retries)
+                    break
+                with self._lock:
+                    self.attempts += 1
+                    self.retries += retries > 0
                 retries += 1
                 try:
                     return operation(**parameters)
                 except ClientError as error:
                     last_error = error
-                    if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:  # noqa: PLR2004
+                    code = error.response["Error"]["Code"]
+                    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+                    if status >= 500 or code in CONNECTION_ERRORS:  # noqa: PLR2004
                         failures += 1
                         outcome_unknown = True
+                    elif code in CREDENTIAL_ERRORS:
+                        credential_errors += 1
                     elif not is_retryable(error):
                         raise RejectedError(error, outcome_unknown=outcome_unknown) from error
                 except NoCredentialsError as error:
                     raise CallError(str(error), outcome_unknown=outcome_unknown) from error
-                except _NEVER_SENT as error:
+                except (*_NEVER_SENT, *_NO_RESPONSE) as error:
                     last_error = error
                     failures += 1
-                except (ConnectionError, HTTPClientError, ChecksumError, ResponseParserError) as e:
-                    last_error = e
-                    failures += 1
-                    outcome_unknown = True
-            raise UnavailableError(
-                f"failed {failures} times", outcome_unknown=outcome_unknown
-            ) from last_error
+                    outcome_unknown |= not isinstance(error, _NEVER_SENT)
+            # Bad credentials are an internal error, not an outage.
+            kind = CallError if credential_errors == MAX_CREDENTIAL_ATTEMPTS else UnavailableError
+            raise kind("no attempts or time left", outcome_unknown=outcome_unknown) from last_error
 
     def _pause(self, retries: int) -> bool:
-        """Wait before an attempt. If its timeouts would exceed the deadline, return false at once.
-
-        The backoff grows with the number of retries. The first attempt has none.
-        """
+        """Wait before a retry. If its timeouts would exceed the deadline, return false at once."""
         longest = INITIAL_BACKOFF_SECONDS * 2 ** min(retries - 1, 30) if retries else 0
         pause = _jitter.uniform(0, min(longest, MAX_BACKOFF_SECONDS)) if longest else 0
         attempt = CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS
@@ -192,11 +198,6 @@ class Calls:
         if pause:
             time.sleep(pause)
         return True
-
-    def _count(self, retries: int) -> None:
-        with self._lock:
-            self.attempts += 1
-            self.retries += retries > 0
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
@@ -215,8 +216,7 @@ class Calls:
 
 def is_retryable(error: ClientError) -> bool:
     """Return whether the same call can succeed if it is sent again."""
-    causes = set(_cancellation_codes(error)) - {"None"}
-    if causes:
+    if causes := set(_cancellation_codes(error)) - {"None"}:
         return causes <= RETRYABLE_CANCELLATIONS
     return error.response["Error"]["Code"] in RETRYABLE_ERRORS
 
