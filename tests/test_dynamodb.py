@@ -5,6 +5,7 @@ import time
 from typing import Any
 from unittest import mock
 
+import boto3
 import pytest
 from botocore.exceptions import CredentialRetrievalError
 
@@ -20,6 +21,7 @@ from events import (
     Response,
     deleted,
     failed_deletion,
+    make_event,
 )
 from faulty_dynamodb import (
     Apply,
@@ -38,6 +40,7 @@ from faulty_dynamodb import (
     stall,
     tear_response,
 )
+from function_process import run_in_a_process
 
 # Milliseconds: enough for one attempt and its response, and half a second of retries.
 SHORT = 13_000
@@ -265,6 +268,15 @@ def test_backoff_grows_and_is_random(call: Call, endpoint: Endpoint) -> None:
     assert all(pause <= most for pause, most in zip(pauses, longest, strict=True))
     assert len(set(pauses)) == len(pauses)
     assert sum(pauses) > 1
+
+
+def test_tells_dynamodb_the_sdk_the_environment_and_the_application(endpoint: Endpoint) -> None:
+    """CloudTrail shows the user agent."""
+    run_in_a_process(endpoint, [make_event(steps=[1])], AWS_EXECUTION_ENV="AWS_Lambda_python3.13")
+
+    assert ["GetItem", "TransactWriteItems"] == endpoint.calls
+    expected = f"Boto3/{boto3.__version__} exec-env/AWS_Lambda_python3.13 app/checkpoints "
+    assert all(headers["User-Agent"].startswith(expected) for headers in endpoint.headers)
 
 
 # Permanent faults: the response is 500 at once, with correct counts.

@@ -394,6 +394,24 @@ def test_a_dry_run_says_what_would_be_deleted_and_deletes_nothing(
     assert {} == metrics(written)
 
 
+def test_tells_s3_the_sdk_the_environment_and_the_application() -> None:
+    """CloudTrail shows the user agent."""
+    sent: list[str] = []
+
+    def remember(request: Any, **_: object) -> None:
+        sent.append(request.headers["User-Agent"].decode())
+
+    events = reclaim.connect()[1].meta.events
+    events.register_first("before-send.s3", remember)
+    try:
+        assert DONE == run(removed())
+    finally:
+        events.unregister("before-send.s3", remember)
+
+    assert sent
+    assert all(re.match(r"Boto3/\S+ exec-env/\S+ app/checkpoints ", each) for each in sent)
+
+
 # Faults
 
 TRANSIENT = [

@@ -11,6 +11,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from botocore.parsers import ResponseParserError
 
+from checkpoints.dynamodb import USER_AGENT
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import ObjectTypeDef, PaginatorConfigTypeDef
@@ -26,7 +28,7 @@ CONFIG = Config(
     connect_timeout=CONNECT_TIMEOUT_SECONDS,
     read_timeout=READ_TIMEOUT_SECONDS,
     retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
-    user_agent="checkpoints",
+    user_agent=USER_AGENT,
 )
 
 # S3 errors that are worth a retry, in addition to RETRYABLE_STATUSES. The response to DeleteObjects
