@@ -13,8 +13,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from checkpoints import app
 from emulators.dynamodb import put_checkpoints, stored_checkpoints
-from events import ENTITY, MODEL, Call, Response, deleted, error, invalid, make_event
+from emulators.invocation import lambda_context
+from events import ENTITY, MODEL, Call, Response, deleted, error, invalid, make_event, query
 from faulty_dynamodb import Endpoint
 from function_process import run_in_a_process
 
@@ -202,6 +204,24 @@ def test_handles_a_body_as_large_as_lambda_accepts(call: Call) -> None:
 
     assert deleted(2, wanted[1:-1]) == response
     assert {} == stored_checkpoints()
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_the_response_to_the_largest_request_fits(*, dry_run: bool) -> None:
+    """Lambda limits both to 6 MB, and `not_found_steps` is never cut."""
+    limit = 6 * 1024 * 1024
+    event = make_event(body="", **query(dry_run=str(dry_run).lower()))
+    room = limit - len(json.dumps(event, separators=(",", ":")))
+    start = '{"steps":['
+    wanted = [10**99 + number for number in range((room - len(start) - 4) // 101)]
+    event["body"] = start + ",".join(map(str, wanted)) + "]}"
+    event["body"] = event["body"].ljust(room - 2)  # its two quotes are escaped
+
+    response = app.lambda_handler(event, lambda_context())
+
+    assert limit == len(json.dumps(event, separators=(",", ":")))
+    assert len(json.dumps(response)) <= limit
+    assert wanted == json.loads(response["body"])["not_found_steps"]
 
 
 def test_no_body_needs_too_much_memory(endpoint: Endpoint) -> None:

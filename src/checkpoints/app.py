@@ -29,16 +29,15 @@ from checkpoints.parsing import (
 from checkpoints.responses import (
     INTERNAL_SERVER_ERROR,
     deletion_unavailable,
+    fill_page,
     list_unavailable,
     respond,
 )
 from checkpoints.schemas import (
-    CheckpointResponse,
     DeleteCheckpointsResponse,
     ErrorMessage,
     HTTPValidationError,
     IncompleteDeletion,
-    ListCheckpointsResponse,
 )
 from checkpoints.store import CheckpointStore, IncompleteDeletionError
 
@@ -68,18 +67,14 @@ def list_model_checkpoints(model_id: str) -> Response[str]:
     request = parse_list_request(app.current_event)
     app.context["audit"].add_fields(model_id=model_id)
 
-    page = store.owned(model_id, entity=entity, calls=calls).page(
-        request.after, request.limit, descending=request.order == "desc"
+    checkpoints = store.owned(model_id, entity=entity, calls=calls).after(
+        request.after,
+        request.limit + 1,  # one more, to know whether there are more
+        descending=request.order == "desc",
     )
-    app.context["audit"].listed(page)
-    data = [
-        CheckpointResponse(id=str(step), step=step, metrics=metrics)
-        for step, metrics in page.checkpoints
-    ]
-    response = ListCheckpointsResponse(data=data, has_more=page.has_more)
-    if data:
-        response.first_id, response.last_id = data[0].id, data[-1].id
-    return respond(200, response)
+    page = fill_page(checkpoints, request.limit)
+    app.context["audit"].listed(len(page.data))
+    return respond(200, page)
 
 
 @app.delete(ROUTE)

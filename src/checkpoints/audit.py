@@ -19,7 +19,6 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from checkpoints.dynamodb import Calls
-from checkpoints.reads import Page
 from checkpoints.steps import ranges
 from checkpoints.store import Deletion, DryRun
 
@@ -65,9 +64,8 @@ class Audit:
         """Add fields to all following lines of the request."""
         logger.append_keys(**fields)
 
-    def listed(self, page: Page) -> None:
+    def listed(self, count: int) -> None:
         """Report a page of the list; the status is 200."""
-        count = len(page.checkpoints)
         self._log(logger.info, "Checkpoints listed", status=200, listed_count=count)
         emit_metrics(CheckpointsListed=count)
 

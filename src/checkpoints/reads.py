@@ -1,8 +1,7 @@
 """Read which checkpoints exist, and their metrics."""
 
-import json
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,12 +30,6 @@ RECORDS_PER_KEY = 20
 READ_GROWTH = 4
 MAX_READ_RECORDS = 20_000
 
-# A page of the list ends early if its metrics exceed this size in JSON, because a Lambda response
-# is limited to 6 MB. The last record can add 2.8 MB: it can have 400 KB of control characters, and
-# each becomes 7 bytes, because the body is JSON in JSON (`\\u0001`).
-MAX_METRICS_BYTES = 2_000_000
-MAX_NUMBER_BYTES = 24  # in JSON
-
 MAX_EXACT_INTEGER = 2**53  # a 64-bit float holds every integer up to it
 
 
@@ -45,13 +38,6 @@ class Checkpoint(NamedTuple):
 
     step: int
     metrics: dict[str, float]
-
-
-class Page(NamedTuple):
-    """A page of the list, and whether at least one more checkpoint follows."""
-
-    checkpoints: list[Checkpoint]
-    has_more: bool
 
 
 class OwnedCheckpoints(NamedTuple):
@@ -144,35 +130,27 @@ class OwnedCheckpoints(NamedTuple):
                 break
         return existing
 
-    def page(self, after: int | None, limit: int, *, descending: bool) -> Page:
-        """Return at most `limit` checkpoints, sorted by step.
+    def after(self, step: int | None, records: int, *, descending: bool) -> Iterator[Checkpoint]:
+        """Yield the checkpoints after a step, or all of them, sorted by step.
 
-        The page starts after the step `after`, which need not exist. If there are very many
-        metrics, the page can be shorter than `limit` although more checkpoints follow.
+        The step need not exist. The first query reads `records` records: as many as the caller
+        needs if all of them are the entity's.
 
         Raises:
             CallError: DynamoDB failed.
 
         """
         if not self.has_possible_model:
-            return Page([], has_more=False)
-        found: list[Checkpoint] = []
-        size = 0
-        last_read = None if after is None else str(after)
-        records = limit + 1  # one more, to know whether there are more
+            return
+        last_read = None if step is None else str(step)
         while True:
             response = self._query(last_read, records, descending=descending)
             for item in response["Items"]:
-                step = to_integer(item["step"]["N"])
-                if step is None:
-                    continue
-                if len(found) == limit or size > MAX_METRICS_BYTES:
-                    return Page(found, has_more=True)
-                metrics = _numbers(item.get("metrics", {}).get("M", {}))
-                found.append(Checkpoint(step, metrics))
-                size += len(json.dumps([*metrics])) + len(metrics) * MAX_NUMBER_BYTES
+                number = to_integer(item["step"]["N"])
+                if number is not None:
+                    yield Checkpoint(number, _numbers(item.get("metrics", {}).get("M", {})))
             if "LastEvaluatedKey" not in response:
-                return Page(found, has_more=False)
+                return
             last_read = response["LastEvaluatedKey"]["step"]["N"]
             records = min(records * READ_GROWTH, MAX_READ_RECORDS)
 

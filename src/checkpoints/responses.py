@@ -1,9 +1,22 @@
 """Build the responses of the API."""
 
+import json
+from collections.abc import Iterable
+
 from aws_lambda_powertools.event_handler.api_gateway import Response
 from pydantic import BaseModel
 
-from checkpoints.schemas import ErrorMessage, IncompleteDeletion
+from checkpoints.reads import Checkpoint
+from checkpoints.schemas import (
+    CheckpointResponse,
+    ErrorMessage,
+    IncompleteDeletion,
+    ListCheckpointsResponse,
+)
+
+# A page of the list ends early if its checkpoints exceed this size, because Lambda limits a
+# response to 6 MB (6,291,456 bytes). One checkpoint always fits: a record of 400 KB takes 3 MB.
+MAX_PAGE_BYTES = 6_000_000
 
 INTERNAL_SERVER_ERROR = "Internal Server Error"
 RETRY_LATER = {"Retry-After": "2"}  # seconds
@@ -12,6 +25,23 @@ RETRY_LATER = {"Retry-After": "2"}  # seconds
 def respond(status: int, body: BaseModel, headers: dict[str, str] | None = None) -> Response[str]:
     """Return a response with a JSON body."""
     return Response(status, "application/json", body.model_dump_json(), headers)
+
+
+def fill_page(checkpoints: Iterable[Checkpoint], limit: int) -> ListCheckpointsResponse:
+    """Return a page with the first checkpoints: `limit` of them, or as many as fit."""
+    page = ListCheckpointsResponse(data=[], has_more=False)
+    size = 0
+    for step, metrics in checkpoints:
+        checkpoint = CheckpointResponse(id=str(step), step=step, metrics=metrics)
+        # Lambda sends JSON that contains the body as a string, so count the body's escapes, too.
+        size += len(json.dumps(checkpoint.model_dump_json()))
+        if len(page.data) == limit or size > MAX_PAGE_BYTES:
+            page.has_more = True
+            break
+        page.data.append(checkpoint)
+    if page.data:
+        page.first_id, page.last_id = page.data[0].id, page.data[-1].id
+    return page
 
 
 def list_unavailable() -> Response[str]:
