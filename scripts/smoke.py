@@ -138,7 +138,7 @@ class Smoke:
             ),
             (
                 "A dry run reports what would be deleted",
-                (200, found),
+                (200, found | {"dry_run": True}),
                 lambda: self._delete(steps=few, dry_run=True),
             ),
             (

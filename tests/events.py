@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import EllipsisType
 from typing import Any
@@ -58,8 +58,14 @@ INTERNAL_SERVER_ERROR = Response(500, JSON, {"detail": "Internal Server Error"})
 
 
 def deleted(count: int, not_found: Iterable[int] = ()) -> Response:
-    """Return the response to a deletion, or to a dry run that would delete so many."""
+    """Return the response to a deletion."""
     return Response(200, JSON, {"deleted_count": count, "not_found_steps": list(not_found)})
+
+
+def would_delete(count: int, not_found: Iterable[int] = ()) -> Response:
+    """Return the response to a dry run."""
+    deletion = deleted(count, not_found)
+    return replace(deletion, body=deletion.body | {"dry_run": True})
 
 
 def failed_deletion(

@@ -1,4 +1,4 @@
-"""A dry run returns the same response as the deletion, and deletes nothing."""
+"""A dry run says what the deletion would return, and deletes nothing."""
 
 import base64
 import json
@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from checkpoints import app
 from emulators.dynamodb import put_checkpoints, put_token, stored_checkpoints
+from emulators.invocation import lambda_context
 from events import (
     ENTITY,
     INTERNAL_SERVER_ERROR,
@@ -19,7 +21,9 @@ from events import (
     deleted,
     error,
     invalid,
+    make_event,
     query,
+    would_delete,
 )
 from faulty_dynamodb import Endpoint, pass_on, reject
 
@@ -58,9 +62,13 @@ def test_says_what_would_be_deleted_and_deletes_nothing(
     """It is enough if the body or one value of the query says so."""
     put_checkpoints(MODEL, [1, 3], entity=ENTITY)
 
-    assert deleted(1, [2]) == call(**wish)
+    assert would_delete(1, [2]) == call(**wish)
     assert ["GetItem", "BatchGetItem"] == endpoint.calls
     assert {MODEL: {1, 3}} == stored_checkpoints()
+
+
+# Other letters, more letters or digits, or fewer.
+OTHER_NAMES = ["dry_runs", "dry_run2", "is_dry_run", "dry", "dr\u0443_run", "dry_r\xfan", "", "_"]
 
 
 @pytest.mark.parametrize(
@@ -68,11 +76,11 @@ def test_says_what_would_be_deleted_and_deletes_nothing(
     [
         {"body": body([1], dry_run=False)},
         {"body": body([1]), **in_query("false", "false")},
-        {"body": body([1], dryRun=True, options={"dry_run": True})},
-        {"body": body([1]), "queryStringParameters": {"DRY_RUN": "true"}},
-        {"body": body([1], dry_run=False, options={"dry_run": True})},
+        {"body": body([1], dry_run=False, options={"dry_run": True, "dryRun": True})},
+        {"body": body([1], note="dry_run", list=["dryRun", {"dryRun": True}])},
+        *({"body": body([1], **{name: True})} for name in OTHER_NAMES),
+        *({"body": body([1]), **query(**{name: "true"})} for name in OTHER_NAMES),
     ],
-    ids=["body", "query", "other keys", "another parameter", "a key further down"],
 )
 def test_deletes_if_dry_run_is_not_true(call: Call, no_wish: dict[str, Any]) -> None:
     put_checkpoints(MODEL, [1, 2], entity=ENTITY)
@@ -118,6 +126,100 @@ def test_rejects_anything_but_a_boolean(
     assert {MODEL: {1}} == stored_checkpoints()
 
 
+# `dry_run` but for case, for characters that are neither letters nor digits, and for full width.
+MISSPELLED = [
+    *(
+        "dryRun",
+        "DryRun",
+        "dryrun",
+        "DRY_RUN",
+        "Dry_Run",
+        "dry-run",
+        "dry.run",
+        "dry run",
+        " dry_run",
+    ),
+    *(
+        "dry_run[]",
+        "dry__run",
+        "_dry_run",
+        "dry_run:",
+        "d_r_y_r_u_n",
+        "dry\u200b_run",
+        "dry_run\ufe0f",
+    ),
+    *(
+        "\uff44\uff52\uff59\uff3f\uff52\uff55\uff4e",
+        "\uff24ry\u2014RUN",
+        'dry"run',
+        "dry\\run",
+        "dry\0run",
+    ),
+]
+
+
+def misspelled(place: str, name: str) -> dict[str, object]:
+    return error([place, name], "misspelled_name", "The name should be spelled dry_run")
+
+
+@pytest.mark.parametrize("name", MISSPELLED)
+@pytest.mark.parametrize("value", [True, False])
+def test_rejects_another_spelling(call: Call, endpoint: Endpoint, name: str, value: object) -> None:
+    put_checkpoints(MODEL, [1], entity=ENTITY)
+
+    for ascii_only in (True, False):
+        in_body = json.dumps({"steps": [1], name: value}, ensure_ascii=ascii_only)
+        assert invalid(misspelled("body", name)) == call(body=in_body)
+    for parameters in query(**{name: value}).items():
+        assert invalid(misspelled("query", name)) == call(steps=[1], **dict([parameters]))
+    assert {"GetItem"} == set(endpoint.calls)
+    assert {MODEL: {1}} == stored_checkpoints()
+
+
+@pytest.mark.parametrize(
+    ("event", "errors"),
+    [
+        ({"body": r'{"steps": [1], "\u0064ryRun": true}'}, [misspelled("body", "dryRun")]),
+        ({"body": '{"dryRun": true, "steps": [1], "dryRun": 1}'}, [misspelled("body", "dryRun")]),
+        ({"body": body([1], dry_run=True, DRYRUN=1, dryRun=1)}, [misspelled("body", "DRYRUN")]),
+        ({"body": body([1]), **query(dry_run="true", dryrun="1")}, [misspelled("query", "dryrun")]),
+        (
+            {"body": body([1], dryRun=True), **query(dry_run="1", Dry_run="")},
+            [IN_QUERY, misspelled("query", "Dry_run"), misspelled("body", "dryRun")],
+        ),
+        (
+            {"body": body([1], **{"dry" + 200 * "_" + "run": True})},
+            [misspelled("body", "dry" + 97 * "_")],
+        ),
+    ],
+    ids=["escaped", "repeated", "two", "beside the right one", "in both places", "long"],
+)
+def test_names_the_first_misspelling_in_each_place(
+    call: Call, event: dict[str, Any], errors: list[dict[str, object]]
+) -> None:
+    put_checkpoints(MODEL, [1], entity=ENTITY)
+
+    assert invalid(*errors) == call(**event)
+    assert {MODEL: {1}} == stored_checkpoints()
+
+
+def test_a_list_ignores_parameters_for_a_dry_run(call: Call) -> None:
+    put_token("reader", entity=ENTITY, scopes=["checkpoints:read"])
+
+    assert 200 == call(method="GET", token="reader", **query(dryRun="true")).status
+
+
+@pytest.mark.parametrize(
+    ("wish", "more"), [("true", ',"dry_run":true'), ("false", "")], ids=["dry run", "deletion"]
+)
+def test_marks_only_the_response_to_a_dry_run(wish: str, more: str) -> None:
+    put_checkpoints(MODEL, [1], entity=ENTITY)
+
+    response = app.lambda_handler(make_event(steps=[1, 2], **in_query(wish)), lambda_context())
+
+    assert f'{{"deleted_count":1,"not_found_steps":[2]{more}}}' == response["body"]
+
+
 @pytest.mark.parametrize(
     ("token", "status"), [(None, 401), ("unknown", 401), ("under-scoped", 403)]
 )
@@ -151,14 +253,14 @@ def test_the_dry_run_and_the_deletion_return_the_exact_counts(
         put_checkpoints(model_id, [step], entity=owner)
     steps = [*asked, *range(18, 140)] if many else asked
     own = {step for step, owner in owners.items() if owner == ENTITY}
-    expected = deleted(len(own & set(steps)), [s for s in dict.fromkeys(steps) if s not in own])
+    expected = len(own & set(steps)), [s for s in dict.fromkeys(steps) if s not in own]
     endpoint.heal()
 
-    assert expected == call(model_id=model_id, body=body(steps, dry_run=True))
+    assert would_delete(*expected) == call(model_id=model_id, body=body(steps, dry_run=True))
     assert set(endpoint.calls) <= READS
     assert set(owners) == stored_checkpoints().get(model_id, set())
 
-    assert expected == call(model_id=model_id, steps=steps)
+    assert deleted(*expected) == call(model_id=model_id, steps=steps)
     assert set(owners) - (own & set(steps)) == stored_checkpoints().get(model_id, set())
 
 
@@ -168,7 +270,7 @@ def test_works_with_any_number_of_steps(call: Call, endpoint: Endpoint, number: 
 
     dry = call(steps=list(range(number)), **in_query("true"))
 
-    assert deleted((number + 1) // 2, range(1, number, 2)) == dry
+    assert would_delete((number + 1) // 2, range(1, number, 2)) == dry
     assert ["GetItem", "BatchGetItem" if number <= 100 else "Query"] == endpoint.calls
     assert {MODEL: set(range(0, number, 2))} == stored_checkpoints()
 
@@ -181,7 +283,7 @@ def test_works_with_any_number_of_steps(call: Call, endpoint: Endpoint, number: 
 def test_reads_nothing_for_impossible_keys(
     call: Call, endpoint: Endpoint, steps: list[int], model_id: str
 ) -> None:
-    assert deleted(0, steps) == call(steps=steps, model_id=model_id, **in_query("true"))
+    assert would_delete(0, steps) == call(steps=steps, model_id=model_id, **in_query("true"))
     assert ["GetItem"] == endpoint.calls
 
 
@@ -189,7 +291,7 @@ def test_recovers_from_a_short_fault(call: Call, endpoint: Endpoint) -> None:
     put_checkpoints(MODEL, [1], entity=ENTITY)
     endpoint.fail("BatchGetItem", reject(400, "ThrottlingException"), pass_on)
 
-    assert deleted(1) == call(steps=[1], **in_query("true"))
+    assert would_delete(1) == call(steps=[1], **in_query("true"))
 
 
 @pytest.mark.parametrize(("number", "read"), [(1, "BatchGetItem"), (101, "Query")])

@@ -134,6 +134,7 @@ DRY_RUN: dict[str, Any] = {"title": "Dry Run", "type": "boolean", "default": Fal
 ADDED: dict[str, dict[str, Any]] = {
     "delete": {"dry_run": in_query("dry_run", **DRY_RUN)},
     "DeleteCheckpointsRequest": {"dry_run": DRY_RUN},
+    "DeleteCheckpointsResponse": {"dry_run": DRY_RUN},
 }
 
 LISTING: dict[str, Any] = {"method": "GET", "token": "reader"}

@@ -98,7 +98,10 @@ def delete_model_checkpoints(model_id: str) -> Response[str]:
         deletion = store.delete(model_id, request.steps, entity=entity, calls=calls)
         audit.completed(deletion)  # first, so that it is logged even if the response fails
         count, not_found = len(deletion.deleted), deletion.not_found
-    return respond(200, DeleteCheckpointsResponse(deleted_count=count, not_found_steps=not_found))
+    response = DeleteCheckpointsResponse(
+        deleted_count=count, not_found_steps=not_found, dry_run=request.dry_run
+    )
+    return respond(200, response)
 
 
 def _authenticate(scope: str) -> tuple[CheckpointStore, str, dynamodb.Calls]:

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import unicodedata
+from collections.abc import Iterable
 from urllib.parse import unquote
 
 import pydantic
@@ -17,6 +19,8 @@ from checkpoints.schemas import (
 # Maximum number of "[" and "{" in a body; a valid request needs two. The error for an invalid body
 # contains the body as Python objects: a million of them need more memory than the function has.
 MAX_NESTED_VALUES = 10_000
+
+MAX_NAME_LENGTH = 100  # characters of a misspelled name that the response repeats
 
 
 class InvalidRequestError(Exception):
@@ -40,6 +44,8 @@ def parse_delete_request(event: APIGatewayProxyEvent) -> DeleteCheckpointsReques
         loc = ["query", "dry_run"]
         msg = "Input should be true or false"
         errors.append(ValidationError(loc=loc, msg=msg, type="bool_parsing"))
+    names = [*event.query_string_parameters, *event.multi_value_query_string_parameters]
+    errors += _check_spelling("query", names)
     try:
         request = _parse_body(event)
     except InvalidRequestError as error:
@@ -70,16 +76,37 @@ def _parse_body(event: APIGatewayProxyEvent) -> DeleteCheckpointsRequest:
         if b"NaN" in body or b"Infinity" in body:
             from_json(body, allow_inf_nan=False)  # pydantic accepts both, but JSON does not
         request = DeleteCheckpointsRequest.model_validate_json(body)
-        # If a key is repeated, the parser uses the last one, so `"dry_run": true` could be ignored.
-        # If the body has a backslash, the key can be written with escapes.
-        keys = _keys(body) if body.count(b'"dry_run"') > 1 or b"\\" in body else []
+        # A wish for a dry run must not be ignored: the key can be misspelled, and of repeated keys,
+        # the parser uses the last one. Such a body has more quotes than those of the two keys.
+        keys = _keys(body) if body.count(b'"') > (4 if b'"dry_run"' in body else 2) else []
     except pydantic.ValidationError as error:
         raise _invalid("body", error) from None
     except ValueError as error:
         raise _invalid_json(str(error)) from None
     if keys.count("dry_run") > 1:
         raise _invalid_json("the key dry_run is repeated")
+    if errors := _check_spelling("body", keys):
+        raise InvalidRequestError(errors)
     return request
+
+
+def _check_spelling(place: str, names: Iterable[str]) -> list[ValidationError]:
+    """Return an error for the first name, if any, that is a misspelled `dry_run`."""
+    for name in names:
+        if name != "dry_run" and _resembles_dry_run(name):
+            loc = [place, name[:MAX_NAME_LENGTH]]
+            msg = "The name should be spelled dry_run"
+            return [ValidationError(loc=loc, msg=msg, type="misspelled_name")]
+    return []
+
+
+def _resembles_dry_run(name: str) -> bool:
+    """Return whether a name is `dry_run` but for case, width, spaces and punctuation."""
+    # Filter first: the time to normalize many accents grows with the square of their number.
+    letters = "".join(filter(str.isalnum, name))
+    return len(letters) == len("dryrun") and (
+        unicodedata.normalize("NFKC", letters).casefold() == "dryrun"
+    )
 
 
 def parse_list_request(event: APIGatewayProxyEvent) -> ListCheckpointsRequest:

@@ -1,5 +1,6 @@
 """The requests and responses of the API."""
 
+import operator
 from contextlib import suppress
 from typing import Annotated, Literal
 
@@ -57,6 +58,13 @@ class DeleteCheckpointsResponse(BaseModel):
 
     deleted_count: int
     not_found_steps: list[int]
+    # Only in the response to a dry run. Without it, this is the response of the contract.
+    dry_run: Annotated[
+        bool,
+        Field(
+            description="True if this was a dry run: nothing was deleted.", exclude_if=operator.not_
+        ),
+    ] = False
 
 
 class CheckpointResponse(BaseModel):

@@ -18,6 +18,7 @@ class Deletion(openai.BaseModel):
 
     deleted_count: int
     not_found_steps: list[int]
+    dry_run: bool = False
 
 
 class Checkpoint(openai.BaseModel):
@@ -57,7 +58,7 @@ def test_a_dry_run_through_the_sdk_deletes_nothing(deployment: Deployment, token
 
     dry_run = delete(deployment, token, [0, 1, 9], dry_run=True)
 
-    assert Deletion(deleted_count=2, not_found_steps=[9]) == dry_run
+    assert Deletion(deleted_count=2, not_found_steps=[9], dry_run=True) == dry_run
     assert {0, 1, 2} == deployment.stored_steps()
 
 

@@ -78,9 +78,10 @@ def test_a_dry_run_reports_what_the_deletion_then_does(
 
     response = send(url=deployment.url() + query, data=f'{{"steps": [3, 1, 99]{more}}}')
 
-    assert (200, {"deleted_count": 2, "not_found_steps": [99]}) == status_and_body(response)
+    expected = {"deleted_count": 2, "not_found_steps": [99]}
+    assert (200, expected | {"dry_run": True}) == status_and_body(response)
     assert set(range(5)) == deployment.stored_steps()
-    assert status_and_body(response) == status_and_body(send([3, 1, 99]))
+    assert (200, expected) == status_and_body(send([3, 1, 99]))
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,26 @@ def test_deletes_nothing_if_dry_run_is_not_a_boolean(
         "loc": ["query", "dry_run"],
         "msg": "Input should be true or false",
         "type": "bool_parsing",
+    }
+    assert (422, {"detail": [error]}) == status_and_body(response)
+    assert {0, 1} == deployment.stored_steps()
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [("?dryRun=true", "dryRun"), ("?dry_run[]=true", "dry_run[]"), ("?dry%2Drun", "dry-run")],
+)
+def test_deletes_nothing_if_dry_run_is_misspelled(
+    deployment: Deployment, send: Send, query: str, name: str
+) -> None:
+    deployment.put_checkpoints(range(2))
+
+    response = send([1], url=deployment.url() + query)
+
+    error = {
+        "loc": ["query", name],
+        "msg": "The name should be spelled dry_run",
+        "type": "misspelled_name",
     }
     assert (422, {"detail": [error]}) == status_and_body(response)
     assert {0, 1} == deployment.stored_steps()

@@ -61,7 +61,7 @@ def test_a_dry_run_needs_no_permission_to_delete(
     role.take_away("dynamodb:DeleteItem")
     response = send(list(range(count)), url=f"{deployment.url()}?dry_run=true")
 
-    assert (200, {"deleted_count": count, "not_found_steps": []}) == (
+    assert (200, {"deleted_count": count, "not_found_steps": [], "dry_run": True}) == (
         response.status,
         response.body,
     )
