@@ -22,7 +22,7 @@ DEFAULT_PAGE_SIZE = 20
 
 DRY_RUN_DESCRIPTION = (
     "If true in the query or in the body, nothing is deleted. The response shows what would be "
-    "deleted."
+    "deleted. Another spelling, such as dryRun, is refused with 422."
 )
 
 
