@@ -162,6 +162,12 @@ def misspelled(place: str, name: str) -> dict[str, object]:
     return error([place, name], "misspelled_name", "The name should be spelled dry_run")
 
 
+def test_rejects_a_spelling_that_is_not_unicode(call: Call) -> None:
+    assert invalid(misspelled("query", "dry?run")) == call(
+        steps=[1], **query(**{"dry\ud800run": 1})
+    )
+
+
 @pytest.mark.parametrize("name", MISSPELLED)
 @pytest.mark.parametrize("value", [True, False])
 def test_rejects_another_spelling(call: Call, endpoint: Endpoint, name: str, value: object) -> None:

@@ -94,9 +94,10 @@ def _check_spelling(place: str, names: Iterable[str]) -> list[ValidationError]:
     """Return an error for the first name, if any, that is a misspelled `dry_run`."""
     for name in names:
         if name != "dry_run" and _resembles_dry_run(name):
-            loc = [place, name[:MAX_NAME_LENGTH]]
+            # The query of an event can have unpaired surrogates, which a response cannot have.
+            shown = name[:MAX_NAME_LENGTH].encode(errors="replace").decode()
             msg = "The name should be spelled dry_run"
-            return [ValidationError(loc=loc, msg=msg, type="misspelled_name")]
+            return [ValidationError(loc=[place, shown], msg=msg, type="misspelled_name")]
     return []
 
 
