@@ -3,9 +3,8 @@
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
-
-from botocore.exceptions import BotoCoreError, ClientError
 
 from emulators.aws import (
     EVERY_ADDRESS,
@@ -17,7 +16,8 @@ from emulators.aws import (
 )
 from emulators.dynamodb import create_tables
 from emulators.records import MODEL, put_demo
-from scripts.terminal import say, stop_on_signals
+from scripts.stacks import report_errors
+from scripts.terminal import run, say, stop_on_signals
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -26,7 +26,7 @@ DEFAULT_PORT = 8000  # the same as in samconfig.toml
 TABLES = ("CheckpointsTable", "TokensTable")  # `sam local` replaces their !Ref with these names
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until interrupted, or reset the data; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -40,8 +40,12 @@ def main() -> int:
         action="store_true",
         help="reset the records and tokens of the DynamoDB that is running on this port",
     )
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     stop_on_signals()
+    return report_errors("local.py", lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         if options.reseed:
             _reseed(options.port)
@@ -49,9 +53,6 @@ def main() -> int:
             _serve(options.port)
     except KeyboardInterrupt:
         say("Stopped. No process is left running.")
-    except (AwsEmulatorError, BotoCoreError, ClientError) as error:
-        print(f"local.py: {error}", file=sys.stderr)
-        return 1
     return 0
 
 
@@ -114,4 +115,4 @@ or, to send requests:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

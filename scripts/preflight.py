@@ -12,6 +12,7 @@ from botocore.exceptions import NoRegionError
 
 from emulators.template import read_template
 from scripts.stacks import UsageError, report_errors
+from scripts.terminal import run
 
 NONE = "none"  # the value that turns an optional feature off
 
@@ -103,4 +104,4 @@ def parse_parameters(overrides: Iterable[str]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

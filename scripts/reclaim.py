@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("Use --since only with --log.")
     stop_on_signals()
     retry = _retry_log if options.log else _retry_batches
-    return report_errors("reclaim.py", lambda: retry(options))
+    return report_errors("reclaim.py", lambda: retry(options), is_repeatable=True)
 
 
 def _retry_log(options: argparse.Namespace) -> int:

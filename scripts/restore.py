@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if (options.model is None) != (options.steps is None):
         parser.error("Use --model and --steps together.")
     stop_on_signals()
-    return report_errors("restore.py", lambda: _run(options))
+    return report_errors("restore.py", lambda: _run(options), is_repeatable=True)
 
 
 def _run(options: argparse.Namespace) -> int:

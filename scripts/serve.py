@@ -4,22 +4,21 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
-
-from botocore.exceptions import BotoCoreError, ClientError
 
 from checkpoints.auth import DELETE_SCOPE, READ_SCOPE
 from emulators import STACK
-from emulators.aws import AwsEmulator, AwsEmulatorError, aws_emulator, build, free_port
+from emulators.aws import AwsEmulator, aws_emulator, build, free_port
 from emulators.records import ARTIFACTS_BUCKET, ENTITY, MODEL, STEPS, artifact_keys, put_demo_model
 from scripts import tokens
-from scripts.terminal import say, stop_on_signals
+from scripts.stacks import report_errors
+from scripts.terminal import run, say, stop_on_signals
 
 EXPECTED_MESSAGES = ("Deletion completed", "Checkpoints listed")  # the counts say the same
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until interrupted; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -28,8 +27,12 @@ def main() -> int:
     parser.add_argument(
         "--verbose", action="store_true", help="show all log lines of the functions, unformatted"
     )
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     stop_on_signals()
+    return report_errors("serve.py", lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         port = free_port(options.port)  # before the build, which takes a while
         say("Building the functions")
@@ -39,9 +42,6 @@ def main() -> int:
             _serve(emulator, verbose=options.verbose)
     except KeyboardInterrupt:
         say("Stopped. No process is left running.")
-    except (AwsEmulatorError, BotoCoreError, ClientError) as error:
-        print(f"serve.py: {error}", file=sys.stderr)
-        return 1
     return 0
 
 
@@ -186,4 +186,4 @@ def log_messages(emulator: AwsEmulator) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from checkpoints.auth import hash_token
 from emulators.records import put_checkpoints, put_token
 from scripts.deletions import format_steps
-from scripts.stacks import UsageError, describe, output_of
+from scripts.stacks import describe, output_of, report_errors
 from scripts.terminal import run, stop_on_signals
 
 if TYPE_CHECKING:
@@ -48,17 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     stop_on_signals()
-    try:
-        url = options.url or output_of(options.stack, "ApiUrl")
-        tables = [
-            output_of(options.stack, f"{kind}TableName") for kind in ("Checkpoints", "Tokens")
-        ]
-        return int(not Smoke(url, *tables).run())
-    except UsageError as error:
-        print(f"smoke.py: {error}", file=sys.stderr)
-    except (BotoCoreError, ClientError) as error:
-        print(f"smoke.py: {describe(error)}", file=sys.stderr)
-    return 1
+    return report_errors("smoke.py", lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    url = options.url or output_of(options.stack, "ApiUrl")
+    tables = [output_of(options.stack, f"{kind}TableName") for kind in ("Checkpoints", "Tokens")]
+    return int(not Smoke(url, *tables).run())
 
 
 def _url(text: str) -> str:

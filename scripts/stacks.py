@@ -1,6 +1,9 @@
 """Read the outputs of a deployed stack, and describe errors of AWS."""
 
+import os
+import re
 import sys
+import traceback
 from collections.abc import Callable
 
 import boto3
@@ -9,10 +12,14 @@ from botocore.exceptions import (
     ClientError,
     ConnectTimeoutError,
     EndpointConnectionError,
+    HTTPClientError,
     NoCredentialsError,
     NoRegionError,
     ProfileNotFound,
+    SSLError,
 )
+
+from emulators.aws import AwsEmulatorError
 
 EXPIRED_CREDENTIALS = "The AWS credentials have expired. Log in again, or set AWS_PROFILE."
 INVALID_CREDENTIALS = "AWS does not accept the credentials. Log in again, or set AWS_PROFILE."
@@ -65,39 +72,69 @@ def output_of(stack: str, key: str, *, parameter: str | None = None) -> str:
     return outputs[key]
 
 
-def report_errors(name: str, work: Callable[[], int]) -> int:
-    """Run a command that is safe to repeat, and return its exit code.
+def report_errors(name: str, work: Callable[[], int], *, is_repeatable: bool = False) -> int:
+    """Run a command, and return its exit code.
 
-    If it fails because of a wrong use or an error of AWS, print why, and return 1.
+    If it fails because of a wrong use, a wrong setting or an error of AWS, print why, and return 1.
     """
     try:
         return work()
-    except UsageError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+    except (UsageError, AwsEmulatorError) as error:
+        message = str(error)
     except (BotoCoreError, ClientError) as error:
-        print(f"{name}: {describe(error)}", file=sys.stderr)
+        message = describe(error)
+    except (ValueError, OSError, EOFError) as error:
+        if not _is_raised_by_boto3(error):
+            raise
+        message = _describe_setting(error)
     except KeyboardInterrupt:
-        print("It is safe to run the command again.", file=sys.stderr)
+        if is_repeatable:
+            print("It is safe to run the command again.", file=sys.stderr)
         raise
+    print(f"{name}: {message}", file=sys.stderr)
     return 1
+
+
+def _is_raised_by_boto3(error: Exception) -> bool:
+    """Return whether it is raised in boto3, which raises built-in errors for some settings."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(frame.f_globals["__name__"].startswith("botocore.") for frame in frames)
+
+
+def _describe_setting(error: Exception) -> str:
+    """Return a message that names the variable with the wrong setting, or all that are set."""
+    message = str(error).strip().rstrip(".") or type(error).__name__
+    is_set = {key: value for key, value in sorted(os.environ.items()) if key.startswith("AWS_")}
+    is_named = [
+        key
+        for key, value in is_set.items()
+        if value and re.search(rf"(?<!\w){re.escape(value)}(?!\w)", message)
+    ]
+    names = " and ".join(is_named) or ", ".join([*is_set, "and the AWS configuration files"])
+    return f"An AWS setting is not valid: {message}. Check {names}."
 
 
 def describe(error: BotoCoreError | ClientError) -> str:
     """Return a message that says why a call to AWS failed, and how to fix it."""
+    message = str(error)
     match error:
         case NoRegionError():
-            return "No AWS region is set. Set AWS_DEFAULT_REGION, or AWS_PROFILE."
+            message = "No AWS region is set. Set AWS_DEFAULT_REGION, or AWS_PROFILE."
         case NoCredentialsError():
-            return "No AWS credentials were found. Set AWS_PROFILE, or log in."
+            message = "No AWS credentials were found. Set AWS_PROFILE, or log in."
         case ProfileNotFound():
-            return f"The AWS profile {error.kwargs['profile']!r} is not configured here."
+            message = f"The AWS profile {error.kwargs['profile']!r} is not configured here."
         case EndpointConnectionError() | ConnectTimeoutError():
-            return f"{error}. Check the network, AWS_DEFAULT_REGION, and AWS_ENDPOINT_URL if set."
-        case ClientError(response={"Error": {"Code": code, "Message": message}}):
-            denied = f"The AWS credentials lack a permission. {message}"
+            message += ". Check the network, AWS_DEFAULT_REGION, and AWS_ENDPOINT_URL if set."
+        case SSLError():
+            message += ". Check AWS_ENDPOINT_URL and AWS_CA_BUNDLE, if they are set."
+        case HTTPClientError() if "Invalid header value" in message:  # it contains the credentials
+            message = "The AWS credentials contain a line break or another invalid character."
+        case ClientError(response={"Error": {"Code": code, "Message": text}}):
+            denied = f"The AWS credentials lack a permission. {text}"
             sentences = CREDENTIAL_ERRORS | {
                 "AccessDenied": denied,
                 "AccessDeniedException": denied,
             }
-            return sentences.get(code, str(error))
-    return str(error)
+            message = sentences.get(code, message)
+    return message

@@ -16,7 +16,7 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from checkpoints.auth import DELETE_SCOPE, READ_SCOPE, hash_token
-from scripts.stacks import UsageError, describe, output_of
+from scripts.stacks import UsageError, describe, output_of, report_errors
 from scripts.terminal import parse_duration, run
 
 if TYPE_CHECKING:
@@ -48,22 +48,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"--stack STACK {STANDARD_INPUT}`, and paste the token at the prompt."
         )
     options = parser.parse_args(arguments)
+    return report_errors("tokens.py", lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    client, table = boto3.client("dynamodb"), _table_name(options)
     try:
-        client, table = _connect(options)
-        try:
-            options.command(client, table, options)
-        except client.exceptions.ResourceNotFoundException:
-            raise UsageError(
-                f"There is no table {table!r} in the region {client.meta.region_name}. Name "
-                "another with --table, --stack or TOKENS_TABLE, or set AWS_DEFAULT_REGION or "
-                "AWS_PROFILE."
-            ) from None
-    except UsageError as error:
-        print(f"tokens.py: {error}", file=sys.stderr)
-        return 1
-    except (BotoCoreError, ClientError) as error:
-        print(f"tokens.py: {describe(error)}", file=sys.stderr)
-        return 1
+        options.command(client, table, options)
+    except client.exceptions.ResourceNotFoundException:
+        raise UsageError(
+            f"There is no table {table!r} in the region {client.meta.region_name}. Name another "
+            "with --table, --stack or TOKENS_TABLE, or set AWS_DEFAULT_REGION or AWS_PROFILE."
+        ) from None
     return 0
 
 
@@ -303,16 +299,6 @@ def _table_name(options: argparse.Namespace) -> str:
     if not name:
         raise UsageError("Name the table, for example with --stack checkpoints.")
     return name
-
-
-def _connect(options: argparse.Namespace) -> tuple["DynamoDBClient", str]:
-    """Return a client, and the name of the table."""
-    try:
-        return boto3.client("dynamodb"), _table_name(options)
-    except ValueError as error:  # a setting is not a valid URL or region
-        raise UsageError(
-            f"{str(error).rstrip('.')}. Check AWS_ENDPOINT_URL and AWS_DEFAULT_REGION."
-        ) from None
 
 
 def _records(client: "DynamoDBClient", table: str) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 import shlex
 import socket
-import sys
 from types import ModuleType
 
 import pytest
@@ -62,9 +61,8 @@ def test_starts_nothing_if_the_port_is_in_use(
     monkeypatch.setattr(script, "stop_on_signals", lambda: None)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        monkeypatch.setattr(sys, "argv", [name, "--port", str(port)])
 
-        assert 1 == script.main()
+        assert 1 == script.main(["--port", str(port)])
 
     message = (
         f"{name}: Cannot listen on port {port}: Address already in use. "
@@ -78,9 +76,8 @@ def test_reseed_fails_if_nothing_is_running(
     port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(local, "stop_on_signals", lambda: None)
-    monkeypatch.setattr(sys, "argv", ["local.py", "--reseed", "--port", str(port)])
 
-    assert 1 == local.main()
+    assert 1 == local.main(["--reseed", "--port", str(port)])
 
     assert (
         "",

@@ -349,7 +349,10 @@ def test_explains_itself(run: Run, command: list[str]) -> None:
         (
             "AWS_ENDPOINT_URL_DYNAMODB",
             "nonsense",
-            "Invalid endpoint: nonsense. Check AWS_ENDPOINT_URL and AWS_DEFAULT_REGION.",
+            (
+                "An AWS setting is not valid: Invalid endpoint: nonsense. "
+                "Check AWS_ENDPOINT_URL_DYNAMODB."
+            ),
         ),
         (
             "AWS_DEFAULT_REGION",

@@ -1,0 +1,148 @@
+"""Every command turns a wrong AWS setting into one sentence and exit code 1."""
+
+import os
+import socket
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from emulators.aws import AwsEmulator
+from scripts import local, preflight, reclaim, restore, serve, smoke, tokens
+from scripts.stacks import report_errors
+
+type Main = Callable[[Sequence[str]], int]
+
+STACK = ["--stack", "absent"]
+COMMANDS: dict[str, tuple[Main, list[str]]] = {
+    "tokens.py": (tokens.main, ["list", *STACK]),
+    "restore.py": (restore.main, [*STACK, "--from", "x", "--request", str(uuid.UUID(int=1))]),
+    "reclaim.py": (reclaim.main, [*STACK, "--log"]),
+    "smoke.py": (smoke.main, STACK),
+    "make deploy": (preflight.main, []),
+    "serve.py": (serve.main, []),
+    "local.py": (local.main, ["--reseed"]),
+}
+
+
+@pytest.fixture(autouse=True)
+def _new_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the settings again, and start no emulator."""
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    for module in (local, restore, reclaim, serve, smoke):
+        monkeypatch.setattr(module, "stop_on_signals", lambda: None)
+
+    @contextmanager
+    def emulator(port: int) -> Iterator[AwsEmulator]:
+        yield AwsEmulator(port)
+
+    monkeypatch.setattr(serve, "build", lambda: None)
+    monkeypatch.setattr(serve, "aws_emulator", emulator)
+    monkeypatch.setattr(AwsEmulator, "is_listening", lambda _: True)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_names_the_variable_with_an_invalid_setting(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main, arguments = COMMANDS[name]
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "abc")
+
+    assert 1 == main(arguments)
+    assert (
+        f"{name}: An AWS setting is not valid: invalid literal for int() with base 10: 'abc'. "
+        "Check AWS_MAX_ATTEMPTS.\n"
+    ) == capsys.readouterr().err
+
+
+def set_only(monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]) -> None:
+    """Make these the only AWS settings, besides a region."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in ({"AWS_DEFAULT_REGION": "us-east-1"} | settings).items():
+        monkeypatch.setenv(name, value)
+
+
+def call_aws() -> int:
+    """Make a call that would fail fast."""
+    config = Config(connect_timeout=1, read_timeout=1, retries={"total_max_attempts": 1})
+    boto3.client("dynamodb", config=config).list_tables()
+    return 0
+
+
+def failure(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the sentence with which a command fails that makes a call."""
+    assert 1 == report_errors("command", call_aws)
+    sentence = capsys.readouterr().err
+    assert 1 == sentence.count("\n")
+    return sentence.removeprefix("command: ").rstrip()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        *(
+            (
+                "AWS_ENDPOINT_URL",
+                value,
+                f"An AWS setting is not valid: Invalid endpoint: {value}. Check AWS_ENDPOINT_URL.",
+            )
+            for value in ("localhost:4566", "http://a b")
+        ),
+        (
+            "AWS_WEB_IDENTITY_TOKEN_FILE",
+            "/absent",
+            (
+                "An AWS setting is not valid: [Errno 2] No such file or directory: '/absent'. "
+                "Check AWS_WEB_IDENTITY_TOKEN_FILE."
+            ),
+        ),
+        (
+            "AWS_ENDPOINT_URL",
+            "http://[::1",
+            (
+                "An AWS setting is not valid: Invalid IPv6 URL. Check AWS_CONFIG_FILE, "
+                "AWS_DEFAULT_REGION, AWS_EC2_METADATA_DISABLED, AWS_ENDPOINT_URL, and the AWS "
+                "configuration files."
+            ),
+        ),
+        (
+            "AWS_DEFAULT_REGION",
+            "us_east",
+            "Provided region_name 'us_east' doesn't match a supported format.",
+        ),
+    ],
+)
+def test_names_the_settings_that_can_be_wrong(
+    variable: str,
+    value: str,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    others = {"AWS_CONFIG_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
+    if "IDENTITY" in variable:
+        others["AWS_ROLE_ARN"] = "arn:aws:iam::123456789012:role/x"
+    set_only(monkeypatch, others | {variable: value})
+
+    assert sentence == failure(capsys)
+
+
+def test_does_not_print_credentials_that_cannot_be_sent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("AWS_SESSION_TOKEN", "secret\n")
+
+        assert (
+            "The AWS credentials contain a line break or another invalid character."
+        ) == failure(capsys)
+
+
+def test_does_not_hide_an_error_of_the_command() -> None:
+    with pytest.raises(ValueError, match="abc"):
+        report_errors("command", lambda: int("abc"))
