@@ -5,6 +5,7 @@ import socket
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import boto3
 import pytest
@@ -146,3 +147,18 @@ def test_does_not_print_credentials_that_cannot_be_sent(
 def test_does_not_hide_an_error_of_the_command() -> None:
     with pytest.raises(ValueError, match="abc"):
         report_errors("command", lambda: int("abc"))
+
+
+def test_credentials_of_aws_login_can_be_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the library awscrt, boto3 says that a dependency is missing."""
+    config = tmp_path / "config"
+    config.write_text("[profile x]\nlogin_session = arn:aws:iam::123456789012:user/x\n")
+    cache = {"AWS_LOGIN_CACHE_DIRECTORY": str(tmp_path)}
+    set_only(monkeypatch, cache | {"AWS_CONFIG_FILE": str(config), "AWS_PROFILE": "x"})
+
+    assert (
+        "Error loading login session token: Unable to load a existing login session for session "
+        "arn:aws:iam::123456789012:user/x. Please reauthenticate with 'aws login'."
+    ) == failure(capsys)
