@@ -1,6 +1,5 @@
 """Send sample events through the functions, with DynamoDB and S3 in memory, and show results."""
 
-import argparse
 import contextlib
 import io
 import json
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from scripts.terminal import emphasize, run
+from scripts.terminal import Parser, emphasize, run
 
 if TYPE_CHECKING:
     from emulators.dynamodb import Table
@@ -30,7 +29,7 @@ type Event = dict[str, Any]
 
 def main() -> int:
     """Send the events named on the command line, or all events in events/."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__,
         epilog="Each event starts with the same tables: three models, and the tokens of two teams.",
     )

@@ -17,7 +17,7 @@ from emulators.aws import (
 from emulators.dynamodb import create_tables
 from emulators.records import MODEL, put_demo
 from scripts.stacks import report_errors
-from scripts.terminal import run, say, stop_on_signals
+from scripts.terminal import Parser, run, say, stop_on_signals
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -28,7 +28,7 @@ TABLES = ("CheckpointsTable", "TokensTable")  # `sam local` replaces their !Ref 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until interrupted, or reset the data; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--port",
         type=int,

@@ -1,6 +1,5 @@
 """Write docs/openapi.json, the description of the API, from the code."""
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -30,13 +29,14 @@ from checkpoints.schemas import (
     IncompleteDeletion,
     ListCheckpointsResponse,
 )
+from scripts.terminal import Parser
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "openapi.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the document, or with `--check` only check whether the file is up to date."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--check", action="store_true", help="write nothing, and fail if the file is out of date"
     )

@@ -12,7 +12,7 @@ from botocore.exceptions import NoRegionError
 
 from emulators.template import read_template
 from scripts.stacks import UsageError, report_errors
-from scripts.terminal import run
+from scripts.terminal import Parser, run
 
 NONE = "none"  # the value that turns an optional feature off
 
@@ -26,7 +26,7 @@ _PARAMETER = re.compile(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check the options of `sam deploy`; return the exit code: 0 all is well, 1 not."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__,
         epilog="The options are those of sam deploy. Its other options are ignored.",
         allow_abbrev=False,

@@ -17,7 +17,14 @@ from botocore.config import Config
 
 from scripts.deleted_records import DeletedRecord, Fields, find_in_log, read_batches
 from scripts.stacks import UsageError, output_of, report_errors
-from scripts.terminal import format_size, parse_duration, run, run_concurrently, stop_on_signals
+from scripts.terminal import (
+    Parser,
+    format_size,
+    parse_duration,
+    run,
+    run_concurrently,
+    stop_on_signals,
+)
 
 # For each attempt. A record that runs out of time gets a separate invocation in the last attempt.
 RECORDS_PER_INVOCATION = (25, 5, 1)
@@ -186,7 +193,7 @@ def _format_objects(records: Collection[Fields]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__,
         epilog="It is safe to run this command again. Exit codes: 0 everything is done, 1 not "
         "everything is done, 2 wrong usage, 130 interrupted.",

@@ -21,7 +21,7 @@ from checkpoints.reads import MAX_MODEL_ID_BYTES
 from scripts.artifact_recovery import Recovery
 from scripts.deletions import Deleted, find_in_log, format_steps, parse_steps
 from scripts.stacks import UsageError, output_of, report_errors
-from scripts.terminal import run, run_concurrently, stop_on_signals
+from scripts.terminal import Parser, run, run_concurrently, stop_on_signals
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -57,37 +57,51 @@ def _run(options: argparse.Namespace) -> int:
     client = boto3.client("dynamodb", config=CONFIG)
     table = output_of(options.stack, "CheckpointsTableName")
     restored_to = _check_tables(client, options.source, table)
+    everything: dict[UUID | None, Deleted] = {None: Deleted(options.model, options.steps)}
     if options.request:
         log_group = output_of(options.stack, "ApiFunctionLogGroupName")
-        deleted = find_in_log(log_group, options.request, since=restored_to)
-    else:
-        deleted = Deleted(options.model, options.steps)
-    recovery = _prepare_recovery(options, restored_to) if options.artifacts else None
-    copy = Copy(client, options.source, table, deleted, dry_run=options.dry_run)
+        # All of them first, so that nothing is restored if the id of one is wrong.
+        everything = {
+            request: find_in_log(log_group, request, since=restored_to)
+            for request in dict.fromkeys(options.request)
+        }
+    bucket = None
+    if options.artifacts:
+        bucket = output_of(options.stack, "ArtifactsBucketName", parameter="ArtifactsBucket")
+    succeeded = True
+    for request, deleted in everything.items():
+        if len(everything) > 1:
+            print(f"Request: {request}")
+        copy = Copy(client, options.source, table, deleted, dry_run=options.dry_run)
+        recovery = None
+        if bucket and deleted.steps:
+            recovery = Recovery(bucket, since=restored_to, dry_run=options.dry_run)
+        succeeded &= _restore(copy, recovery)
+        if not deleted.complete:
+            print(
+                f"The log does not have the whole request {request} yet. Run the command again "
+                "later.",
+                file=sys.stderr,
+            )
+            succeeded = False
+    return int(not succeeded)
+
+
+def _restore(copy: "Copy", recovery: Recovery | None) -> bool:
+    """Restore records, and their artifacts; return whether all of them are there."""
     try:
         copy.run()
     finally:
         copy.report()
     # After the records, because artifacts are not deleted again if their record is in the table.
-    if recovery and deleted.steps:
+    if recovery:
         try:
             recovery.run(copy.artifact_uris)
         finally:
             recovery.report()
     elif copy.has_restored_artifact_uris:
         print("Their artifacts may have been deleted. To restore them too, add --artifacts.")
-    if not deleted.complete:
-        print(
-            "The log does not have the whole request yet. Run the command again later.",
-            file=sys.stderr,
-        )
-    succeeded = copy.succeeded and (recovery is None or recovery.succeeded)
-    return int(not (succeeded and deleted.complete))
-
-
-def _prepare_recovery(options: argparse.Namespace, restored_to: datetime) -> Recovery:
-    bucket = output_of(options.stack, "ArtifactsBucketName", parameter="ArtifactsBucket")
-    return Recovery(bucket, since=restored_to, dry_run=options.dry_run)
+    return copy.succeeded and (recovery is None or recovery.succeeded)
 
 
 def _check_tables(client: "DynamoDBClient", source: str, target: str) -> datetime:
@@ -228,7 +242,7 @@ def _model_id(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__,
         epilog="This command never overwrites a record, so it is safe to run it again. Exit codes: "
         "0 all checkpoints are there, 1 not all (with --artifacts, also if one has no object), 2 "
@@ -241,9 +255,11 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--request",
+        action="append",
         type=UUID,
         metavar="ID",
-        help="restore what this request deleted; the ID is its function_request_id in the log",
+        help="restore what this request deleted; the ID is its function_request_id in the log; "
+        "repeat the option for several requests",
     )
     what.add_argument(
         "--model",

@@ -13,14 +13,14 @@ from emulators.aws import AwsEmulator, aws_emulator, build, free_port
 from emulators.records import ARTIFACTS_BUCKET, ENTITY, MODEL, STEPS, artifact_keys, put_demo_model
 from scripts import tokens
 from scripts.stacks import report_errors
-from scripts.terminal import run, say, stop_on_signals
+from scripts.terminal import Parser, run, say, stop_on_signals
 
 EXPECTED_MESSAGES = ("Deletion completed", "Checkpoints listed")  # the counts say the same
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until interrupted; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--port", type=int, default=0, help="port to listen on (default: a free port)"
     )

@@ -17,7 +17,7 @@ from checkpoints.auth import hash_token
 from emulators.records import put_checkpoints, put_token
 from scripts.deletions import format_steps
 from scripts.stacks import describe, output_of, report_errors
-from scripts.terminal import run, stop_on_signals
+from scripts.terminal import Parser, run, stop_on_signals
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -35,7 +35,7 @@ type Check = tuple[str, object, Callable[[], object]]  # description, expected, 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit code: 0 all checks passed, 1 not all passed, 2 wrong usage."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__,
         epilog="The temporary records are a token, and checkpoints of a model with a random name. "
         "They are deleted at the end. You need these permissions: cloudformation:DescribeStacks; "

@@ -1,4 +1,4 @@
-"""Helpers for the scripts: parse durations, print, show progress, and handle signals."""
+"""Helpers for the scripts: parse options, print, show progress, and handle signals."""
 
 import argparse
 import os
@@ -8,13 +8,41 @@ import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from typing import TextIO
+from functools import partial
+from typing import Any, TextIO
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
 MAX_DURATION = 100 * 365 * SECONDS["d"]
 ERASE_LINE = "\r\033[K"
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses an option that is given twice, where argparse would ignore the first value."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 those of argparse
+        super().__init__(*arguments, **options)
+        self.register("action", None, _Once)
+        self.register("action", "store_true", partial(_Once, nargs=0, default=False))
+
+
+class _Once(argparse.Action):
+    """Stores the value of an option, or True if it takes none."""
+
+    _given = False
+
+    def __call__(
+        self,
+        _parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,  # noqa: ANN401 whatever the type of the option returns
+        _option: str | None = None,
+    ) -> None:
+        if self._given:
+            raise argparse.ArgumentError(self, "it is given twice")
+        self._given = True
+        setattr(namespace, self.dest, True if self.nargs == 0 else values)
 
 
 def emphasize(text: str) -> str:

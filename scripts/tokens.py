@@ -17,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from checkpoints.auth import DELETE_SCOPE, READ_SCOPE, hash_token
 from scripts.stacks import UsageError, describe, output_of, report_errors
-from scripts.terminal import parse_duration, run
+from scripts.terminal import Parser, parse_duration, run
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -222,7 +222,7 @@ def _find(records: list[dict[str, Any]], wanted: str) -> dict[str, Any]:
     return found[0]
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     """Removes arguments that could be a token, or a part of one, from error messages."""
 
     def error(self, message: str) -> NoReturn:

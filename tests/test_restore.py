@@ -55,9 +55,9 @@ def _restored_table(endpoint: Endpoint) -> None:  # noqa: ARG001 within which th
 def run(_restored_table: None, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run the command, with the restored table unless another is named."""
 
-    def run(*arguments: str, bucket: str | None = None) -> Result:
+    def run(*arguments: str, source: str = RESTORED, bucket: str | None = None) -> Result:
         outputs = {"ArtifactsBucketName": bucket} if bucket else {}
-        arguments = ("--from", RESTORED, *arguments)
+        arguments = ("--from", source, *arguments)
         return run_command(
             restore.main, *arguments, endpoint=endpoint, capsys=capsys, outputs=outputs
         )
@@ -299,6 +299,43 @@ def test_a_dry_run_only_reports(run: Run, delete: Delete, endpoint: Endpoint) ->
     assert {"DescribeTable", "BatchGetItem"} == set(endpoint.calls)
 
 
+def test_restores_what_several_requests_deleted_each_with_its_own_report(
+    run: Run, delete: Delete
+) -> None:
+    put_both([1, 2, 3, 4])
+    first, second, third = delete([1, 2]), delete([3]), delete([99])
+
+    result = run("--request", first, "--request", second, "--request", first, "--request", third)
+
+    told = (
+        f"Request: {first}\n{report('Restored: 2 (1-2)')}"
+        f"Request: {second}\n{report('Restored: 1 (3)')}"
+        f"Request: {third}\n{NOTHING}"
+    )
+    assert Result(0, told, SEARCHING * 3) == result
+    assert {MODEL: {1, 2, 3, 4}} == stored_checkpoints()
+
+
+def test_fails_if_one_of_several_requests_cannot_be_restored(run: Run, delete: Delete) -> None:
+    put_both([1])
+    put_checkpoints(MODEL, [2], entity=ENTITY)
+    restorable, missing = delete([1]), delete([2])
+
+    result = run("--request", missing, "--request", restorable)
+
+    assert 1 == result.returncode
+    assert report("Restored: 1 (1)") in result.stdout
+    assert {MODEL: {1}} == stored_checkpoints()
+
+
+def test_restores_nothing_if_one_of_several_requests_is_unknown(run: Run, delete: Delete) -> None:
+    put_both([1])
+
+    result = run("--request", delete([1]), "--request", str(uuid.UUID(int=1)))
+
+    assert (1, "", {}) == (result.returncode, result.stdout, stored_checkpoints())
+
+
 @pytest.mark.parametrize("event", [{"token": None}, {"body": "{}"}, {}], ids=str)
 def test_restores_nothing_if_nothing_was_deleted(run: Run, delete: Delete, event: Any) -> None:
     request = delete([1], **event)
@@ -351,7 +388,7 @@ def test_restores_what_the_log_has_and_says_if_it_is_incomplete(
     result = run("--request", request)
 
     assert (1, report(f"Restored: 1 ({left})")) == (result.returncode, result.stdout)
-    assert "The log does not have the whole request yet." in result.stderr
+    assert f"The log does not have the whole request {request} yet." in result.stderr
     assert {MODEL: {left}} == stored_checkpoints()
 
 
@@ -428,7 +465,7 @@ def test_refuses_a_table_that_it_cannot_restore_from(
 ) -> None:
     endpoint.fail("DescribeTable", fault)
 
-    result = run("--model", MODEL, "--steps", "1", "--from", table)
+    result = run("--model", MODEL, "--steps", "1", source=table)
 
     assert Result(1, "", f"restore.py: {message}\n") == result
 
