@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from checkpoints.auth import DELETE_SCOPE, READ_SCOPE, hash_token
+from checkpoints.auth import DELETE_SCOPE, READ_SCOPE, TOKEN_ID_DIGITS, hash_token
 from scripts.stacks import UsageError, describe, output_of, report_errors
 from scripts.terminal import Parser, parse_duration, run
 
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 
 SCOPES = (DELETE_SCOPE, READ_SCOPE)
 SCOPE_PREFIX = "checkpoints:"  # left out in the list, so that its lines are short
-DATE, MINUTE = "%Y-%m-%d", "%Y-%m-%dT%H:%MZ"
 TOKEN_BYTES = 32
-SHOWN_HASH_DIGITS = 12
-MIN_HASH_DIGITS = 8  # with fewer, a mistyped name could match the hash of another token
 MAX_LABEL_CHARACTERS = 200  # because the log line of each request has the label
 STANDARD_INPUT = "-"
 FREE_TEXT_OPTIONS = ("--table", "--stack", "--entity", "--name")  # values may look like a token
@@ -107,13 +104,13 @@ def print_new(client: "DynamoDBClient", table: str, options: argparse.Namespace)
         f"  name     {options.name}\n"
         f"  scopes   {','.join(sorted(set(options.scope)))}\n"
         f"  expires  {_format_time(expires_at)}\n"
-        f"  hash     {token_hash[:SHOWN_HASH_DIGITS]}",
+        f"  id       {token_hash[:TOKEN_ID_DIGITS]}",
         file=sys.stderr,
     )
     try:
         print(token, flush=True)
     except OSError:
-        print("The token could not be written. Revoke it by its hash.", file=sys.stderr)
+        print("The token could not be written. Revoke it by its id.", file=sys.stderr)
         raise
     _warn_of_same_name(client, table, options.name, token_hash)
 
@@ -135,13 +132,13 @@ def _warn_of_same_name(client: "DynamoDBClient", table: str, name: str, token_ha
     for record in others:
         print(f"There is already a token named {_identity(record)}.", file=sys.stderr)
     if others:
-        print("To revoke one of them, use its hash.", file=sys.stderr)
+        print("To revoke one of them, use its id.", file=sys.stderr)
 
 
 def print_all(client: "DynamoDBClient", table: str, _: argparse.Namespace) -> None:
     """Print a line for each token, without its secret."""
     records = sorted(_records(client, table), key=lambda r: (_text(r, "entity"), _text(r, "name")))
-    rows = [("ENTITY", "NAME", "SCOPES", "CREATED", "EXPIRES", "HASH")]
+    rows = [("ENTITY", "NAME", "SCOPES", "CREATED", "EXPIRES", "ID")]
     rows += [
         (
             _text(record, "entity"),
@@ -150,9 +147,9 @@ def print_all(client: "DynamoDBClient", table: str, _: argparse.Namespace) -> No
                 scope.removeprefix(SCOPE_PREFIX)
                 for scope in sorted(record.get("scopes", {}).get("SS", []))
             ),
-            _format_time(record.get("created_at", {}).get("N"), default="", style=DATE),
+            _format_time(record.get("created_at", {}).get("N"), default=""),
             _format_time(record.get("expires_at", {}).get("N")),
-            _text(record, "token_hash")[:SHOWN_HASH_DIGITS],
+            _text(record, "token_hash")[:TOKEN_ID_DIGITS],
         )
         for record in records
     ]
@@ -162,7 +159,7 @@ def print_all(client: "DynamoDBClient", table: str, _: argparse.Namespace) -> No
 
 
 def revoke(client: "DynamoDBClient", table: str, options: argparse.Namespace) -> None:
-    """Delete the token with the given name, hash or secret."""
+    """Delete the token with the given name, id or secret."""
     if options.token == STANDARD_INPUT:
         key = {"token_hash": {"S": hash_token(_read_token())}}
     else:
@@ -194,7 +191,7 @@ def _read_token() -> str:
 
 
 def _find(records: list[dict[str, Any]], wanted: str) -> dict[str, Any]:
-    """Return the one token with this name or hash prefix.
+    """Return the one token with this name, this id, or this longer beginning of its hash.
 
     Raises:
         UsageError: there is no such token, or more than one.
@@ -205,20 +202,21 @@ def _find(records: list[dict[str, Any]], wanted: str) -> dict[str, Any]:
         for record in records
         if wanted == _raw(record, "name")
         or (
-            len(wanted) >= MIN_HASH_DIGITS and _raw(record, "token_hash").startswith(wanted.lower())
+            # With fewer digits, a mistyped name could match another token.
+            len(wanted) >= TOKEN_ID_DIGITS and _raw(record, "token_hash").startswith(wanted.lower())
         )
     ]
-    if not found and re.fullmatch(rf"[0-9a-fA-F]{{1,{MIN_HASH_DIGITS - 1}}}", wanted):
+    if not found and re.fullmatch(rf"[0-9a-fA-F]{{1,{TOKEN_ID_DIGITS - 1}}}", wanted):
         raise UsageError(
-            f"There is no token with the name {wanted!r}. To revoke one by its hash, give at least "
-            f"{MIN_HASH_DIGITS} digits of it."
+            f"There is no token with the name {wanted!r}. An id has {TOKEN_ID_DIGITS} digits."
         )
     if not found:
-        raise UsageError(f"There is no token with the name or the hash prefix {wanted!r}.")
+        raise UsageError(f"There is no token with the name or the id {wanted!r}.")
     if len(found) > 1:
-        raise UsageError(
-            "\n  ".join([f"{wanted!r} is ambiguous. Give a hash instead:", *map(_identity, found)])
-        )
+        ids = {_raw(record, "token_hash")[:TOKEN_ID_DIGITS] for record in found}
+        digits = TOKEN_ID_DIGITS if len(ids) == len(found) else None  # None: the whole hash
+        identities = [_identity(record, digits) for record in found]
+        raise UsageError("\n  ".join([f"{wanted!r} is ambiguous. Give an id:", *identities]))
     return found[0]
 
 
@@ -276,9 +274,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "token",
-        metavar=f"NAME|HASH-PREFIX|{STANDARD_INPUT}",
-        help=f"name of the token, or at least the first {MIN_HASH_DIGITS} digits of its hash, or "
-        f"{STANDARD_INPUT} to read the token itself from standard input",
+        metavar=f"NAME|ID|{STANDARD_INPUT}",
+        help=f"name or id of the token, or {STANDARD_INPUT} to read the token itself from standard "
+        "input",
     )
     command.set_defaults(command=revoke)
     return parser
@@ -317,19 +315,17 @@ def _text(record: dict[str, Any], key: str) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def _identity(record: dict[str, Any]) -> str:
-    return (
-        f"{_raw(record, 'name')!r} of {_raw(record, 'entity')!r} "
-        f"(hash {_raw(record, 'token_hash')[:SHOWN_HASH_DIGITS]})"
-    )
+def _identity(record: dict[str, Any], digits: int | None = TOKEN_ID_DIGITS) -> str:
+    token_id = _raw(record, "token_hash")[:digits]
+    return f"{_raw(record, 'name')!r} of {_raw(record, 'entity')!r} (id {token_id})"
 
 
-def _format_time(seconds: str | int | None, *, default: str = "never", style: str = MINUTE) -> str:
+def _format_time(seconds: str | int | None, *, default: str = "never") -> str:
     """Format seconds since the epoch for people. Other text is returned unchanged."""
     if seconds is None:
         return default
     try:
-        return datetime.fromtimestamp(float(seconds), UTC).strftime(style)
+        return f"{datetime.fromtimestamp(float(seconds), UTC):%Y-%m-%dT%H:%MZ}"
     except (ValueError, OverflowError):
         return str(seconds)
 

@@ -21,12 +21,14 @@ from logs import Lines, log_lines, metrics
 DENIED = reject(400, "AccessDeniedException")
 OUTAGE = reject(500, "InternalServerError")
 DRY_RUN = query(dry_run="true")
+NOT_UTF_8 = "/v1/preview/models/%FF/checkpoints"
 LIST: dict[str, Any] = {"method": "GET", "token": "reader"}
 
 REQUEST = {"correlation_id": "gateway-request-1"}
-CALLER = REQUEST | {"entity": ENTITY, "token_name": TOKEN}
-DELETION = CALLER | {"model_id": MODEL}
-LISTING = DELETION | {"token_name": "laptop"}
+CALLER = {"entity": ENTITY, "token_name": TOKEN, "token_id": hash_token(TOKEN)[:8]}
+DELETION = REQUEST | CALLER | {"model_id": MODEL}
+READER = {"token_name": "laptop", "token_id": hash_token("reader")[:8]}
+LISTING = DELETION | READER
 
 
 @pytest.fixture(autouse=True)
@@ -130,20 +132,28 @@ def test_one_line_says_who_listed_how_many(
         ({"path": "/elsewhere"}, 404, "unknown_route"),
         ({"token": "reader"}, 403, "insufficient_scope"),
         ({"body": '{"steps": ["secret"]}'}, 422, "invalid_request"),
+        ({"path": NOT_UTF_8}, 422, "invalid_request"),
+        ({"path": NOT_UTF_8, "token": "reader"}, 403, "insufficient_scope"),
     ],
 )
-def test_a_refusal_is_logged_with_its_reason_and_without_the_input(
+def test_a_refusal_is_logged_with_its_reason_and_whom_the_token_belongs_to(
     call: Call, lines: Lines, event: dict[str, Any], status: int, reason: str
 ) -> None:
-    """The line names the caller if the token is valid."""
-    callers = {403: CALLER | {"token_name": "laptop"}, 422: CALLER}
-    put_token("expired", entity=ENTITY, expires_at={"N": "1"})
+    """If the token is valid, the line has the model. It never has other input."""
+    model = {} if "path" in event else {"model_id": "someone's"}
+    put_token("expired", entity=ENTITY, name="old", expires_at={"N": "1"})
+    fields = {
+        "expired_token": CALLER | {"token_name": "old", "token_id": hash_token("expired")[:8]},
+        "insufficient_scope": CALLER | READER | model,
+        "invalid_request": CALLER | model,
+    }
 
     call(**{"body": '{"steps": [4711], "secret": "word"}', "model_id": "someone's"} | event)
 
     assert [
         {"level": "WARNING", "message": "Request refused", "status": status, "reason": reason}
-        | callers.get(status, REQUEST)
+        | REQUEST
+        | fields.get(reason, {})
     ] == log_lines(written := lines())
     assert {f"RequestsRefused {reason}": 1} == metrics(written)
 
@@ -235,7 +245,7 @@ def test_a_line_never_has_fields_of_an_earlier_request(call: Call, lines: Lines)
 
     call(token=None)
 
-    assert {"entity", "token_name", "model_id", "dry_run"}.isdisjoint(lines()[0])
+    assert {"entity", "token_name", "token_id", "model_id", "dry_run"}.isdisjoint(lines()[0])
 
 
 def test_the_first_request_of_a_process_counts_as_one_cold_start(endpoint: Endpoint) -> None:
@@ -390,7 +400,8 @@ def test_no_secret_and_no_other_data_of_a_record_is_logged_at_any_level(
     assert '"listed_count":20' in outcome.log
     for secret in (good, unknown):
         assert secret not in outcome.log
-        assert hash_token(secret) not in outcome.log
+        assert hash_token(secret)[:9] not in outcome.log
+    assert hash_token(unknown)[:8] not in outcome.log
     for sent in ("in-the-body", "in-a-header", "secret-model", "Authorization"):
         assert sent not in outcome.log
     for stored in ("secret-name", "secret-text", "secret-word", "secret-note", "4711.25"):

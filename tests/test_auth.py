@@ -119,6 +119,13 @@ def test_refuses_an_expired_token_whatever_its_scope_is(
     assert ["GetItem"] == endpoint.calls
 
 
+def test_an_expired_token_without_an_entity_is_like_any_expired_token(call: Call) -> None:
+    record = {"token_hash": {"S": hash_token("old-token")}, "expires_at": {"N": "1"}}
+    boto3.client("dynamodb").put_item(TableName=os.environ["TOKENS_TABLE"], Item=record)
+
+    assert INVALID_TOKEN == call(token="old-token", steps=[1])
+
+
 def test_accepts_a_token_until_the_moment_it_expires(call: Call) -> None:
     put_token("old-token", entity=ENTITY, expires_at={"N": str(NOW)})
 

@@ -825,7 +825,7 @@ def test_agrees_with_the_api() -> None:
     """The script is a single file, so it repeats these facts."""
     statuses = {kind.status for kind in AUTH_ERRORS}
     assert statuses == prune.HINTS.keys(), "HINTS in scripts/prune.py"
-    principal = auth.Principal("entity", "name")
+    principal = auth.Principal("entity", "name", "id")
     for scope in (auth.READ_SCOPE, auth.DELETE_SCOPE):
         refusal = auth.InsufficientScopeError(scope, principal)
         assert refusal.detail.startswith(prune.LACKS_SCOPE)

@@ -40,7 +40,7 @@ def test_shows_one_line_for_each_request(
     assert [
         "TIME  200  N ms  deleted 1, not found 1  vision-team/resnet-50",
         "TIME  200  N ms  Dry run completed: would delete 0, not found 2  vision-team/resnet-50",
-        "TIME  422  N ms  Request refused: invalid request  vision-team",
+        "TIME  422  N ms  Request refused: invalid request  vision-team/resnet-50",
         "TIME  401  N ms  Request refused: no credentials",
         f"TIME  500  N ms  Request failed: {cause}",
     ] == [re.sub(r"^\d\d:\d\d:\d\d  (\d+)  [ \d]{5} ms", r"TIME  \1  N ms", x) for x in lines]

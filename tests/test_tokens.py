@@ -10,6 +10,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -50,7 +51,7 @@ def run(
 
 def revoked(token: str) -> Result:
     """Return the result of a command that revoked this token."""
-    identity = f"'laptop' of '{ENTITY}' (hash {hash_token(token)[:12]})"
+    identity = f"'laptop' of '{ENTITY}' (id {hash_token(token)[:8]})"
     return Result(0, f"Revoked {identity}. It is refused from now on.\n", "")
 
 
@@ -87,7 +88,7 @@ def test_prints_the_token_only_once_and_keeps_only_its_hash(run: Run) -> None:
         "  name     laptop\n"
         "  scopes   checkpoints:delete,checkpoints:read\n"
         f"  expires  {datetime.fromtimestamp(expires_at, UTC):%Y-%m-%dT%H:%MZ}\n"
-        f"  hash     {hash_token(token)[:12]}\n"
+        f"  id       {hash_token(token)[:8]}\n"
     )
     assert Result(0, f"{token}\n", told) == issued
 
@@ -100,8 +101,8 @@ def test_issues_a_token_and_warns_of_others_with_the_same_name(run: Run) -> None
 
     assert (0, 1) == (issued.returncode, len(issued.stdout.splitlines()))
     assert [
-        f"There is already a token named 'laptop' of 'speech-team' (hash {hash_token('x')[:12]}).",
-        "To revoke one of them, use its hash.",
+        f"There is already a token named 'laptop' of 'speech-team' (id {hash_token('x')[:8]}).",
+        "To revoke one of them, use its id.",
     ] == issued.stderr.splitlines()[-2:]
     assert "desktop" not in issued.stderr
 
@@ -138,28 +139,28 @@ def test_lists_tokens_without_their_secrets(run: Run) -> None:
 
     assert 0 == listed.returncode
     lines = [re.split(" {2,}", line) for line in listed.stdout.splitlines()]
-    assert ["ENTITY", "NAME", "SCOPES", "CREATED", "EXPIRES", "HASH"] == lines[0]
+    assert ["ENTITY", "NAME", "SCOPES", "CREATED", "EXPIRES", "ID"] == lines[0]
     assert [
         "speech-team",
         r"'ci\x1b[2J'",
         "delete,read",
-        "1970-01-01",
+        "1970-01-01T00:00Z",
         "1971-01-01T00:00Z",
-        hash_token("x")[:12],
+        hash_token("x")[:8],
     ] == lines[1]
-    assert ["never", hash_token(token)[:12]] == lines[-2][-2:]
-    assert ["1764012345000", "never", hash_token("y")[:12]] == lines[-1][-3:]
+    assert ["never", hash_token(token)[:8]] == lines[-2][-2:]
+    assert ["1764012345000", "never", hash_token("y")[:8]] == lines[-1][-3:]
     assert token not in listed.stdout
 
 
 @pytest.mark.parametrize(
     "prefix", [hash_token("x")[:8], hash_token("x")[:8].upper(), hash_token("x")]
 )
-def test_revokes_by_the_prefix_of_a_hash(run: Run, prefix: str) -> None:
+def test_revokes_by_the_id_or_more_digits_of_the_hash(run: Run, prefix: str) -> None:
     put_token("x", entity=ENTITY)
 
     assert 0 == run("revoke", prefix).returncode
-    assert hash_token("x")[:12] not in run("list").stdout
+    assert hash_token("x")[:8] not in run("list").stdout
 
 
 NO_SUCH_TOKEN = (
@@ -179,9 +180,9 @@ def test_revokes_a_token_read_from_standard_input(run: Run, call: Call, pasted: 
     assert 401 == call(token=token, steps=[1]).status
 
 
-NO_MATCH = "There is no token with the name or the hash prefix"
+NO_MATCH = "There is no token with the name or the id"
 SHORT = hash_token("x")[:7]
-MORE_DIGITS = "To revoke one by its hash, give at least 8 digits of it."
+MORE_DIGITS = "An id has 8 digits."
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ def test_revokes_nothing_if_no_token_matches(
     put_token("x", entity=ENTITY)
 
     assert Result(1, "", f"tokens.py: {message}\n") == run("revoke", argument, stdin=stdin)
-    assert hash_token("x")[:12] in run("list").stdout
+    assert hash_token("x")[:8] in run("list").stdout
 
 
 @pytest.mark.parametrize("interrupted", [False, True], ids=["typed", "interrupted"])
@@ -292,8 +293,20 @@ def test_revokes_nothing_if_several_tokens_match(run: Run) -> None:
     assert (1, "") == (refused.returncode, refused.stdout)
     assert "'laptop' is ambiguous" in refused.stderr
     for token in ("x", "y"):
-        assert hash_token(token)[:12] in refused.stderr
-        assert hash_token(token)[:12] in run("list").stdout
+        assert hash_token(token)[:8] in refused.stderr
+        assert hash_token(token)[:8] in run("list").stdout
+
+
+def test_two_tokens_with_the_same_id_are_told_apart_by_their_hashes(run: Run) -> None:
+    hashes = ["0123abcd" + "1" * 56, "0123abcd" + "2" * 56]
+    for token_hash in hashes:
+        record: Any = {"token_hash": {"S": token_hash}, "entity": {"S": ENTITY}}
+        boto3.client("dynamodb").put_item(TableName=os.environ["TOKENS_TABLE"], Item=record)
+
+    refused = run("revoke", "0123abcd")
+
+    assert all(f"(id {token_hash})" in refused.stderr for token_hash in hashes)
+    assert 0 == run("revoke", hashes[1][:9]).returncode
 
 
 @pytest.mark.parametrize(
@@ -390,7 +403,7 @@ def test_says_what_is_wrong_with_the_credentials(
 
 @pytest.mark.parametrize(
     ("command", "message"),
-    [(["list"], ""), (ISSUE, "The token could not be written. Revoke it by its hash.\n")],
+    [(["list"], ""), (ISSUE, "The token could not be written. Revoke it by its id.\n")],
     ids=["list", "issue"],
 )
 def test_ends_without_a_traceback_if_nobody_reads_the_output(

@@ -19,7 +19,13 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from checkpoints import dynamodb
 from checkpoints.audit import Audit, logger
-from checkpoints.auth import DELETE_SCOPE, READ_SCOPE, Authenticator, AuthError
+from checkpoints.auth import (
+    DELETE_SCOPE,
+    READ_SCOPE,
+    Authenticator,
+    AuthError,
+    InsufficientScopeError,
+)
 from checkpoints.parsing import (
     InvalidRequestError,
     decode_model_id,
@@ -62,10 +68,10 @@ class MissingSettingError(Exception):
 @app.get(ROUTE)
 def list_model_checkpoints(model_id: str) -> Response[str]:
     """Return a page of the caller's checkpoints of a model."""
-    store, entity, calls = _authenticate(READ_SCOPE)
+    store, entity, calls = _authenticate(READ_SCOPE, model_id)
     model_id = decode_model_id(model_id)
-    request = parse_list_request(app.current_event)
     app.context["audit"].add_fields(model_id=model_id)
+    request = parse_list_request(app.current_event)
 
     checkpoints = store.owned(model_id, entity=entity, calls=calls).after(
         request.after,
@@ -83,11 +89,11 @@ def delete_model_checkpoints(model_id: str) -> Response[str]:
 
     A dry run only reports what would be deleted.
     """
-    store, entity, calls = _authenticate(DELETE_SCOPE)
+    store, entity, calls = _authenticate(DELETE_SCOPE, model_id)
     model_id = decode_model_id(model_id)
-    request = parse_delete_request(app.current_event)
     audit: Audit = app.context["audit"]
     audit.add_fields(model_id=model_id)
+    request = parse_delete_request(app.current_event)
 
     if request.dry_run:
         audit.add_fields(dry_run=True)
@@ -104,8 +110,10 @@ def delete_model_checkpoints(model_id: str) -> Response[str]:
     return respond(200, response)
 
 
-def _authenticate(scope: str) -> tuple[CheckpointStore, str, dynamodb.Calls]:
+def _authenticate(scope: str, model_id: str) -> tuple[CheckpointStore, str, dynamodb.Calls]:
     """Authenticate the caller; return the store, the caller's entity, and the request's calls.
+
+    `model_id` is as in the path. It is logged if a known caller is refused.
 
     Raises:
         AuthError: the caller is not authenticated, or the token lacks the scope.
@@ -117,9 +125,14 @@ def _authenticate(scope: str) -> tuple[CheckpointStore, str, dynamodb.Calls]:
     calls = dynamodb.Calls(remaining_ms=app.lambda_context.get_remaining_time_in_millis())
     audit.watch(calls)
     authenticator, store = connect()
-    principal = authenticator.authenticate(app.current_event.raw_event, scope=scope, calls=calls)
-    audit.add_fields(entity=principal.entity, token_name=principal.token_name)
-    return store, principal.entity, calls
+    try:
+        caller = authenticator.authenticate(app.current_event.raw_event, scope=scope, calls=calls)
+    except InsufficientScopeError:
+        with suppress(InvalidRequestError):  # then the log has no model
+            audit.add_fields(model_id=decode_model_id(model_id))
+        raise
+    audit.add_fields(**caller._asdict())
+    return store, caller.entity, calls
 
 
 @app.exception_handler(AuthError)
@@ -127,7 +140,7 @@ def handle_auth_error(error: AuthError) -> Response[str]:
     """Return the status and the challenge of the error."""
     audit: Audit = app.context["audit"]
     if error.principal:
-        audit.add_fields(entity=error.principal.entity, token_name=error.principal.token_name)
+        audit.add_fields(**error.principal._asdict())
     audit.refused(error.status, error.reason)
     return respond(
         error.status, ErrorMessage(detail=error.detail), {"WWW-Authenticate": error.challenge}

@@ -1,7 +1,8 @@
 """Logs and metrics, with the Logger and Metrics of Powertools.
 
-Each request has one log line with its outcome. No line contains a token, the hash of a token, or
-input of a refused caller, except the correlation id and the trace id, which a caller can choose.
+Each request has one log line with its outcome. No line contains a token, or more of its hash than
+its id. If the token is not valid, no line contains input of the caller, except the correlation id
+and the trace id, which a caller can choose.
 """
 
 import json

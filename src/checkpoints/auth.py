@@ -14,23 +14,29 @@ if TYPE_CHECKING:
 DELETE_SCOPE = "checkpoints:delete"
 READ_SCOPE = "checkpoints:read"
 
+TOKEN_ID_DIGITS = 8  # of its hash, in the log and in the list of tokens
+
 # RFC 6750 section 2.1. The scheme is case-insensitive (RFC 9110 section 11.1).
 _CREDENTIALS = re.compile(r"(?i:bearer) +([A-Za-z0-9._~+/-]+=*)", re.ASCII)
 _CHALLENGE = 'Bearer realm="checkpoints"'
 
 
 class Principal(NamedTuple):
-    """Who a token belongs to: an entity, which owns checkpoints. The name is for the log."""
+    """Who a token belongs to: an entity, which owns checkpoints.
+
+    All fields are in the log, with these names.
+    """
 
     entity: str
     token_name: str
+    token_id: str  # the beginning of the token's hash
 
 
 class AuthError(Exception):
     """The caller is not authenticated, or not authorized.
 
     `challenge` is the value of `WWW-Authenticate` (RFC 6750 section 3). `reason`, and `principal`
-    if the caller is known, are only for the log.
+    if the token has a record, are only for the log.
     """
 
     status = 401
@@ -93,21 +99,25 @@ class Authenticator:
             CallError: DynamoDB failed.
 
         """
-        token = bearer_token(event)
+        token_hash = hash_token(bearer_token(event))
         response = calls.make(
             self._client.get_item,
             TableName=self._table,
-            Key={"token_hash": {"S": hash_token(token)}},
+            Key={"token_hash": {"S": token_hash}},
             ConsistentRead=True,  # a revoked token must be refused immediately
         )
         record = response.get("Item")
         if record is None:
             raise InvalidTokenError("unknown_token")
+        token = {  # only for the log, so the name may be missing
+            "token_name": record.get("name", {}).get("S", ""),
+            "token_id": token_hash[:TOKEN_ID_DIGITS],
+        }
         # The table's time to live can delete an expired token days late.
         if "expires_at" in record and float(record["expires_at"]["N"]) <= time.time():
-            raise InvalidTokenError("expired_token")
-        # The name is only for the log, so it may be missing. The entity must not be missing.
-        principal = Principal(record["entity"]["S"], record.get("name", {}).get("S", ""))
+            owner = record.get("entity", {}).get("S", "")
+            raise InvalidTokenError("expired_token", Principal(owner, **token))
+        principal = Principal(record["entity"]["S"], **token)  # the entity must not be missing
         if scope not in record.get("scopes", {}).get("SS", ()):
             raise InsufficientScopeError(scope, principal)
         return principal
