@@ -11,7 +11,7 @@ import boto3
 from botocore.exceptions import NoRegionError
 
 from emulators.template import read_template
-from scripts.stacks import UsageError, report_errors
+from scripts.stacks import BucketAccessError, UsageError, check_bucket, report_errors
 from scripts.terminal import Parser, run
 
 NONE = "none"  # the value that turns an optional feature off
@@ -39,14 +39,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check(options: argparse.Namespace, overrides: Sequence[str]) -> int:
-    parse_parameters(overrides)
+    parameters = parse_parameters(overrides)
     session = boto3.Session(profile_name=options.profile, region_name=options.region)
     if not session.region_name:
         if options.guided:
             return 0
         raise NoRegionError
     session.client("sts").get_caller_identity()
+    _check_artifacts_bucket(session, parameters.get("ArtifactsBucket", NONE))
     return 0
+
+
+def _check_artifacts_bucket(session: boto3.Session, bucket: str) -> None:
+    """Check that the bucket exists, if one is given.
+
+    Only warn if S3 denies access, because who deploys may have no access to the artifacts.
+
+    Raises:
+        UsageError: there is no such bucket.
+
+    """
+    if bucket == NONE:
+        return
+    try:
+        check_bucket(session.client("s3"), bucket)
+    except BucketAccessError as error:
+        print(f"make deploy: warning: {error}", file=sys.stderr)
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:

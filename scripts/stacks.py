@@ -5,6 +5,8 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 import boto3
 from botocore.exceptions import (
@@ -21,6 +23,9 @@ from botocore.exceptions import (
 
 from emulators.aws import AwsEmulatorError
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
 EXPIRED_CREDENTIALS = "The AWS credentials have expired. Log in again, or set AWS_PROFILE."
 INVALID_CREDENTIALS = "AWS does not accept the credentials. Log in again, or set AWS_PROFILE."
 CREDENTIAL_ERRORS = {
@@ -35,6 +40,43 @@ CREDENTIAL_ERRORS = {
 
 class UsageError(Exception):
     """The command cannot do what was asked; the message says why, and what to do."""
+
+
+# The ends of names that stand for an access point or for another kind of bucket.
+OTHER_S3_NAMES = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
+
+
+class BucketAccessError(UsageError):
+    """The bucket may exist, but these credentials cannot see it."""
+
+
+def check_bucket(client: "S3Client", bucket: str) -> None:
+    """Check that a bucket of artifacts exists.
+
+    Its region can be another one: the client of the function finds it.
+
+    Raises:
+        BucketAccessError: S3 denies access. The function's role may have it nevertheless.
+        UsageError: there is no such bucket.
+        BotoCoreError, ClientError: the call to AWS failed; `describe` returns a message.
+
+    """
+    if bucket.endswith(OTHER_S3_NAMES) or not re.fullmatch(r"[a-z0-9.-]{3,63}", bucket):
+        raise UsageError(f"{bucket!r} is not the name of a general purpose bucket in S3.")
+    try:
+        client.head_bucket(Bucket=bucket)
+    except ClientError as error:
+        match error.response["ResponseMetadata"]["HTTPStatusCode"]:
+            case HTTPStatus.NOT_FOUND:
+                raise UsageError(f"There is no bucket {bucket!r} in S3.") from None
+            case HTTPStatus.FORBIDDEN:
+                raise BucketAccessError(
+                    f"S3 denies access to the bucket {bucket!r}. Either the AWS credentials lack "
+                    "the permission s3:ListBucket on it, or it belongs to another account. In that "
+                    "case, its bucket policy must allow the role of ReclaimFunction to list and "
+                    "delete objects."
+                ) from None
+        raise
 
 
 def read_outputs(stack: str) -> dict[str, str]:

@@ -2,13 +2,15 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from typing import Any, NamedTuple
 
 import boto3
 import pytest
 
-from faulty_dynamodb import Endpoint
+from faulty_dynamodb import Endpoint, Server, serving
 from scripts import stacks, terminal
 
 STACK = "deployed"
@@ -20,6 +22,30 @@ RECLAIM_OUTPUTS = {
     "ReclaimFunctionLogGroupName": "ReclaimFunctionLogGroup",
     "ReclaimFunctionName": "ReclaimFunction",
 }
+
+
+BUCKET_DENIED = (
+    "S3 denies access to the bucket {!r}. Either the AWS credentials lack the permission "
+    "s3:ListBucket on it, or it belongs to another account. In that case, its bucket policy must "
+    "allow the role of ReclaimFunction to list and delete objects."
+)
+
+
+@contextmanager
+def denied_s3() -> Iterator[str]:
+    """Serve an S3 that denies access to everything; return its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(403)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Keep the output of the tests free of it."""
+
+    server = Server(("127.0.0.1", 0), Handler)
+    with serving(server):
+        yield f"http://127.0.0.1:{server.server_port}"
 
 
 class Result(NamedTuple):

@@ -1,10 +1,13 @@
 """`make deploy` checks its options and the AWS settings before it builds."""
 
 import os
+import uuid
+from collections.abc import Iterator
 
 import boto3
 import pytest
 
+from commands import BUCKET_DENIED, denied_s3
 from scripts import preflight
 
 
@@ -17,9 +20,9 @@ def _new_session(monkeypatch: pytest.MonkeyPatch) -> None:
     "arguments",
     [
         ["--no-confirm-changeset"],
-        ["--parameter-overrides", "ArtifactsBucket=a", "MemorySize=1024", "--no-confirm-changeset"],
+        ["--parameter-overrides", "Stage=a", "MemorySize=1024", "--no-confirm-changeset"],
         ["--parameter-overrides=ArtifactsBucket=none", "MemorySize=1024"],
-        ["--parameter-overrides", "ArtifactsBucket=a  MemorySize=1024"],
+        ["--parameter-overrides", "Stage=a  MemorySize=1024"],
         ["--parameter-overrides", "ParameterKey=SnapStart,ParameterValue=true"],
     ],
 )
@@ -118,3 +121,46 @@ def test_refuses_to_deploy_without_credentials(
     message = "make deploy: No AWS credentials were found. Set AWS_PROFILE, or log in.\n"
     assert 1 == preflight.main([])
     assert ("", message) == capsys.readouterr()
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    name = f"artifacts-{uuid.uuid4()}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    yield name
+    boto3.client("s3").delete_bucket(Bucket=name)
+
+
+def test_accepts_a_bucket_that_exists(bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert 0 == preflight.main(["--parameter-overrides", f"ArtifactsBucket={bucket}"])
+    assert ("", "") == capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my-wieghts", "There is no bucket 'my-wieghts' in S3."),
+        *(
+            (name, f"{name!r} is not the name of a general purpose bucket in S3.")
+            for name in ["weights--usw2-az1--x-s3", "point-1a2b-s3alias", "s3://my-weights", "a"]
+        ),
+    ],
+)
+def test_refuses_a_bucket_that_the_function_cannot_use(
+    name: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 1 == preflight.main(["--parameter-overrides", f"ArtifactsBucket={name}"])
+    assert ("", f"make deploy: {message}\n") == capsys.readouterr()
+
+
+def test_only_warns_if_the_bucket_cannot_be_seen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who deploys may have no access to the artifacts."""
+    with denied_s3() as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
+
+        assert 0 == preflight.main(["--parameter-overrides", "ArtifactsBucket=my-weights"])
+
+    warning = BUCKET_DENIED.format("my-weights")
+    assert ("", f"make deploy: warning: {warning}\n") == capsys.readouterr()
