@@ -5,7 +5,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import boto3
@@ -15,8 +15,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from checkpoints.auth import hash_token
 from emulators.records import put_checkpoints, put_token
+from scripts import stacks
 from scripts.deletions import format_steps
-from scripts.stacks import describe, output_of, report_errors
+from scripts.stacks import UsageError, check_bucket, describe, output_of, report_errors
 from scripts.terminal import Parser, run, stop_on_signals
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="The temporary records are a token, and checkpoints of a model with a random name. "
         "They are deleted at the end. You need these permissions: cloudformation:DescribeStacks; "
         "PutItem and DeleteItem on the tokens table; BatchWriteItem and Query on the checkpoints "
-        "table.",
+        "table, and DescribeTable to name the cause of errors; with ArtifactsBucket, "
+        "s3:ListBucket on it.",
     )
     parser.add_argument("--stack", required=True, help="name of the deployed stack")
     parser.add_argument(
@@ -53,8 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     url = options.url or output_of(options.stack, "ApiUrl")
-    tables = [output_of(options.stack, f"{kind}TableName") for kind in ("Checkpoints", "Tokens")]
-    return int(not Smoke(url, *tables).run())
+    checkpoints, tokens = (
+        output_of(options.stack, f"{kind}TableName") for kind in ("Checkpoints", "Tokens")
+    )
+    bucket = stacks.read_outputs(options.stack).get("ArtifactsBucketName")
+    return int(not Smoke(url, checkpoints, tokens, bucket).run())
 
 
 def _url(text: str) -> str:
@@ -66,10 +71,13 @@ def _url(text: str) -> str:
 class Smoke:
     """Runs the checks with a temporary token and temporary checkpoints."""
 
-    def __init__(self, url: str, checkpoints_table: str, tokens_table: str) -> None:
+    def __init__(
+        self, url: str, checkpoints_table: str, tokens_table: str, bucket: str | None
+    ) -> None:
         self._client: DynamoDBClient = boto3.client("dynamodb")
         self._table = boto3.resource("dynamodb").Table(checkpoints_table)
         self._tokens_table = tokens_table
+        self._bucket = bucket
         self._name = f"smoke test {secrets.token_hex(8)}"  # a space, which the path must encode
         self._token = secrets.token_urlsafe(32)
         model_id = quote(self._name, safe="")
@@ -167,6 +175,7 @@ class Smoke:
                 format_steps([FOREIGN_STEP]),
                 self._stored_steps,
             ),
+            *([("The artifacts bucket exists", "", self._bucket_problem)] if self._bucket else []),
         ]
 
     def _run_check(self, name: str, expected: object, act: Callable[[], object]) -> bool:
@@ -180,10 +189,17 @@ class Smoke:
             self._hint = "If the API has another URL, give it with --url (in make smoke: URL=...)."
         milliseconds = (time.monotonic() - start) * 1000
         match actual:
-            case (403, {"message": _}):  # from API Gateway; the API returns {"detail": ...}
-                self._hint = "Check the URL: it must include the stage."
+            case (403, {"detail": str(detail)}) if detail.startswith("The token lacks the scope"):
+                pass
+            case (403, _):
+                self._hint = (
+                    "The 403 is from API Gateway or a WAF, not from the function. Check the URL: "
+                    "it must include the stage."
+                )
             case (401, _) if expected != actual:
                 self._hint = "Check the URL: it may be the API of another stack."
+            case (500, _) if not self._hint:
+                self._hint = self._describe_table()
         passed = expected == actual
         print(f"{'ok' if passed else 'FAILED':6} {milliseconds:6.0f} ms  {name}", flush=True)
         if not passed:
@@ -192,6 +208,32 @@ class Smoke:
                 text = str(value).replace(self._token, "(the token)")[:SHOWN_CHARACTERS]
                 print(f"{'':18}{label} {text}", flush=True)
         return passed
+
+    def _describe_table(self) -> str:
+        """Return what the function may not be able to do with the table, if anything."""
+        try:
+            table: Any = self._client.describe_table(TableName=self._table.name)["Table"]
+        except (BotoCoreError, ClientError):  # there are other places to find the cause
+            return ""
+        hints = []
+        if table.get("MultiRegionConsistency") == "STRONG":
+            hints.append(
+                f"The table {self._table.name} is a global table with strong consistency between "
+                "regions. It has no transactions, which the function needs."
+            )
+        if key := table.get("SSEDescription", {}).get("KMSMasterKeyArn"):
+            hints.append(
+                f"The table {self._table.name} is encrypted with {key}. If this is a customer "
+                "managed key, the role of ApiFunction needs kms:Decrypt on it."
+            )
+        return "\n".join(hints)
+
+    def _bucket_problem(self) -> str:
+        try:
+            check_bucket(boto3.client("s3"), self._bucket or "")
+        except UsageError as error:
+            return str(error)
+        return ""
 
     def _delete(self, *, token: str | None = "", **body: object) -> tuple[int, object]:
         """Send a request, by default with the valid token."""

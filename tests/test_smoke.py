@@ -11,8 +11,9 @@ from urllib.parse import unquote
 import boto3
 import pytest
 
-from commands import Result, Run, run_command
+from commands import BUCKET_DENIED, Result, Run, denied_s3, run_command
 from emulators.dynamodb import stored_checkpoints
+from emulators.records import ARTIFACTS_BUCKET
 from emulators.template import read_template
 from events import TOKEN, Invoke, make_event
 from faulty_dynamodb import Apply, Endpoint, Reply, Server, pass_on, reject, serving
@@ -65,8 +66,11 @@ def api(invoke: Invoke) -> Iterator[Api]:
 
 @pytest.fixture
 def run(endpoint: Endpoint, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: str) -> Result:
-        return run_command(smoke.main, *arguments, endpoint=endpoint, capsys=capsys)
+    def run(*arguments: str, bucket: str | None = None) -> Result:
+        outputs = {"ArtifactsBucketName": bucket} if bucket else {}
+        return run_command(
+            smoke.main, *arguments, endpoint=endpoint, capsys=capsys, outputs=outputs
+        )
 
     return run
 
@@ -140,7 +144,9 @@ def test_detects_an_api_that_returns_200_and_deletes_nothing(run: Run, api: Api)
         (502, "<html>Bad Gateway</html>", ""),
         (307, "", ""),
         (403, '{"message":"Forbidden"}', "Check the URL: it must include the stage.\n"),
-        (403, '{"detail":"No."}', ""),
+        (403, '{"detail":"Invalid key=value"}', "Check the URL: it must include the stage.\n"),
+        (403, "<html>", "Check the URL: it must include the stage.\n"),
+        (403, '{"detail":"The token lacks the scope checkpoints:x"}', ""),
         (404, '{"message":""}', ""),
         (401, '{"detail":"No."}', "Check the URL: it may be the API of another stack.\n"),
     ],
@@ -158,6 +164,72 @@ def test_detects_a_url_that_is_not_the_api(
     assert ("Check the URL" in result.stdout) == bool(hint)
     assert hint in result.stdout
     assert_nothing_is_left()
+
+
+@pytest.mark.usefixtures("bucket")
+def test_passes_if_the_artifacts_bucket_exists(run: Run, api: Api) -> None:
+    result = run("--url", api.url, bucket=ARTIFACTS_BUCKET)
+
+    assert (0, ["ok"] * 11) == (result.returncode, outcomes(result))
+
+
+def test_fails_if_the_artifacts_bucket_does_not_exist_or_cannot_be_seen(
+    run: Run, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = run("--url", api.url, bucket="absent")
+    with denied_s3() as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
+        denied = run("--url", api.url, bucket="my-weights")
+
+    for result, problem in (
+        (absent, "There is no bucket 'absent' in S3."),
+        (denied, BUCKET_DENIED.format("my-weights")),
+    ):
+        assert (1, ["ok"] * 10 + ["FAILED"]) == (result.returncode, outcomes(result))
+        assert f"got {problem}"[:300] in result.stdout
+
+
+STRONG = {"MultiRegionConsistency": "STRONG"}
+KEY = "arn:aws:kms:us-east-1:123456789012:key/1"
+ENCRYPTED = {"SSEDescription": {"SSEType": "KMS", "KMSMasterKeyArn": KEY}}
+TRANSACTIONS = (
+    "The table CheckpointsTable is a global table with strong consistency between regions. It has "
+    "no transactions, which the function needs.\n"
+)
+DECRYPT = (
+    f"The table CheckpointsTable is encrypted with {KEY}. If this is a customer managed key, the "
+    "role of ApiFunction needs kms:Decrypt on it.\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("table", "hint"),
+    [
+        ({}, ""),
+        (None, ""),
+        (STRONG, TRANSACTIONS),
+        (ENCRYPTED, DECRYPT),
+        (STRONG | ENCRYPTED, TRANSACTIONS + DECRYPT),
+    ],
+    ids=["plain", "not allowed", "strong", "encrypted", "both"],
+)
+def test_names_what_the_function_cannot_do_with_a_table(
+    run: Run, api: Api, endpoint: Endpoint, table: dict[str, Any] | None, hint: str
+) -> None:
+    def describe(request: dict[str, Any], apply: Apply) -> Reply:
+        if table is None:
+            return reject(400, "AccessDeniedException")(request, apply)
+        response = json.loads(apply().body)
+        return Reply(200, json.dumps({"Table": response["Table"] | table}).encode())
+
+    endpoint.keep_failing("DescribeTable", describe)
+    endpoint.keep_failing("TransactWriteItems", reject(400, "ValidationException"))
+
+    result = run("--url", api.url)
+
+    assert (1, "") == (result.returncode, result.stderr)
+    _, _, after = result.stdout.rpartition("expected 1000\n")
+    assert hint == "".join(after.splitlines(keepends=True)[1:-1])
 
 
 def test_never_prints_the_token(run: Run, api: Api) -> None:

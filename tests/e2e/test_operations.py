@@ -76,7 +76,7 @@ def test_a_good_stack_passes_the_smoke_test(deployment: Deployment) -> None:
     process = run_script(deployment, smoke, "--url", deployment.outputs["ApiUrl"])
 
     assert (0, "") == (process.returncode, process.stderr), process.stdout
-    assert process.stdout.endswith("\n10 checks passed, 0 failed.\n")
+    assert process.stdout.endswith("\n11 checks passed, 0 failed.\n")
     assert [] == all_records(deployment, "CheckpointsTableName")
 
 
