@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,9 +13,11 @@ from emulators import STACK
 from emulators.aws import AwsEmulator, aws_emulator, build, free_port
 from emulators.records import ARTIFACTS_BUCKET, ENTITY, MODEL, STEPS, artifact_keys, put_demo_model
 from scripts import tokens
+from scripts.logs import read_events
 from scripts.stacks import report_errors
 from scripts.terminal import Parser, run, say, stop_on_signals
 
+OVERLAP_MILLISECONDS = 5_000  # an event can appear in the log some time after its timestamp
 EXPECTED_MESSAGES = ("Deletion completed", "Checkpoints listed")  # the counts say the same
 
 
@@ -58,7 +61,7 @@ def _serve(emulator: AwsEmulator, *, verbose: bool) -> None:
     table = outputs["TokensTableName"]
     token = tokens.issue(dynamodb, table, entity=ENTITY, name="local", scopes=scopes)
     print(instructions(emulator, outputs, token), flush=True)
-    for message in log_messages(emulator):
+    for message in log_messages(emulator.client("logs")):
         line = message if verbose else format_outcome(message)
         if line is not None:
             print(line, flush=True)
@@ -170,19 +173,37 @@ def _reason(record: dict[str, Any]) -> str:
     return record.get("reason", "").replace("_", " ") or exception
 
 
-def log_messages(emulator: AwsEmulator) -> Iterator[str]:
+def log_messages(client: Any) -> Iterator[str]:  # noqa: ANN401 its types are not installed
     """Yield the log messages of the functions as they arrive, without end."""
-    logs = emulator.client("logs")
-    shown: dict[str, int] = {}
+    # Once, because for this call the emulator reads the whole logs.
+    groups = client.describe_log_groups()["logGroups"]
+    logs = [Log(client, group["logGroupName"]) for group in groups]
     while True:
-        for group in logs.describe_log_groups()["logGroups"]:
-            name = group["logGroupName"]
-            pages = logs.get_paginator("filter_log_events").paginate(logGroupName=name)
-            events = [event for page in pages for event in page["events"]]
-            for event in events[shown.get(name, 0) :]:
-                yield event["message"].rstrip()
-            shown[name] = len(events)
+        for log in logs:
+            yield from log.new_messages()
         time.sleep(0.5)
+
+
+class Log:
+    """Yields each message of a log once."""
+
+    def __init__(self, client: Any, name: str) -> None:  # noqa: ANN401 as above
+        self._client = client
+        self._name = name
+        self._since = 0
+        self._shown: Counter[tuple[str, int, str]] = Counter()
+
+    def new_messages(self) -> Iterator[str]:
+        """Yield the messages that arrived since the last call."""
+        now = int(time.time() * 1000)
+        found: Counter[tuple[str, int, str]] = Counter()
+        for event in read_events(self._client, self._name, since=self._since):
+            key = (event["logStreamName"], event["timestamp"], event["message"])
+            found[key] += 1  # a function can log the same twice
+            if found[key] > self._shown[key]:
+                yield event["message"].rstrip()
+        self._shown = found
+        self._since = now - OVERLAP_MILLISECONDS
 
 
 if __name__ == "__main__":

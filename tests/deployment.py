@@ -17,6 +17,7 @@ from emulators.records import ARTIFACTS_BUCKET
 from events import ENTITY, MODEL, Response
 from faulty_dynamodb import Endpoint
 from scripts import tokens
+from scripts.logs import read_events
 
 type Send = Callable[..., Response]
 
@@ -84,11 +85,10 @@ class Deployment:
 
     def outcomes(self, model_id: str) -> dict[int, str]:
         """Return the last logged outcome of freeing the storage of each step."""
-        pages = self.cloud.client("logs").get_paginator("filter_log_events")
+        log_group = self.outputs["ReclaimFunctionLogGroupName"]
         lines = [
             json.loads(event["message"])
-            for page in pages.paginate(logGroupName=self.outputs["ReclaimFunctionLogGroupName"])
-            for event in page["events"]
+            for event in read_events(self.cloud.client("logs"), log_group)
             if '"outcome"' in event["message"]
         ]
         return {each["step"]: each["outcome"] for each in lines if each["model_id"] == model_id}

@@ -1,8 +1,14 @@
 """`make serve` prints one line for each request, and commands to use the stack."""
 
 import io
+import itertools
 import json
 import re
+import time
+from functools import partial
+from operator import itemgetter
+from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -12,6 +18,7 @@ from emulators.dynamodb import put_checkpoints
 from events import ENTITY, MODEL, Call
 from faulty_dynamodb import Endpoint, reject
 from scripts import serve
+from scripts.logs import read_events
 
 
 def test_shows_one_line_for_each_request(
@@ -96,6 +103,83 @@ def test_skips_lines_without_an_outcome(message: str) -> None:
 )
 def test_shows_unknown_lines_unchanged(message: str) -> None:
     assert message == serve.format_outcome(message)
+
+
+class EmulatorLogs:
+    """A log as the emulator serves it: one page of up to three events, and no token."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.read_from: list[int] = []
+
+    def write(self, timestamp: int, *messages: str) -> None:
+        self.events += [
+            {"logStreamName": "stream", "timestamp": timestamp, "message": f"{message}\n"}
+            for message in messages
+        ]
+        self.events.sort(key=itemgetter("timestamp"))
+
+    def describe_log_groups(self) -> dict[str, Any]:
+        return {"logGroups": [{"logGroupName": "group"}]}
+
+    def filter_log_events(self, **request: Any) -> dict[str, Any]:
+        since = request["startTime"]
+        self.read_from.append(since)
+        return {"events": [each for each in self.events if each["timestamp"] >= since][:3]}
+
+
+def show(monkeypatch: pytest.MonkeyPatch, *batches: list[tuple[int, list[str]]]) -> EmulatorLogs:
+    """Return a log in which the next batch is found each second, with times in milliseconds."""
+    logs, left, clock = EmulatorLogs(), iter(batches), itertools.count(1_000)
+
+    def write(_seconds: float) -> None:
+        for timestamp, messages in next(left, []):
+            logs.write(timestamp, *messages)
+
+    write(0)
+    monkeypatch.setattr("scripts.logs.MAX_EVENTS", 3)
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    monkeypatch.setattr(time, "sleep", write)
+    return logs
+
+
+def test_shows_each_line_once_also_if_it_is_late_or_there_are_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logs = show(
+        monkeypatch,
+        [(999_000, ["same", "same"])],  # in one millisecond
+        [(999_000, ["same"]), (998_000, ["late"])],
+        [(1_001_000 + number // 2, [f"many {number}"]) for number in range(8)],
+        [],
+        [(1_001_001, ["later"]), (1_004_000, ["last"])],
+    )
+
+    shown = list(iter(partial(next, serve.log_messages(logs)), "last"))
+
+    many = [f"many {number}" for number in range(8)]
+    assert ["same", "same", "late", "same", *many, "later"] == shown
+
+
+def test_does_not_read_what_is_old_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    logs = show(monkeypatch, [(900_000, ["old"])], [], [(1_002_000, ["new"])])
+    messages = serve.log_messages(logs)
+
+    assert ["old", "new"] == [next(messages), next(messages)]
+    assert [0, 995_000, 996_000] == logs.read_from
+
+
+def test_reads_all_pages_of_a_log_also_empty_ones() -> None:
+    client = mock.Mock()
+    client.filter_log_events.side_effect = [
+        {"events": [{"message": "first"}], "nextToken": "a"},
+        {"events": [], "nextToken": "b"},
+        {"events": [{"message": "second"}]},
+    ]
+
+    assert ["first", "second"] == [each["message"] for each in read_events(client, "group")]
+    tokens = [call.kwargs.get("nextToken") for call in client.filter_log_events.call_args_list]
+    assert [None, "a", "b"] == tokens
 
 
 def test_prints_commands_to_paste_for_what_is_deployed() -> None:

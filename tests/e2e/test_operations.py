@@ -8,6 +8,7 @@ from deployment import Deployment, Role, Send, run_script
 from emulators.records import put_checkpoints
 from events import ENTITY
 from scripts import restore, smoke
+from scripts.logs import read_events
 
 MODEL = "mistaken"
 RESTORED = "restored-checkpoints"
@@ -27,14 +28,10 @@ def request_id(deployment: Deployment) -> str:
     """Return the id of the request that deleted checkpoints of the model, once it is logged."""
     logs = deployment.cloud.client("logs")
     for _ in range(100):
-        pages = logs.get_paginator("filter_log_events").paginate(
-            logGroupName=deployment.outputs["ApiFunctionLogGroupName"]
-        )
-        for page in pages:
-            for event in page["events"]:
-                if f'"model_id":"{MODEL}"' in event["message"]:
-                    line: dict[str, str] = json.loads(event["message"])
-                    return line["function_request_id"]
+        for event in read_events(logs, deployment.outputs["ApiFunctionLogGroupName"]):
+            if f'"model_id":"{MODEL}"' in event["message"]:
+                line: dict[str, str] = json.loads(event["message"])
+                return line["function_request_id"]
         time.sleep(0.1)
     raise AssertionError("the request is not in the log")
 
