@@ -26,12 +26,26 @@ export MINISTACK := $(uv) tool run --exclude-newer 2026-11-20 --python 3.13 \
 cfn_lint := $(uv) tool run --exclude-newer 2026-11-20 --from cfn-lint==1.58.0 cfn-lint
 checkov := $(uv) tool run --exclude-newer 2026-11-20 --from checkov==3.3.30 checkov
 
-# If this is set, every process compiles all its libraries again.
-unexport PYTHONDONTWRITEBYTECODE
+# The user's settings of Python and pytest could change what runs.
+unexport $(filter PYTHON% PYTEST_%,$(.VARIABLES))
 export UV_CACHE_DIR := $(CURDIR)/.tools/cache
 export UV_TOOL_DIR := $(CURDIR)/.tools/tools
 export UV_PYTHON_INSTALL_DIR := $(CURDIR)/.tools/python
 export SAM_CLI_TELEMETRY := 0
+
+# The emulators listen on this machine, so connections to it must not go through a proxy.
+# (Without any proxy, this would turn off the proxy of the system settings of macOS.)
+comma := ,
+direct := $(or $(no_proxy),$(NO_PROXY))
+ifneq ($(HTTP_PROXY)$(http_proxy)$(HTTPS_PROXY)$(https_proxy)$(ALL_PROXY)$(all_proxy),)
+ifneq ($(direct),*)
+export NO_PROXY := 127.0.0.1,localhost$(if $(direct),$(comma)$(direct))
+export no_proxy := $(NO_PROXY)
+endif
+endif
+
+# With `make --jobs`, or MAKEFLAGS=-j in the environment, the timing of the tests would suffer.
+.NOTPARALLEL:
 
 # samconfig.toml has an environment for each processor architecture. The default is arm64.
 config_env := $(if $(filter x86_64 amd64,$(shell uname -m)),--config-env x86_64)

@@ -19,13 +19,13 @@ from urllib.parse import urlsplit
 import boto3
 
 from emulators import STACK
+from emulators.environment import INHERITED, LOOPBACK, isolated
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / ".aws-sam" / "local"
 
 # Lambda's names for `platform.machine()`.
 ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
-LOOPBACK = "127.0.0.1"
 EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 a container reaches this machine by another address
 MAX_PORT = 65_535
 START_SECONDS = 60
@@ -93,7 +93,7 @@ class AwsEmulator:
             *("--template-file", str(BUILD / "template.yaml"), "--no-progressbar"),
             "--parameter-overrides",
             *(f"{name}={value}" for name, value in overrides.items()),
-            environment=self.environment,
+            environment=isolated() | self.environment,
         )
         (found,) = self.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
         outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
@@ -132,11 +132,19 @@ def architecture() -> str:
 
 
 def build() -> None:
-    """Package the functions."""
+    """Package the functions.
+
+    This has the user's environment, without what could change the build.
+    """
+    own = {
+        name: value
+        for name, value in INHERITED.items()
+        if not name.startswith(("AWS_", "MAKE", "PYTHON"))
+    }
     _run(
         *_tool("SAM"),
         *("build", "--build-dir", str(BUILD)),
-        environment={"PYTHON": sys.executable},
+        environment=own | {"PYTHON": sys.executable},
     )
 
 
@@ -159,7 +167,7 @@ def aws_emulator(
         with log.open("wb") as stream:
             process = subprocess.Popen(  # noqa: S603 the Makefile sets it
                 _tool("MINISTACK"),
-                env=_without_aws(os.environ)
+                env=isolated()
                 | {
                     "GATEWAY_PORT": str(emulator.port),
                     "BIND_HOST": host,
@@ -179,11 +187,11 @@ def aws_emulator(
             _stop(process)
 
 
-def _run(*command: str, environment: dict[str, str]) -> None:
+def _run(*command: str, environment: Mapping[str, str]) -> None:
     """Run a command silently; if it fails, the error contains its output."""
     process = subprocess.Popen(  # noqa: S603 the Makefile sets it
         command,
-        env=_without_aws(os.environ) | environment,
+        env=environment,
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -207,11 +215,6 @@ def _tool(name: str) -> list[str]:
         raise AwsEmulatorError(
             f"{name} is not set. Run make serve, make local or make e2e."
         ) from None
-
-
-def _without_aws(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without settings that could lead to a real account."""
-    return {name: value for name, value in environment.items() if not name.startswith("AWS_")}
 
 
 def _wait_until_ready(emulator: AwsEmulator, process: subprocess.Popen[bytes], log: Path) -> None:

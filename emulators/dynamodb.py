@@ -41,15 +41,12 @@ type Table = dict[str, set[int]]
 
 @contextmanager
 def embedded_dynamodb() -> Iterator[None]:
-    """Run the block with both tables in memory, and the environment variables of the function."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
-    environment |= {
-        "AWS_DEFAULT_REGION": REGION,
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    }
+    """Run the block with both tables in memory, and the environment variables of the function.
+
+    Call `isolate` first.
+    """
     with (
-        mock.patch.dict(os.environ, environment, clear=True),
+        mock.patch.dict(os.environ, AWS_DEFAULT_REGION=REGION),
         mock_aws(),
         mock.patch.object(
             DynamoDBBackend,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from emulators.environment import isolate
 from scripts.terminal import Parser, emphasize, run
 
 if TYPE_CHECKING:
@@ -227,4 +228,5 @@ def count_of(number: int, noun: str) -> str:
 
 
 if __name__ == "__main__":
+    isolate()
     sys.exit(run(main))

@@ -15,6 +15,7 @@ from emulators.aws import (
     aws_emulator,
 )
 from emulators.dynamodb import create_tables
+from emulators.environment import isolate
 from emulators.records import MODEL, put_demo
 from scripts.stacks import report_errors
 from scripts.terminal import Parser, run, say, stop_on_signals
@@ -115,4 +116,5 @@ or, to send requests:
 
 
 if __name__ == "__main__":
+    isolate()
     sys.exit(run(main))

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ from typing import Any
 from checkpoints.auth import DELETE_SCOPE, READ_SCOPE
 from emulators import STACK
 from emulators.aws import AwsEmulator, aws_emulator, build, free_port
+from emulators.environment import INHERITED, direct_connections, isolate
 from emulators.records import ARTIFACTS_BUCKET, ENTITY, MODEL, STEPS, artifact_keys, put_demo_model
 from scripts import tokens
 from scripts.logs import read_events
@@ -70,12 +72,14 @@ def _serve(emulator: AwsEmulator, *, verbose: bool) -> None:
 def instructions(emulator: AwsEmulator, outputs: dict[str, str], token: str) -> str:
     """Return what is deployed, with commands to paste."""
     settings = emulator.environment
+    direct = direct_connections(INHERITED)
+    no_proxy = f"\n  export {_assign(direct, *direct)}" if direct else ""
     return f"""
 {MODEL} of {ENTITY} has a checkpoint every {STEPS.step} steps, up to step {STEPS[-1]}.
 In another terminal, set the URL of the API, and a token:
 
   export API_URL={outputs["ApiUrl"]}
-  export TOKEN={token}
+  export TOKEN={token}{no_proxy}
 
 Delete some checkpoints:
 
@@ -111,7 +115,7 @@ artifacts. Ctrl-C stops everything.
 
 
 def _assign(settings: dict[str, str], *names: str) -> str:
-    return " ".join(f"{name}={settings[name]}" for name in names)
+    return " ".join(f"{name}={shlex.quote(settings[name])}" for name in names)
 
 
 def format_outcome(message: str) -> str | None:
@@ -207,4 +211,5 @@ class Log:
 
 
 if __name__ == "__main__":
+    isolate()
     sys.exit(run(main))

@@ -1,5 +1,9 @@
 """Fixtures: the function, connected to an embedded DynamoDB with fault injection."""
 
+from emulators.environment import isolate
+
+isolate()  # before the imports below, because some libraries read the environment at their import
+
 import json
 import os
 from collections.abc import Iterator

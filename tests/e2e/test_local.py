@@ -58,8 +58,7 @@ def containers() -> list[dict[str, Any]]:
     found = subprocess.run(  # noqa: S603 the Makefile names it
         [*tool, "python", "-c", RESOLVE, json.dumps(commands)],
         cwd=ROOT,
-        env={key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
-        | {"AWS_DEFAULT_REGION": "eu-west-1", "AWS_CONFIG_FILE": os.devnull},
+        env=os.environ | {"AWS_DEFAULT_REGION": "eu-west-1"},
         capture_output=True,
         text=True,
         check=False,

@@ -1,0 +1,158 @@
+"""Demo, tests and commands work on a machine that is set up for other work."""
+
+import json
+import os
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from commands import run_command
+from emulators.aws import ROOT, AwsEmulator
+from emulators.environment import direct_connections
+from events import TOKEN
+from faulty_dynamodb import Endpoint, serving
+from scripts import prune, serve, tokens
+
+NOTHING = "http://127.0.0.1:9"  # no program listens there
+PROXIES = {
+    "ALL_PROXY": "socks5://127.0.0.1:9",
+    "HTTPS_PROXY": NOTHING,
+    "HTTP_PROXY": NOTHING,
+    "http_proxy": NOTHING,
+}
+# Settings that people have in their shells. Each one broke something, or could.
+HOSTILE = PROXIES | {
+    "AWS_CA_BUNDLE": "/absent",
+    "AWS_CONFIG_FILE": "/absent",
+    "AWS_ENDPOINT_URL": NOTHING,
+    "AWS_MAX_ATTEMPTS": "many",
+    "AWS_PROFILE": "absent",
+    "CHECKPOINTS_TABLE": "another",
+    "COLUMNS": "40",
+    "FORCE_COLOR": "1",
+    "GIT_DIR": "/absent",
+    "LC_ALL": "C",
+    "MAKEFLAGS": "--silent --jobs",
+    "NO_COLOR": "1",
+    "POWERTOOLS_DEV": "true",
+    "POWERTOOLS_LOG_LEVEL": "ERROR",
+    "POWERTOOLS_METRICS_DISABLED": "true",
+    "POWERTOOLS_METRICS_NAMESPACE": "another",
+    "PYTHONSAFEPATH": "1",
+    "REQUESTS_CA_BUNDLE": "/absent",
+    "SSL_CERT_FILE": "/absent",
+    "TERM": "dumb",
+    "TOKENS_TABLE": "another",
+    "TZ": "Asia/Kathmandu",
+}
+SAMPLE = (
+    "tests/test_audit.py::test_the_first_request_of_a_process_counts_as_one_cold_start",
+    "tests/test_local.py",
+    "tests/test_prune.py::test_prints_the_example_of_the_readme",
+    "tests/test_settings.py::test_each_request_returns_500_and_logs_the_wrong_setting[no region]",
+    "tests/test_smoke.py::test_passes_on_a_good_stack_and_leaves_nothing",
+)
+
+
+def run(*command: str, stdin: str = "", **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(  # noqa: S603 the tests name it
+        command,
+        cwd=ROOT,
+        env=os.environ | environment,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=45,
+    )
+
+
+def test_the_tests_pass_with_the_settings_that_people_have() -> None:
+    done = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *SAMPLE, **HOSTILE)
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+
+
+def test_the_demo_runs_with_the_settings_that_people_have() -> None:
+    demo = [sys.executable, "-W", "error", "scripts/demo.py", "events/delete-checkpoints.json"]
+
+    done, usual = run(*demo, **HOSTILE), run(*demo)
+
+    assert (0, usual.stdout, "") == (done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("environment", "hosts"),
+    [
+        ({}, None),
+        ({"NO_PROXY": "example.com"}, None),
+        ({"HTTP_PROXY": ""}, None),
+        ({"HTTP_PROXY": NOTHING}, "127.0.0.1,localhost"),
+        ({"all_proxy": NOTHING, "NO_PROXY": "a.com, b.com"}, "127.0.0.1,localhost,a.com, b.com"),
+        ({"https_proxy": NOTHING, "NO_PROXY": "a", "no_proxy": "b"}, "127.0.0.1,localhost,b"),
+        ({"https_proxy": NOTHING, "no_proxy": "*"}, "*"),
+        ({"https_proxy": NOTHING, "no_proxy": "127.0.0.1,localhost,b"}, "127.0.0.1,localhost,b"),
+    ],
+)
+def test_connects_to_this_machine_without_a_proxy(
+    environment: dict[str, str], hosts: str | None
+) -> None:
+    expected = {} if hosts is None else {"NO_PROXY": hosts, "no_proxy": hosts}
+
+    assert expected == direct_connections(environment)
+
+
+def test_the_commands_of_operators_reach_an_emulator_if_a_proxy_is_set(
+    endpoint: Endpoint, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_proxies(monkeypatch)
+
+    done = run_command(
+        lambda arguments: tokens.main(["list", *arguments]), endpoint=endpoint, capsys=capsys
+    )
+
+    assert (0, "") == (done.returncode, done.stderr)
+
+
+def test_prune_reaches_an_emulator_if_a_proxy_is_set(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class EmptyModel(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"data": [], "has_more": False, "last_id": ""}).encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), EmptyModel)
+    set_proxies(monkeypatch)
+    monkeypatch.setenv("CHECKPOINTS_API_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("CHECKPOINTS_TOKEN", TOKEN)
+
+    with serving(server):
+        assert 0 == prune.main(["resnet-50", "--all"]), capsys.readouterr().err
+
+
+def test_serve_prints_the_exports_that_curl_needs_if_a_proxy_is_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outputs = dict.fromkeys(("ApiUrl", "CheckpointsTableName", "TokensTableName"), "x")
+    monkeypatch.setattr(serve, "INHERITED", {"HTTP_PROXY": NOTHING, "NO_PROXY": "a.com, b.com"})
+
+    printed = serve.instructions(AwsEmulator(1), outputs, "secret")
+
+    hosts = "'127.0.0.1,localhost,a.com, b.com'"
+    assert f"\n  export NO_PROXY={hosts} no_proxy={hosts}\n" in printed
+
+
+def set_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the user's proxies, and none of the settings of `isolate`."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name)
+    for name, value in PROXIES.items():
+        monkeypatch.setenv(name, value)
