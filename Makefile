@@ -5,7 +5,6 @@ ifneq ($(words $(CURDIR)),1)
 $(error make does not support spaces in the path of this folder: $(CURDIR))
 endif
 
-UV := uv==0.13.9
 PYTHON ?= python3
 ARGS ?=
 EVENT ?= events/delete-checkpoints.json
@@ -15,23 +14,35 @@ STACK ?= checkpoints
 URL ?=
 VERBOSE ?=
 
+UV := uv==0.13.9
 uv := $(CURDIR)/.tools/bin/uv
 python := .venv/bin/python
+python_version := $(shell cat .python-version)
 
-# Each tool has its own environment, because its pinned dependencies conflict with the project's.
-# --exclude-newer makes their versions reproducible.
-export SAM := $(uv) tool run --exclude-newer 2026-11-20 --from aws-sam-cli==1.170.0 sam
-export MINISTACK := $(uv) tool run --exclude-newer 2026-11-20 --python 3.13 \
-	--from ministack==1.5.33 --with aws-sam-translator==1.115.0 python $(CURDIR)/emulators/run_ministack.py
-cfn_lint := $(uv) tool run --exclude-newer 2026-11-20 --from cfn-lint==1.58.0 cfn-lint
-checkov := $(uv) tool run --exclude-newer 2026-11-20 --from checkov==3.3.30 checkov
+# Each tool has its own environment, because its pinned libraries conflict with the project's.
+export SAM := $(CURDIR)/.tools/sam/bin/sam
+export MINISTACK := $(CURDIR)/.tools/ministack/bin/python $(CURDIR)/emulators/run_ministack.py
+cfn_lint := .tools/cfn-lint/bin/cfn-lint
+checkov := .tools/checkov/bin/checkov
 
-# The user's settings of Python and pytest could change what runs.
-unexport $(filter PYTHON% PYTEST_%,$(.VARIABLES))
+# Of the user's settings of uv and pip, keep those that say from where to install, and how to connect.
+# The others could change what is installed, or where. The user's settings of Python and pytest, such
+# as PYTHONPATH, could change what runs.
+kept := PYTHON_KEYRING_BACKEND UV_INDEX% UV_DEFAULT_INDEX UV_EXTRA_INDEX_URL UV_FIND_LINKS \
+	UV_NO_INDEX UV_CONFIG_FILE UV_KEYRING_PROVIDER UV_CREDENTIALS_DIR UV_INSECURE_HOST UV_NATIVE_TLS UV_SYSTEM_CERTS UV_HTTP_% \
+	UV_REQUEST_TIMEOUT UV_CONCURRENT_% UV_OFFLINE UV_LINK_MODE UV_PYTHON_DOWNLOADS% \
+	UV_PYTHON_INSTALL_MIRROR PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_NO_INDEX \
+	PIP_CONFIG_FILE PIP_KEYRING_PROVIDER PIP_TRUSTED_HOST PIP_CERT PIP_CLIENT_CERT PIP_PROXY \
+	PIP_TIMEOUT PIP_DEFAULT_TIMEOUT PIP_RETRIES PIP_USE_FEATURE PIP_USE_DEPRECATED
+unexport $(filter-out $(kept),$(filter UV_% PIP_% PYTHON% PYTEST_% VIRTUAL_ENV CONDA_PREFIX,$(.VARIABLES)))
+# These would choose another template, or another kind of build.
+unexport SAM_TEMPLATE_FILE SAM_BUILD_MODE
 export UV_CACHE_DIR := $(CURDIR)/.tools/cache
-export UV_TOOL_DIR := $(CURDIR)/.tools/tools
 export UV_PYTHON_INSTALL_DIR := $(CURDIR)/.tools/python
 export SAM_CLI_TELEMETRY := 0
+
+# Some people have `user = true` in pip's configuration file, which this overrides.
+export PIP_USER := 0
 
 # The emulators listen on this machine, so connections to it must not go through a proxy.
 # (Without any proxy, this would turn off the proxy of the system settings of macOS.)
@@ -43,6 +54,9 @@ export NO_PROXY := 127.0.0.1,localhost$(if $(direct),$(comma)$(direct))
 export no_proxy := $(NO_PROXY)
 endif
 endif
+
+# pip cannot use a SOCKS proxy, and fails.
+pip := $(if $(findstring socks,$(ALL_PROXY)$(all_proxy)),ALL_PROXY= all_proxy=) .tools/bin/python -m pip
 
 # With `make --jobs`, or MAKEFLAGS=-j in the environment, the timing of the tests would suffer.
 .NOTPARALLEL:
@@ -71,8 +85,9 @@ test: .venv/ready ## Run the tests
 	$(python) -m pytest --numprocesses 3 --dist worksteal
 
 .PHONY: check
-check: .venv/ready ## Check format, lint, types, template, docs and generated files
-	$(uv) lock --check
+check: .venv/ready .tools/sam/ready .tools/cfn-lint/ready .tools/checkov/ready ## Check format, lint, types, template, docs and generated files
+	$(lock) --offline --check
+	$(lock) --offline --check --project tools
 	$(python) -m ruff format --check
 	$(python) -m ruff check
 	$(python) -m mypy
@@ -84,8 +99,8 @@ check: .venv/ready ## Check format, lint, types, template, docs and generated fi
 	$(uv) export $(requirements) | diff -u src/requirements.txt -
 
 .PHONY: build
-build: .venv/ready ## Package the functions for Lambda into .aws-sam/build
-	@PYTHON="$(CURDIR)/$(python)" $(SAM) build
+build: .venv/ready .tools/sam/ready ## Package the functions for Lambda into .aws-sam/build
+	@MAKEFLAGS= PYTHON="$(CURDIR)/$(python)" $(SAM) build
 
 .PHONY: deploy
 deploy: .venv/ready ## Build, and deploy STACK (default: checkpoints) with ARGS
@@ -94,7 +109,7 @@ deploy: .venv/ready ## Build, and deploy STACK (default: checkpoints) with ARGS
 	@$(SAM) deploy --stack-name "$(STACK)" $(ARGS)
 
 .PHONY: local
-local: .venv/ready ## Run a DynamoDB with the demo's data, on PORT (default: 8000)
+local: .venv/ready .tools/ministack/ready ## Run a DynamoDB with the demo's data, on PORT (default: 8000)
 	@$(python) scripts/local.py $(if $(PORT),--port $(PORT))
 
 .PHONY: reseed
@@ -110,7 +125,7 @@ start-api: build ## Serve the API with the function in a container; needs make l
 	@$(SAM) local start-api $(config_env) $(ARGS)
 
 .PHONY: serve
-serve: .venv/ready ## Deploy to a local AWS emulator, on PORT (default: a free port)
+serve: .venv/ready .tools/ministack/ready .tools/sam/ready ## Deploy to a local AWS emulator, on PORT (default: a free port)
 	@$(python) scripts/serve.py $(if $(PORT),--port $(PORT)) $(if $(VERBOSE),--verbose)
 
 .PHONY: smoke
@@ -118,11 +133,11 @@ smoke: .venv/ready ## Test the deployed STACK (default: checkpoints), optionally
 	@$(python) scripts/smoke.py --stack "$(STACK)" $(if $(URL),--url "$(URL)")
 
 .PHONY: e2e
-e2e: .venv/ready ## Run the end-to-end tests against a local AWS emulator
+e2e: .venv/ready .tools/ministack/ready .tools/sam/ready ## Run the end-to-end tests against a local AWS emulator
 	$(python) -m pytest --timeout 300 -o faulthandler_timeout=360 tests/e2e
 
 .PHONY: bench
-bench: .venv/bench ## Compare with other implementations, write docs/benchmarks.md
+bench: .venv/bench .tools/sam/ready ## Compare with other implementations, write docs/benchmarks.md
 	@PYTHONPATH=tests $(python) benchmarks/run.py
 
 .PHONY: bench-check
@@ -138,8 +153,12 @@ update: .venv/ready ## Format the code, and write the generated files
 	$(python) -m ruff format
 	$(python) -m ruff check --fix
 	$(python) scripts/openapi.py
+	$(lock)
+	$(lock) --project tools
 	$(uv) export $(requirements) --output-file src/requirements.txt
 
+# The lock files name the public index. Another one, such as a company's, would demand new lock files.
+lock := $(uv) lock --quiet --default-index https://pypi.org/simple
 requirements := --quiet --frozen --no-dev --no-emit-project --no-header --no-annotate
 
 .PHONY: clean
@@ -147,22 +166,48 @@ clean: ## Remove everything that was installed or built
 	rm -rf .venv .tools .aws-sam .hypothesis .mypy_cache .pytest_cache .ruff_cache .schemathesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/ready: pyproject.toml uv.lock $(uv)
+# $(call install,ENVIRONMENT,OPTIONS) installs exactly what the lock file says, with its hashes, from
+# any index. OPTIONS of uv export choose the libraries.
+define install
+	@$(uv) export --quiet --frozen --no-emit-project $(2) --output-file $(1)/requirements.txt && \
+	$(uv) pip sync --quiet --require-hashes --python $(1) $(1)/requirements.txt || { echo "Could not \
+	set up $(1). See the error of uv above. If a library could not be downloaded, check that a package \
+	index is reachable." >&2; exit 1; }
+endef
+
+# $(call create,ENVIRONMENT) creates an empty environment.
+define create
+	@$(uv) python find --system $(python_version) > /dev/null 2>&1 || echo "Python $(python_version) was \
+	not found. uv now downloads it from GitHub (the project python-build-standalone) into \
+	.tools/python. To use your own Python $(python_version), put it on the PATH: \
+	PATH=/path/to/bin:\$$PATH make setup"
+	@$(uv) venv --quiet --clear --python $(python_version) $(1) || { echo "Could not create $(1). See the \
+	error of uv above. If Python $(python_version) could not be downloaded, install it, and put \
+	python$(python_version) on the PATH." >&2; exit 1; }
+endef
+
+# The project itself is built with the hatchling of the lock file.
+install_project := $(uv) pip install --quiet --no-deps --no-build-isolation --python .venv --editable .
+
+.venv/ready: pyproject.toml uv.lock .python-version $(uv)
 	$(call say,Installing the libraries into .venv)
-	@$(uv) python find --system "$${UV_PYTHON:-3.13}" > /dev/null 2>&1 || echo "Python 3.13 was not \
-	found. uv now downloads it from GitHub (the project python-build-standalone) into .tools/python. \
-	To use your own Python 3.13, put it on the PATH: PATH=/path/to/bin:\$$PATH make setup"
-	@$(uv) sync --locked --quiet || { echo "Could not set up .venv. See the error of uv above. If \
-	Python 3.13 could not be downloaded, install it, and put python3.13 on the PATH. If a library \
-	could not be downloaded, check that a package index is reachable." >&2; exit 1; }
+	$(call create,.venv)
+	$(call install,.venv)
+	@$(install_project)
+	@touch $@
+
+.tools/%/ready: tools/pyproject.toml tools/uv.lock .python-version $(uv)
+	$(call say,Installing $* into .tools)
+	$(call create,.tools/$*)
+	$(call install,.tools/$*,--project tools --only-group $*)
 	@touch $@
 
 # The benchmarks also need the libraries of the other implementations and of the plots. A Python that
 # uv downloaded is compiled to bytecode first, because Lambda's Python is compiled too.
 .venv/bench: .venv/ready
 	@test "$$(uname)" = Linux || { echo "The benchmarks run only on Linux." >&2; exit 1; }
-	@$(uv) sync --locked --quiet --group bench || { echo "Could not install the libraries of the \
-	benchmarks. Is a package index reachable?" >&2; exit 1; }
+	$(call install,.venv,--group bench)
+	@$(install_project)
 	@! test -d .tools/python || $(python) -m compileall -q -j 0 -x 'site-packages|/tests?/' .tools/python
 	@touch $@
 
@@ -172,6 +217,6 @@ $(uv): Makefile
 	or is older than 3.8. To use another, add PYTHON=/path/to/python3 to the command." >&2; exit 1; }
 	@$(PYTHON) -m venv .tools || { echo "$(PYTHON) cannot create virtual environments. On Debian and \
 	Ubuntu: apt install python3-venv" >&2; exit 1; }
-	@.tools/bin/python -m pip --disable-pip-version-check install --quiet $(UV) || { echo "Could not \
+	@$(pip) --disable-pip-version-check install --quiet $(UV) || { echo "Could not \
 	install uv. Is a package index reachable?" >&2; exit 1; }
 	@touch $@

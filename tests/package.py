@@ -62,10 +62,10 @@ def package_running(handler: str, environment: Mapping[str, str]) -> Iterator[In
 
 def _rapid_folder() -> Path:
     """Return where the SAM CLI keeps what it puts into its containers."""
-    *tool, _ = shlex.split(os.environ["SAM"])
+    (tool,) = shlex.split(os.environ["SAM"])
     locate = "import pathlib, samcli; print(pathlib.Path(samcli.__file__).parent / 'local/rapid')"
     found = subprocess.run(  # noqa: S603 the Makefile names it
-        [*tool, "python", "-c", locate], capture_output=True, text=True, check=True
+        [Path(tool).with_name("python"), "-c", locate], capture_output=True, text=True, check=True
     )
     return Path(found.stdout.strip())
 

@@ -1,10 +1,13 @@
-"""Demo, tests and commands work on a machine that is set up for other work."""
+"""Demo, tests, set-up and commands work on a machine that is set up for other work."""
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,6 +51,17 @@ HOSTILE = PROXIES | {
     "TOKENS_TABLE": "another",
     "TZ": "Asia/Kathmandu",
 }
+MISUSED = {  # by make, uv, pip or pytest
+    "PIP_PREFIX": "/absent",
+    "PIP_TARGET": "/absent",
+    "PYTEST_ADDOPTS": "--absent",
+    "PYTHONHOME": "/absent",
+    "PYTHONPATH": "/absent",
+    "UV_EXCLUDE_NEWER": "2020-01-01",
+    "UV_NO_DEV": "1",
+    "UV_PROJECT_ENVIRONMENT": "/absent",
+    "UV_PYTHON": "3.9",
+}
 SAMPLE = (
     "tests/test_audit.py::test_the_first_request_of_a_process_counts_as_one_cold_start",
     "tests/test_local.py",
@@ -55,6 +69,10 @@ SAMPLE = (
     "tests/test_settings.py::test_each_request_returns_500_and_logs_the_wrong_setting[no region]",
     "tests/test_smoke.py::test_passes_on_a_good_stack_and_leaves_nothing",
 )
+LOCK = tomllib.loads((ROOT / "tools" / "uv.lock").read_text())
+WHEELS = {package["name"]: package.get("wheels", []) for package in LOCK["package"]}
+# Add a target to the Makefile that prints the environment of its commands.
+PROBE = "include Makefile\nprobe: ; @env"
 
 
 def run(*command: str, stdin: str = "", **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -82,6 +100,80 @@ def test_the_demo_runs_with_the_settings_that_people_have() -> None:
     done, usual = run(*demo, **HOSTILE), run(*demo)
 
     assert (0, usual.stdout, "") == (done.returncode, done.stdout, done.stderr)
+
+
+def test_make_drops_what_changes_what_is_installed_or_where() -> None:
+    printed = run("make", "--file", "-", "probe", stdin=PROBE, **MISUSED, PIP_USER="1").stdout
+
+    environment = dict(line.partition("=")[::2] for line in printed.splitlines())
+    assert set() == environment.keys() & MISUSED.keys()
+    assert "0" == environment["PIP_USER"]
+
+
+def test_make_keeps_what_says_from_where_to_install() -> None:
+    settings = {
+        "HTTPS_PROXY": "http://proxy.example.com",
+        "NO_PROXY": "example.com",
+        "PIP_INDEX_URL": "https://index.example.com",
+        "UV_DEFAULT_INDEX": "https://index.example.com",
+        "UV_INDEX_PRIVATE_PASSWORD": "secret",
+        "UV_INDEX_URL": "https://index.example.com",
+        "UV_OFFLINE": "1",
+    }
+
+    printed = run("make", "--file", "-", "probe", stdin=PROBE, **settings, no_proxy="").stdout
+
+    environment = dict(line.partition("=")[::2] for line in printed.splitlines())
+    direct = "127.0.0.1,localhost,example.com"
+    assert settings | {"NO_PROXY": direct, "no_proxy": direct} == {
+        name: environment.get(name) for name in (*settings, "no_proxy")
+    }
+
+
+class Index(BaseHTTPRequestHandler):
+    """A package index that has the files of a lock file, and does not know when they came."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        for wheel in WHEELS[self.path.split("/")[-2]]:
+            name, digest = wheel["url"].rpartition("/")[2], wheel["hash"].replace(":", "=")
+            self.wfile.write(f'<a href="{name}#{digest}">{name}</a>\n'.encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_make_installs_from_another_index_as_a_company_has(tmp_path: Path) -> None:
+    """Only the last step is left out: the download of the files that were found."""
+    target = ".tools/cfn-lint/ready"
+    recipe = run("make", "--dry-run", "--what-if=tools/uv.lock", target).stdout
+    (script,) = re.findall(r"^\S+/uv export (?:.*\\\n)*.*\n", recipe, re.MULTILINE)
+    script = script.replace(".tools/cfn-lint/requirements.txt", str(tmp_path / "libraries.txt"))
+    script = script.replace("--python .tools/cfn-lint", "--python .tools --dry-run")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Index)
+
+    with serving(server):
+        index = f"http://127.0.0.1:{server.server_port}/simple"
+        done = run(
+            "sh",
+            stdin=script.replace("--quiet ", ""),
+            UV_DEFAULT_INDEX=index,
+            UV_CACHE_DIR=str(tmp_path),
+        )
+
+    assert 0 == done.returncode, done.stderr
+    assert "\n + cfn-lint==" in done.stderr
+
+
+def test_make_check_accepts_the_lock_files_if_another_index_is_set() -> None:
+    recipe = run("make", "--dry-run", "check").stdout
+    commands = re.findall(r"^\S+/uv lock .*\n", recipe, re.MULTILINE)
+
+    done = run("sh", "-e", stdin="".join(commands), UV_DEFAULT_INDEX=NOTHING, UV_INDEX_URL=NOTHING)
+
+    assert (2, 0) == (len(commands), done.returncode), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,9 +55,9 @@ def containers() -> list[dict[str, Any]]:
         for environment in ([], ["--config-env", "x86_64"])
     ]
     commands += [shlex.split(command.partition(" local ")[2]) for command in sam_commands(9000)]
-    *tool, _ = shlex.split(os.environ["SAM"])
+    (tool,) = shlex.split(os.environ["SAM"])
     found = subprocess.run(  # noqa: S603 the Makefile names it
-        [*tool, "python", "-c", RESOLVE, json.dumps(commands)],
+        [Path(tool).with_name("python"), "-c", RESOLVE, json.dumps(commands)],
         cwd=ROOT,
         env=os.environ | {"AWS_DEFAULT_REGION": "eu-west-1"},
         capture_output=True,
