@@ -102,6 +102,13 @@ def test_the_demo_runs_with_the_settings_that_people_have() -> None:
     assert (0, usual.stdout, "") == (done.returncode, done.stdout, done.stderr)
 
 
+def test_any_version_of_uv_can_run_prune_py_in_this_folder() -> None:
+    """Uv reads the settings of the project too, but not its libraries."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+    assert "required-version" not in project["tool"].get("uv", {})
+
+
 def test_make_drops_what_changes_what_is_installed_or_where() -> None:
     printed = run("make", "--file", "-", "probe", stdin=PROBE, **MISUSED, PIP_USER="1").stdout
 
