@@ -5,14 +5,16 @@ ifneq ($(words $(CURDIR)),1)
 $(error make does not support spaces in the path of this folder: $(CURDIR))
 endif
 
-PYTHON ?= python3
-ARGS ?=
-EVENT ?= events/delete-checkpoints.json
-EVENTS ?=
-PORT ?=
-STACK ?= checkpoints
-URL ?=
-VERBOSE ?=
+# Set these on the command line of make only. `:=` ignores variables of the environment: many shells
+# have a PORT or a STACK, which must not choose what is deployed.
+PYTHON := python3
+ARGS :=
+EVENT := events/delete-checkpoints.json
+EVENTS :=
+PORT :=
+STACK := checkpoints
+URL :=
+VERBOSE :=
 
 UV := uv==0.13.9
 uv := $(CURDIR)/.tools/bin/uv

@@ -137,6 +137,28 @@ def test_make_keeps_what_says_from_where_to_install() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("deploy", '--stack-name "{}checkpoints"'),
+        ("smoke", '--stack "{}checkpoints"'),
+        ("invoke", "--event {}events/delete-checkpoints.json"),
+    ],
+)
+def test_only_the_command_line_of_make_chooses_what_is_deployed_or_sent(
+    command: str, shown: str
+) -> None:
+    names = ("ARGS", "EVENT", "EVENTS", "PORT", "PYTHON", "SAM", "STACK", "URL", "UV", "VERBOSE")
+    given = ["STACK=my-checkpoints", "EVENT=my-events/delete-checkpoints.json"]
+
+    done = run("make", "--dry-run", command, **dict.fromkeys(names, "website"))
+    chosen = run("make", "--dry-run", command, *given, STACK="website")
+
+    assert shown.format("") in done.stdout, done.stderr
+    assert shown.format("my-") in chosen.stdout, chosen.stderr
+    assert "website" not in done.stdout + chosen.stdout
+
+
 class Index(BaseHTTPRequestHandler):
     """A package index that has the files of a lock file, and does not know when they came."""
 
