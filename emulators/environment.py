@@ -8,6 +8,7 @@ Import only small modules here, because this runs before the others are imported
 
 import os
 from collections.abc import Mapping
+from shlex import quote
 
 LOOPBACK = "127.0.0.1"
 WITHOUT_PROXY = f"{LOOPBACK},localhost"
@@ -59,3 +60,9 @@ def direct_connections(environment: Mapping[str, str]) -> dict[str, str]:
     if hosts != "*" and not hosts.startswith(WITHOUT_PROXY):
         hosts = f"{WITHOUT_PROXY},{hosts}".rstrip(",")
     return {"NO_PROXY": hosts, "no_proxy": hosts}
+
+
+def direct_export() -> str:
+    """Return a line to paste, so that curl connects to this machine without the user's proxy."""
+    hosts = direct_connections(INHERITED).get("no_proxy")
+    return f"  export NO_PROXY={quote(hosts)} no_proxy={quote(hosts)}\n" if hosts else ""

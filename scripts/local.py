@@ -15,7 +15,7 @@ from emulators.aws import (
     aws_emulator,
 )
 from emulators.dynamodb import create_tables
-from emulators.environment import isolate
+from emulators.environment import direct_export, isolate
 from emulators.records import MODEL, put_demo
 from scripts.stacks import report_errors
 from scripts.terminal import Parser, run, say, stop_on_signals
@@ -61,7 +61,7 @@ def _serve(port: int) -> None:
     # Only DynamoDB, because other machines in the network can reach it, and must not run code here.
     with aws_emulator(port, host=EVERY_ADDRESS, services="dynamodb") as emulator:
         _seed(emulator.client("dynamodb"))
-        print(instructions(emulator.port), flush=True)
+        print(instructions(emulator.port, direct_export()), flush=True)
         while emulator.is_listening():
             time.sleep(1)
         raise AwsEmulatorError("DynamoDB stopped unexpectedly.")
@@ -86,7 +86,7 @@ def _seed(client: "DynamoDBClient") -> None:
     put_demo(client, *TABLES)
 
 
-def instructions(port: int) -> str:
+def instructions(port: int, export: str = "") -> str:
     """Return the commands for another terminal, for this port and this processor."""
     options, reseed = "", "make reseed"
     if port != DEFAULT_PORT:
@@ -107,7 +107,7 @@ In another terminal (needs Docker):
 or, to send requests:
 
   make start-api{options}
-  curl -X DELETE http://127.0.0.1:3000/v1/preview/models/{MODEL}/checkpoints \\
+{export}  curl -X DELETE http://127.0.0.1:3000/v1/preview/models/{MODEL}/checkpoints \\
       -H 'Authorization: Bearer vision-team-demo-token' \\
       -d '{{"steps": [100, 200, 999]}}' -w '\\n'
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import shlex
 import sys
 import time
 from collections import Counter
@@ -12,7 +11,7 @@ from typing import Any
 from checkpoints.auth import DELETE_SCOPE, READ_SCOPE
 from emulators import STACK
 from emulators.aws import AwsEmulator, aws_emulator, build, free_port
-from emulators.environment import INHERITED, direct_connections, isolate
+from emulators.environment import direct_export, isolate
 from emulators.records import ARTIFACTS_BUCKET, ENTITY, MODEL, STEPS, artifact_keys, put_demo_model
 from scripts import tokens
 from scripts.logs import read_events
@@ -62,25 +61,25 @@ def _serve(emulator: AwsEmulator, *, verbose: bool) -> None:
     scopes = [READ_SCOPE, DELETE_SCOPE]
     table = outputs["TokensTableName"]
     token = tokens.issue(dynamodb, table, entity=ENTITY, name="local", scopes=scopes)
-    print(instructions(emulator, outputs, token), flush=True)
+    print(instructions(emulator, outputs, token, direct_export()), flush=True)
     for message in log_messages(emulator.client("logs")):
         line = message if verbose else format_outcome(message)
         if line is not None:
             print(line, flush=True)
 
 
-def instructions(emulator: AwsEmulator, outputs: dict[str, str], token: str) -> str:
+def instructions(
+    emulator: AwsEmulator, outputs: dict[str, str], token: str, export: str = ""
+) -> str:
     """Return what is deployed, with commands to paste."""
     settings = emulator.environment
-    direct = direct_connections(INHERITED)
-    no_proxy = f"\n  export {_assign(direct, *direct)}" if direct else ""
     return f"""
 {MODEL} of {ENTITY} has a checkpoint every {STEPS.step} steps, up to step {STEPS[-1]}.
 In another terminal, set the URL of the API, and a token:
 
   export API_URL={outputs["ApiUrl"]}
-  export TOKEN={token}{no_proxy}
-
+  export TOKEN={token}
+{export}
 Delete some checkpoints:
 
   curl -X DELETE "$API_URL/v1/preview/models/{MODEL}/checkpoints" \\
@@ -115,7 +114,7 @@ artifacts. Ctrl-C stops everything.
 
 
 def _assign(settings: dict[str, str], *names: str) -> str:
-    return " ".join(f"{name}={shlex.quote(settings[name])}" for name in names)
+    return " ".join(f"{name}={settings[name]}" for name in names)
 
 
 def format_outcome(message: str) -> str | None:

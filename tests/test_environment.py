@@ -9,15 +9,17 @@ import tomllib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from commands import run_command
+from emulators import environment as settings
 from emulators.aws import ROOT, AwsEmulator
 from emulators.environment import direct_connections
 from events import TOKEN
 from faulty_dynamodb import Endpoint, serving
-from scripts import prune, serve, tokens
+from scripts import local, prune, serve, tokens
 
 NOTHING = "http://127.0.0.1:9"  # no program listens there
 PROXIES = {
@@ -259,16 +261,17 @@ def test_prune_reaches_an_emulator_if_a_proxy_is_set(
         assert 0 == prune.main(["resnet-50", "--all"]), capsys.readouterr().err
 
 
-def test_serve_prints_the_exports_that_curl_needs_if_a_proxy_is_set(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_serve_and_local_print_the_export_that_curl_needs_if_a_proxy_is_set() -> None:
     outputs = dict.fromkeys(("ApiUrl", "CheckpointsTableName", "TokensTableName"), "x")
-    monkeypatch.setattr(serve, "INHERITED", {"HTTP_PROXY": NOTHING, "NO_PROXY": "a.com, b.com"})
+    proxy = {"HTTP_PROXY": NOTHING, "NO_PROXY": "a.com, b.com"}
 
-    printed = serve.instructions(AwsEmulator(1), outputs, "secret")
+    with mock.patch.object(settings, "INHERITED", proxy):
+        export = settings.direct_export()
 
     hosts = "'127.0.0.1,localhost,a.com, b.com'"
-    assert f"\n  export NO_PROXY={hosts} no_proxy={hosts}\n" in printed
+    assert f"  export NO_PROXY={hosts} no_proxy={hosts}\n" == export
+    assert f"\n{export}" in serve.instructions(AwsEmulator(1), outputs, "secret", export)
+    assert f"\n{export}" in local.instructions(8000, export)
 
 
 def set_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
