@@ -132,20 +132,15 @@ def architecture() -> str:
 
 
 def build() -> None:
-    """Package the functions.
+    """Package the functions."""
+    _run(*_tool("SAM"), *("build", "--build-dir", str(BUILD)), environment=build_environment())
 
-    This has the user's environment, without what could change the build.
-    """
-    own = {
-        name: value
-        for name, value in INHERITED.items()
-        if not name.startswith(("AWS_", "MAKE", "PYTHON"))
-    }
-    _run(
-        *_tool("SAM"),
-        *("build", "--build-dir", str(BUILD)),
-        environment=own | {"PYTHON": sys.executable},
-    )
+
+def build_environment() -> dict[str, str]:
+    """Return the user's environment, which may name a proxy, without what changes the build."""
+    changing = ("AWS_", "MAKE", "PYTHON", "SAM_")
+    kept = {name: value for name, value in INHERITED.items() if not name.startswith(changing)}
+    return kept | {"PYTHON": sys.executable, "SAM_CLI_TELEMETRY": "0"}
 
 
 @contextmanager

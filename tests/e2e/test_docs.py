@@ -9,8 +9,11 @@ import pytest
 
 from deployment import Deployment
 from emulators.aws import ROOT
+from emulators.environment import INHERITED
 from emulators.records import put_demo_model
 
+# `uv run` downloads libraries, for which the user may need a proxy and other settings.
+DOWNLOAD_SETTINGS = re.compile("(?i)UV_|SSL_CERT_|.*_PROXY$")
 END = "--- end of a command ---"
 
 
@@ -39,6 +42,7 @@ def test_the_commands_of_a_page_print_what_it_shows(
         capture_output=True,
         cwd=ROOT,
         env=os.environ
+        | {name: value for name, value in INHERITED.items() if DOWNLOAD_SETTINGS.match(name)}
         | {
             "API_URL": deployment.outputs["ApiUrl"],
             "PATH": f"{ROOT / '.tools' / 'bin'}:{os.environ['PATH']}",

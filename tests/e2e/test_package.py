@@ -16,7 +16,7 @@ import pytest
 
 from deployment import Deployment
 from emulators import STACK
-from emulators.aws import BUILD, ROOT
+from emulators.aws import BUILD, ROOT, build_environment
 from emulators.template import read_template
 from events import MODEL, SAMPLE_STATUSES, make_event
 from package import PACKAGE, InvokePackage, package_running
@@ -110,6 +110,7 @@ def build_into(folder: Path, python: str) -> subprocess.CompletedProcess[str]:
     """Run the makefile as `sam build` does."""
     return subprocess.run(  # noqa: S603 it is ours
         [*MAKE, f"PYTHON={python}", f"ARTIFACTS_DIR={folder}"],
+        env=build_environment(),
         capture_output=True,
         text=True,
         check=False,
