@@ -34,7 +34,7 @@ MAX_BODY_BYTES = 8_000  # the common rules of AWS WAF refuse a body of more than
 MAX_ATTEMPTS = 6  # of one request, without any progress
 MAX_WAIT_SECONDS = 60.0
 TIMEOUT = httpx2.Timeout(40, connect=10)  # longer than the API's own timeout
-DIRECT = {"all://127.0.0.1": None, "all://localhost": None}  # no proxy, if one is set
+THIS_MACHINE = {"127.0.0.1", "localhost", "::1"}
 MAX_DETAIL_CHARACTERS = 300
 MAX_METRICS = 3  # in the table of the plan
 MAX_NAME_CHARACTERS = 16  # of a metric, in that table
@@ -308,11 +308,12 @@ def main(
     model = quote(options.model, safe="").replace(".", "%2E")
     path = f"{url.rstrip('/')}/v1/preview/models/{model}/checkpoints"
     headers = {"Authorization": f"Bearer {token}"}
-    if not transport and (problem := unusable_setting()):
+    is_local = httpx2.URL(url).host in THIS_MACHINE  # never through a proxy
+    if not is_local and not transport and (problem := unusable_setting()):
         warn(f"prune.py: {problem} Nothing was deleted.")
         return 1
     with httpx2.Client(
-        headers=headers, timeout=TIMEOUT, transport=transport, mounts=DIRECT
+        headers=headers, timeout=TIMEOUT, transport=transport, trust_env=not is_local
     ) as client:
         return run(Api(client, path, token), options)
 
