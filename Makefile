@@ -159,8 +159,8 @@ update: .venv/ready ## Format the code, and write the generated files
 	$(lock) --project tools
 	$(uv) export $(requirements) --output-file src/requirements.txt
 
-# The lock files name the public index. Another one, such as a company's, would demand new lock files.
-lock := $(uv) lock --quiet --default-index https://pypi.org/simple
+# The lock files name the public index. With another one, such as a company's, uv would demand new files.
+lock = $(uv) lock --quiet --default-index $(shell sed -n 's/.*registry = "\([^"]*\)".*/\1/p' uv.lock | head -n 1)
 requirements := --quiet --frozen --no-dev --no-emit-project --no-header --no-annotate
 
 .PHONY: clean
