@@ -143,7 +143,7 @@ bench: .venv/bench .tools/sam/ready ## Compare with other implementations, write
 	@PYTHONPATH=tests $(python) benchmarks/run.py
 
 .PHONY: bench-check
-bench-check: bench-types ## Run the benchmarks, and fail if a target is missed
+bench-check: bench-types .tools/sam/ready ## Run the benchmarks, and fail if a target is missed
 	@PYTHONPATH=tests $(python) benchmarks/run.py --check
 
 .PHONY: bench-types
