@@ -147,10 +147,11 @@ def _describe_setting(error: Exception) -> str:
     """Return a message that names the variable with the wrong setting, or all that are set."""
     message = str(error).strip().rstrip(".") or type(error).__name__
     is_set = {key: value for key, value in sorted(os.environ.items()) if key.startswith("AWS_")}
+    # boto3 quotes the value, or ends with it. Elsewhere, as in "base 10", it is there by chance.
     is_named = [
         key
         for key, value in is_set.items()
-        if value and re.search(rf"(?<!\w){re.escape(value)}(?!\w)", message)
+        if value and (repr(value) in message or message.endswith(f": {value}"))
     ]
     names = " and ".join(is_named) or ", ".join([*is_set, "and the AWS configuration files"])
     return f"An AWS setting is not valid: {message}. Check {names}."

@@ -162,3 +162,14 @@ def test_credentials_of_aws_login_can_be_read(
         "Error loading login session token: Unable to load a existing login session for session "
         "arn:aws:iam::123456789012:user/x. Please reauthenticate with 'aws login'."
     ) == failure(capsys)
+
+
+def test_names_no_variable_whose_value_is_in_the_sentence_by_chance(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_only(monkeypatch, {"AWS_MAX_ATTEMPTS": "10", "AWS_METADATA_SERVICE_TIMEOUT": "x"})
+
+    assert (
+        "An AWS setting is not valid: invalid literal for int() with base 10: 'x'. "
+        "Check AWS_METADATA_SERVICE_TIMEOUT."
+    ) == failure(capsys)
