@@ -15,6 +15,9 @@ PORT :=
 STACK := checkpoints
 URL :=
 VERBOSE :=
+# `make -e` would let the environment win.
+$(foreach name,ARGS STACK URL,$(if $(filter environment,$(origin $(name))), \
+	$(error make does not take $(name) from the environment. Run it without -e)))
 
 UV := uv==0.13.9
 uv := $(CURDIR)/.tools/bin/uv

@@ -161,6 +161,14 @@ def test_only_the_command_line_of_make_chooses_what_is_deployed_or_sent(
     assert "website" not in done.stdout + chosen.stdout
 
 
+@pytest.mark.parametrize("name", ["ARGS", "STACK", "URL"])
+def test_not_even_make_e_lets_the_environment_choose_what_is_deployed(name: str) -> None:
+    done = run("make", "--dry-run", "deploy", "smoke", MAKEFLAGS="e", **{name: "website"})
+
+    assert (2, "") == (done.returncode, done.stdout)
+    assert f"does not take {name} from the environment. Run it without -e" in done.stderr
+
+
 class Index(BaseHTTPRequestHandler):
     """A package index that has the files of a lock file, and does not know when they came."""
 
