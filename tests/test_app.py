@@ -52,6 +52,8 @@ def _one_checkpoint(_fresh_tables: None) -> None:
         {"path": f"/v1/preview/models/other/checkpoints/v1/preview/models/{MODEL}/checkpoints"},
         {"path": f"//v1/preview/models/{MODEL}/checkpoints"},
         {"path": "/" + "x" * 10_000},
+        {"path": f"/ml/v1/preview/models/{MODEL}/checkpoints", "resource": "/{proxy+}"},
+        {"path": f"/v1/preview/models/{MODEL}/checkpoints/", "resource": "/{proxy+}"},
     ],
     ids=lambda event: str(event)[:80],
 )
@@ -105,10 +107,10 @@ def test_rejects_a_model_id_that_is_not_utf_8(call: Call, encoded: str) -> None:
         {"headers": AUTHORIZATION | {"Content-Type": "text/plain; charset=utf-16"}},
         {"headers": AUTHORIZATION},
         {"body": base64.b64encode(b'{"steps": [1, 2]}').decode(), "isBase64Encoded": True},
-        {"resource": "/{proxy+}", "pathParameters": {"proxy": "something/else"}},
+        {"pathParameters": {"model_id": "x"}},
         query(model_id="x", steps="2"),
     ],
-    ids=["form", "text", "no content type", "base64", "another resource", "query string"],
+    ids=["form", "text", "no content type", "base64", "another parameter", "query string"],
 )
 def test_uses_only_the_method_path_token_and_body(call: Call, event: dict[str, Any]) -> None:
     assert deleted(1, [2]) == call(**{"steps": [1, 2]} | event)

@@ -49,6 +49,7 @@ from checkpoints.store import CheckpointStore, IncompleteDeletionError
 
 MODELS_PATH = "/v1/preview/models/"
 ROUTE = f"{MODELS_PATH}<model_id>/checkpoints"
+RESOURCE = ROUTE.replace("<", "{").replace(">", "}")  # API Gateway's name for it
 
 # The resolver's own validation is off: it would parse the body before the token is checked, and
 # return 500 for deep JSON, long integers and invalid UTF-8. Debug mode is off explicitly, because
@@ -208,6 +209,10 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
 )
 def _resolve(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     app.context["audit"].count_cold_start(context)
+    # Unknown routes arrive as `/` or `/{proxy+}`. Without this, one that ends like a known route would
+    # be taken for a base path before it.
+    if event.get("resource") != RESOURCE:
+        event = event | {"path": "/"}
     return app.resolve(event, context)
 
 

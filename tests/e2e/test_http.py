@@ -219,6 +219,7 @@ def test_rejects_other_methods_and_other_paths(deployment: Deployment, send: Sen
         ("DELETE", f"{api}/v1/preview/models/m"),
         ("GET", f"{api}/v2"),
         ("PUT", f"{api}/"),
+        ("DELETE", deployment.url().replace("/v1/", "/ml/v1/")),
     ):
         response = send([1], method=method, url=url)
         assert (404, {"detail": "Not Found"}) == status_and_body(response)
