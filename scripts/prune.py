@@ -34,7 +34,7 @@ MAX_BODY_BYTES = 8_000  # the common rules of AWS WAF refuse a body of more than
 MAX_ATTEMPTS = 6  # of one request, without any progress
 MAX_WAIT_SECONDS = 60.0
 TIMEOUT = httpx2.Timeout(40, connect=10)  # longer than the API's own timeout
-THIS_MACHINE = {"127.0.0.1", "localhost", "::1"}
+THIS_MACHINE = {"127.0.0.1", "localhost", "::1"}  # which is never reached through a proxy
 MAX_DETAIL_CHARACTERS = 300
 MAX_METRICS = 3  # in the table of the plan
 MAX_NAME_CHARACTERS = 16  # of a metric, in that table
@@ -234,7 +234,7 @@ class Api:
             reason = f"No response: {self._excerpt(str(error) or type(error).__name__)}."
             if "CERTIFICATE_VERIFY_FAILED" in reason:
                 return Failure(f"{reason} {TRUST_HINT}", is_final=True, may_have_deleted_more=False)
-            reason += "" if was_sent else f" {URL_HINT}"
+            reason += "" if was_sent else f" {URL_HINT}{proxy_hint(self._url)}"
             return Failure(reason, may_have_deleted_more=was_sent)
         status = response.status_code
         try:
@@ -308,13 +308,14 @@ def main(
     model = quote(options.model, safe="").replace(".", "%2E")
     path = f"{url.rstrip('/')}/v1/preview/models/{model}/checkpoints"
     headers = {"Authorization": f"Bearer {token}"}
-    is_local = httpx2.URL(url).host in THIS_MACHINE  # never through a proxy
-    if not is_local and not transport and (problem := unusable_setting()):
-        warn(f"prune.py: {problem} Nothing was deleted.")
-        return 1
-    with httpx2.Client(
-        headers=headers, timeout=TIMEOUT, transport=transport, trust_env=not is_local
-    ) as client:
+    is_local = httpx2.URL(url).host in THIS_MACHINE
+    if not transport:
+        if problem := unusable_setting(uses_proxy=not is_local):
+            warn(f"prune.py: {problem} Nothing was deleted.")
+            return 1
+        if is_local:
+            transport = httpx2.HTTPTransport()  # one without a proxy
+    with httpx2.Client(headers=headers, timeout=TIMEOUT, transport=transport) as client:
         return run(Api(client, path, token), options)
 
 
@@ -351,10 +352,10 @@ def is_http_url(text: str) -> bool:
     return url.scheme in {"http", "https"} and url.host != ""
 
 
-def unusable_setting() -> str:
+def unusable_setting(*, uses_proxy: bool) -> str:
     """Return what to do about a setting that keeps the HTTP client from starting, if any."""
     proxies = getproxies()  # the client reads the same
-    if "*" in map(str.strip, proxies.get("no", "").split(",")):
+    if not uses_proxy or "*" in map(str.strip, proxies.get("no", "").split(",")):
         proxies = {}
     for scheme in ("http", "https", "all"):
         proxy = proxies.get(scheme)
@@ -363,7 +364,7 @@ def unusable_setting() -> str:
             return f"Set {name} to the URL of an HTTP proxy (SOCKS is not supported), or unset it."
     certificates = "Set {} to certificates in PEM format, or unset it."
     try:
-        httpx2.Client().close()
+        (httpx2.Client() if uses_proxy else httpx2.HTTPTransport()).close()
     except ValueError:  # the proxies are valid, so it is a host that has none
         return f"Set {proxy_variable('no')} to a list of hosts, or unset it."
     except OSError as error:
@@ -374,6 +375,13 @@ def unusable_setting() -> str:
     if folders and not any(Path(folder).is_dir() for folder in folders.split(os.pathsep)):
         return certificates.format("SSL_CERT_DIR")
     return ""
+
+
+def proxy_hint(url: str) -> str:
+    """Return a sentence that names the proxies, if there are any."""
+    is_local = httpx2.URL(url).host in THIS_MACHINE
+    names = [proxy_variable(each) for each in ("http", "https", "all") if each in getproxies()]
+    return f" Also check {', '.join(names)}." if names and not is_local else ""
 
 
 def proxy_variable(prefix: str) -> str:

@@ -57,7 +57,7 @@ def _run(options: argparse.Namespace) -> int:
     client = boto3.client("dynamodb", config=CONFIG)
     table = output_of(options.stack, "CheckpointsTableName")
     restored_to = _check_tables(client, options.source, table)
-    everything: dict[UUID | None, Deleted] = {None: Deleted(options.model, options.steps)}
+    everything: dict[UUID | None, Deleted]
     if options.request:
         log_group = output_of(options.stack, "ApiFunctionLogGroupName")
         # All of them first, so that nothing is restored if the id of one is wrong.
@@ -65,6 +65,8 @@ def _run(options: argparse.Namespace) -> int:
             request: find_in_log(log_group, request, since=restored_to)
             for request in dict.fromkeys(options.request)
         }
+    else:
+        everything = {None: Deleted(options.model, options.steps)}
     bucket = None
     if options.artifacts:
         bucket = output_of(options.stack, "ArtifactsBucketName", parameter="ArtifactsBucket")

@@ -1,6 +1,7 @@
 """Check with temporary records that a deployed stack deletes what it should, and nothing else."""
 
 import argparse
+import os
 import secrets
 import sys
 import time
@@ -17,7 +18,14 @@ from checkpoints.auth import hash_token
 from emulators.records import put_checkpoints, put_token
 from scripts import stacks
 from scripts.deletions import format_steps
-from scripts.stacks import UsageError, check_bucket, describe, output_of, report_errors
+from scripts.stacks import (
+    BucketAccessError,
+    UsageError,
+    check_bucket,
+    describe,
+    output_of,
+    report_errors,
+)
 from scripts.terminal import Parser, run, stop_on_signals
 
 if TYPE_CHECKING:
@@ -26,6 +34,12 @@ if TYPE_CHECKING:
 TOKEN_SECONDS = 600  # the token expires even if the command cannot delete it
 TIMEOUT_SECONDS = (10, 35)  # to connect, and for the response: API Gateway's timeout is 29
 SHOWN_CHARACTERS = 300
+
+# They can keep requests from reaching the API.
+HTTP_SETTINGS = (
+    *("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"),
+    *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+)
 
 STEPS = range(1, 111)  # even without the first two, too many for one transaction
 FOREIGN_STEP = 1_000  # has a checkpoint of another entity
@@ -41,8 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="The temporary records are a token, and checkpoints of a model with a random name. "
         "They are deleted at the end. You need these permissions: cloudformation:DescribeStacks; "
         "PutItem and DeleteItem on the tokens table; BatchWriteItem and Query on the checkpoints "
-        "table, and DescribeTable to name the cause of errors; with ArtifactsBucket, "
-        "s3:ListBucket on it.",
+        "table, and DescribeTable to name the cause of errors.",
     )
     parser.add_argument("--stack", required=True, help="name of the deployed stack")
     parser.add_argument(
@@ -183,10 +196,12 @@ class Smoke:
         start = time.monotonic()
         try:
             actual = act()
-        except requests.RequestException as error:
+        except OSError as error:  # those of requests, and a missing file of certificates
             actual = f"no response: {_root_cause(error)}"
             self._has_response = False
             self._hint = "If the API has another URL, give it with --url (in make smoke: URL=...)."
+            if is_set := [name for name in HTTP_SETTINGS if os.environ.get(name)]:
+                self._hint += f" Also check {', '.join(is_set)}."
         milliseconds = (time.monotonic() - start) * 1000
         match actual:
             case (403, {"detail": str(detail)}) if detail.startswith("The token lacks the scope"):
@@ -231,6 +246,8 @@ class Smoke:
     def _bucket_problem(self) -> str:
         try:
             check_bucket(boto3.client("s3"), self._bucket or "")
+        except BucketAccessError as error:  # it exists, and who tests may have no access to it
+            self._hint = str(error)
         except UsageError as error:
             return str(error)
         return ""

@@ -119,13 +119,16 @@ def report_errors(name: str, work: Callable[[], int], *, is_repeatable: bool = F
 
     If it fails because of a wrong use, a wrong setting or an error of AWS, print why, and return 1.
     """
+    for variable in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        if not os.environ.get(variable, "").strip():  # boto3 would take it for a region
+            os.environ.pop(variable, None)
     try:
         return work()
     except (UsageError, AwsEmulatorError) as error:
         message = str(error)
     except (BotoCoreError, ClientError) as error:
         message = describe(error)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, RuntimeError) as error:
         if not _is_raised_by_boto3(error):
             raise
         message = _describe_setting(error)

@@ -684,6 +684,17 @@ def test_starts_with_settings_that_the_http_client_ignores_or_understands(
     result = run(None, MODEL, "--all", "--yes", **settings, CHECKPOINTS_API_URL="https://0.0.0.0:9")
 
     assert result.stderr.startswith("No response: ")
+    proxy = "HTTPS_PROXY" in settings
+    assert proxy == (" with its stage. Also check HTTPS_PROXY. " in result.stderr)
+
+
+@pytest.mark.usefixtures("no_network_settings")
+def test_trusts_the_certificates_of_the_user_also_on_this_machine() -> None:
+    settings = {"SSL_CERT_FILE": "/missing", "ALL_PROXY": "socks5://a"}
+
+    result = run(None, MODEL, "--all", "--yes", **settings, CHECKPOINTS_API_URL="https://localhost")
+
+    assert (1, "", f"prune.py: Set SSL_CERT_FILE {PEM}. Nothing was deleted.\n") == result[:3]
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,11 @@ def failure(capsys: pytest.CaptureFixture[str]) -> str:
             "us_east",
             "Provided region_name 'us_east' doesn't match a supported format.",
         ),
+        (
+            "AWS_DEFAULT_REGION",
+            " ",
+            "No AWS region is set. Set AWS_DEFAULT_REGION, or AWS_PROFILE.",
+        ),
     ],
 )
 def test_names_the_settings_that_can_be_wrong(

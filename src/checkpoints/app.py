@@ -209,8 +209,8 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
 )
 def _resolve(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     app.context["audit"].count_cold_start(context)
-    # Unknown routes arrive as `/` or `/{proxy+}`. Without this, one that ends like a known route would
-    # be taken for a base path before it.
+    # Unknown routes arrive as `/` or `/{proxy+}`. Without this, the resolver would accept one that
+    # ends like a known route, as if it began with a base path.
     if event.get("resource") != RESOURCE:
         event = event | {"path": "/"}
     return app.resolve(event, context)
