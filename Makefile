@@ -61,7 +61,17 @@ endif
 endif
 
 # pip cannot use a SOCKS proxy, and fails.
-pip := $(if $(findstring socks,$(ALL_PROXY)$(all_proxy)),ALL_PROXY= all_proxy=) .tools/bin/python -m pip
+proxies := HTTP_PROXY http_proxy HTTPS_PROXY https_proxy ALL_PROXY all_proxy
+pip := $(foreach name,$(proxies),$(if $(findstring socks,$($(name))),$(name)=)) .tools/bin/python -m pip
+
+# pip and uv read different variables. If an index is set for only one of them, the other uses it too.
+ifeq ($(UV_DEFAULT_INDEX)$(UV_INDEX_URL),)
+ifneq ($(PIP_INDEX_URL),)
+export UV_DEFAULT_INDEX := $(PIP_INDEX_URL)
+endif
+else ifeq ($(PIP_INDEX_URL),)
+export PIP_INDEX_URL := $(shell printf %s "$${UV_DEFAULT_INDEX:-$$UV_INDEX_URL}" | sed 's/^[A-Za-z0-9._-]*=//')
+endif
 
 # With `make --jobs`, or MAKEFLAGS=-j in the environment, the timing of the tests would suffer.
 .NOTPARALLEL:

@@ -139,7 +139,11 @@ def build() -> None:
 def build_environment() -> dict[str, str]:
     """Return the user's environment, which may name a proxy, without what changes the build."""
     changing = ("AWS_", "MAKE", "PYTHON", "SAM_")
-    kept = {name: value for name, value in INHERITED.items() if not name.startswith(changing)}
+    kept = {
+        name: value
+        for name, value in INHERITED.items()
+        if name == "PYTHON_KEYRING_BACKEND" or not name.startswith(changing)
+    }
     return kept | {"PYTHON": sys.executable, "SAM_CLI_TELEMETRY": "0"}
 
 

@@ -13,8 +13,8 @@ from shlex import quote
 LOOPBACK = "127.0.0.1"
 WITHOUT_PROXY = f"{LOOPBACK},localhost"
 
-# What programs need to run. The Makefile sets SAM, MINISTACK and SAM_CLI_TELEMETRY. CI makes
-# Hypothesis repeatable.
+# What programs need to run, and what the user wants to see on a terminal: NO_COLOR and TERM. The
+# Makefile sets SAM, MINISTACK and SAM_CLI_TELEMETRY. CI makes Hypothesis repeatable.
 KEPT = (
     *("CI", "HOME", "LD_LIBRARY_PATH", "MINISTACK", "NO_COLOR", "PATH", "SAM", "SAM_CLI_TELEMETRY"),
     *("TERM", "TMPDIR", "USER"),

@@ -15,7 +15,7 @@ from emulators.template import read_template
 type Json = dict[str, Any]
 
 _NOTHING = object()
-_PSEUDO_PARAMETERS = {
+PSEUDO_PARAMETERS = {
     "AWS::AccountId": "123456789012",
     "AWS::NoValue": _NOTHING,
     "AWS::Partition": "aws",
@@ -49,7 +49,7 @@ def _parts(template: Json | None, parameters: dict[str, str], section: str) -> J
     translator = Translator({}, Parser(), boto_session=boto3.Session(region_name=REGION))
     transformed: Json = translator.translate(template, dict(values))
 
-    stack = _Stack(_PSEUDO_PARAMETERS | values, transformed["Conditions"])
+    stack = _Stack(PSEUDO_PARAMETERS | values, transformed["Conditions"])
     return {
         name: stack.resolve(part)
         for name, part in transformed[section].items()

@@ -139,6 +139,34 @@ def test_make_keeps_what_says_from_where_to_install() -> None:
     }
 
 
+COMPANY = "https://user:a=b@index.example.com/simple"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"PIP_INDEX_URL": COMPANY},
+        {"UV_DEFAULT_INDEX": COMPANY},
+        {"UV_DEFAULT_INDEX": f"company={COMPANY}"},
+        {"UV_INDEX_URL": COMPANY},
+    ],
+    ids=str,
+)
+def test_pip_and_uv_use_the_index_that_is_set_for_one_of_them(settings: dict[str, str]) -> None:
+    printed = run("make", "--file", "-", "probe", stdin=PROBE, **settings).stdout
+
+    environment = dict(line.partition("=")[::2] for line in printed.splitlines())
+    uv = environment.get("UV_DEFAULT_INDEX") or environment["UV_INDEX_URL"]
+    assert (COMPANY, COMPANY) == (environment["PIP_INDEX_URL"], uv.removeprefix("company="))
+
+
+def test_pip_ignores_each_socks_proxy() -> None:
+    uv = str(ROOT / ".tools/bin/uv")
+    recipe = run("make", "--dry-run", "--always-make", uv, HTTPS_PROXY="socks5://a")
+
+    assert re.search(r"HTTPS_PROXY= +\S*python -m pip .*install", recipe.stdout)
+
+
 @pytest.mark.parametrize(
     ("command", "shown"),
     [

@@ -8,6 +8,7 @@ from functools import cache
 
 import pytest
 
+import template_resolver
 from checkpoints import dynamodb, reclaim
 from checkpoints.responses import RETRY_LATER
 from emulators.aws import ROOT
@@ -112,8 +113,11 @@ def test_none_turns_a_feature_off_and_so_does_the_empty_value_of_older_stacks(
     assert "none" not in json.dumps(effects("none"))
 
 
-def test_the_longest_values_of_all_parameters_can_be_deployed() -> None:
+def test_the_longest_values_of_all_parameters_can_be_deployed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     longest = {name: longest_value(each) for name, each in read_template()["Parameters"].items()}
+    monkeypatch.setitem(template_resolver.PSEUDO_PARAMETERS, "AWS::StackName", "s" * 128)
     resources = deployed(**longest)
 
     assert 255 > len(longest["ExistingCheckpointsTable"]) >= 200
@@ -126,8 +130,11 @@ def test_the_longest_values_of_all_parameters_can_be_deployed() -> None:
 # Limits of AWS in characters, for what depends on parameters.
 LIMITS = {
     "AWS::Lambda::Version": {"Description": 256},
+    "AWS::ApiGateway::RestApi": {"Name": 1024},
     "AWS::ApiGateway::Stage": {"StageName": 128},
+    "AWS::CloudWatch::Alarm": {"AlarmName": 255, "AlarmDescription": 1024},
     "AWS::CloudWatch::Dashboard": {"DashboardName": 255},
+    "AWS::Logs::QueryDefinition": {"Name": 255},
 }
 
 

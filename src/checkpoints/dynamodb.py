@@ -58,7 +58,8 @@ CREDENTIAL_ERRORS = frozenset(
 # DynamoDB lost the connection. As after a status 5xx, the outcome is unknown.
 CONNECTION_ERRORS = frozenset({"RequestAbortedException", "RequestTimeoutException"})
 # botocore's own string, also with `user_agent_appid`, takes 10 % of the CPU of a small request.
-USER_AGENT = f"Boto3/{boto3.__version__} exec-env/{os.getenv('AWS_EXECUTION_ENV')} app/checkpoints"
+_EXECUTION_ENVIRONMENT = os.getenv("AWS_EXECUTION_ENV", "local")
+USER_AGENT = f"Boto3/{boto3.__version__} exec-env/{_EXECUTION_ENVIRONMENT} app/checkpoints"
 
 _NEVER_SENT = (EndpointConnectionError, ConnectTimeoutError, CredentialRetrievalError)
 _NO_RESPONSE = (ConnectionError, HTTPClientError, ChecksumError, ResponseParserError)

@@ -28,7 +28,14 @@ def respond(status: int, body: BaseModel, headers: dict[str, str] | None = None)
 
 
 def fill_page(checkpoints: Iterable[Checkpoint], limit: int) -> ListCheckpointsResponse:
-    """Return a page with the first checkpoints: `limit` of them, or as many as fit."""
+    """Return a page with the first checkpoints: `limit` of them, or as many as fit.
+
+    Take one more, if there is one, to know whether there are more.
+
+    Raises:
+        CallError: DynamoDB failed while it was read.
+
+    """
     page = ListCheckpointsResponse(data=[], has_more=False)
     size = 0
     for step, metrics in checkpoints:
