@@ -4,8 +4,9 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
+from typing import Any
 
 import boto3
 from botocore.exceptions import NoRegionError
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--profile")
     parser.add_argument("--region")
-    parser.add_argument("--guided", action="store_true")  # then sam asks for the region
+    parser.add_argument("-g", "--guided", action="store_true")  # then sam asks for the region
     options, _ = parser.parse_known_args(arguments)
     return report_errors("make deploy", lambda: _check(options, _overrides(arguments)))
 
@@ -71,20 +72,24 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
     """Return the values of `--parameter-overrides`, up to the next option, as SAM reads them.
 
     Raises:
-        UsageError: the option is given twice. SAM would ignore the first one.
+        UsageError: the option is given twice, or without parameters, or parameters without it.
 
     """
     option = "--parameter-overrides"
-    found = [i for i, word in enumerate(arguments) if word.partition("=")[0] == option]
-    if len(found) > 1:
+    names = [word.partition("=")[0] for word in arguments]
+    if names.count(option) > 1:
         raise UsageError(f"Give {option} once, with all parameters.")
-    if not found:
-        return []
-    first, *others = arguments[found[0] :]
-    _, is_joined, value = first.partition("=")
-    return ([value] if is_joined else []) + [
-        *takewhile(lambda word: not word.startswith("-"), others)
-    ]
+    start = names.index(option) if option in names else len(names)
+    _, is_joined, value = arguments[start].partition("=") if option in names else ("", "", "")
+    values = [*takewhile(lambda word: not word.startswith("-"), arguments[start + 1 :])]
+    end = start + 1 + len(values)
+    for name in names[:start] + names[end:]:
+        if name in read_template()["Parameters"]:
+            raise UsageError(f"Write the parameter {name} after {option}.")
+    values = [value, *values] if is_joined else values
+    if option in names and not "".join(values).strip():
+        raise UsageError(f"{option} needs parameters, such as ArtifactsBucket=my-weights.")
+    return values
 
 
 def parse_parameters(overrides: Iterable[str]) -> dict[str, str]:
@@ -117,8 +122,34 @@ def parse_parameters(overrides: Iterable[str]) -> dict[str, str]:
                 raise UsageError(f"There is no parameter {name!r}.{hint}")
             if name in parameters:
                 raise UsageError(f"The parameter {name} is given twice.")
+            _check_value(name, match[3], known[name])
             parameters[name] = match[3]
     return parameters
+
+
+def _check_value(name: str, value: str, parameter: Mapping[str, Any]) -> None:
+    """Refuse what CloudFormation would refuse, but only after the build.
+
+    Raises:
+        UsageError: the template does not allow the value.
+
+    """
+    allowed = [str(each) for each in parameter.get("AllowedValues", [])]
+    if allowed:
+        is_allowed, wanted = value in allowed, f"Use one of {', '.join(allowed)}."
+    elif parameter["Type"] == "Number":
+        least, most = parameter["MinValue"], parameter.get("MaxValue", "")
+        is_number = re.fullmatch(r"-?\d+", value, re.ASCII) is not None
+        is_allowed = is_number and least <= int(value) <= (most or int(value))
+        wanted = f"Use a whole number from {least}{f' to {most}' if most else ''}."
+    elif name == "DynamoDBEndpoint":
+        is_allowed, wanted = False, "It is only for sam local."
+    else:
+        is_allowed = re.fullmatch(parameter["AllowedPattern"], value) is not None
+        meaning = f"{parameter['Description'].split('. ')[0].rstrip('.')}."
+        wanted = parameter.get("ConstraintDescription", meaning)
+    if not is_allowed:
+        raise UsageError(f"{name} cannot be {value!r}. {wanted}")
 
 
 if __name__ == "__main__":

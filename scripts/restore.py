@@ -37,7 +37,7 @@ CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 10})
 RESTORED = "Restored"
 ALREADY_THERE = "Already there"
 SAVED_AGAIN = "Saved again after the deletion, and left as it is"
-MISSING = "Not in the restored table, so restore it to an earlier time"
+MISSING = "Not in the restored table (restore it to an earlier time, if they existed)"
 FOREIGN = "Owned by another entity in the restored table, so not restored"
 # The command stopped before the outcome of these steps was known.
 UNCONFIRMED = "Not confirmed to be there"

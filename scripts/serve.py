@@ -105,8 +105,8 @@ exports:
       make deploy ARGS=--no-confirm-changeset
 
 Unlike AWS, the emulator does not throttle, and ignores the filters of log
-queries. For a / in a model_id, write %252F in the path instead of %2F, and %2F
-for prune.py.
+queries. If a model_id contains a /, write it as %252F in the path of a request,
+and as %2F in the MODEL of prune.py.
 
 Below is one line for each request, and one for each deleted checkpoint that had
 artifacts. Ctrl-C stops everything.

@@ -211,6 +211,8 @@ class Smoke:
                     "The 403 is from API Gateway or a WAF, not from the function. Check the URL: "
                     "it must include the stage."
                 )
+            case (404, _):
+                self._hint = "Check the URL: it must include the stage."
             case (401, _) if expected != actual:
                 self._hint = "Check the URL: it may be the API of another stack."
             case (500, _) if not self._hint:

@@ -128,7 +128,7 @@ def report_errors(name: str, work: Callable[[], int], *, is_repeatable: bool = F
         message = str(error)
     except (BotoCoreError, ClientError) as error:
         message = describe(error)
-    except (ValueError, OSError, EOFError, RuntimeError) as error:
+    except Exception as error:
         if not _is_raised_by_boto3(error):
             raise
         message = _describe_setting(error)
@@ -136,6 +136,7 @@ def report_errors(name: str, work: Callable[[], int], *, is_repeatable: bool = F
         if is_repeatable:
             print("It is safe to run the command again.", file=sys.stderr)
         raise
+    message = re.sub(r"//[^/@\s]*@", "//", message)  # the password of an endpoint or a proxy
     print(f"{name}: {message}", file=sys.stderr)
     return 1
 
@@ -149,6 +150,8 @@ def _is_raised_by_boto3(error: Exception) -> bool:
 def _describe_setting(error: Exception) -> str:
     """Return a message that names the variable with the wrong setting, or all that are set."""
     message = str(error).strip().rstrip(".") or type(error).__name__
+    if "still expired" in message:  # credentials with an AWS_CREDENTIAL_EXPIRATION
+        return EXPIRED_CREDENTIALS
     is_set = {key: value for key, value in sorted(os.environ.items()) if key.startswith("AWS_")}
     # boto3 quotes the value, or ends with it. Elsewhere, as in "base 10", it is there by chance.
     is_named = [

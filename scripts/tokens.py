@@ -214,7 +214,9 @@ def _find(records: list[dict[str, Any]], wanted: str) -> dict[str, Any]:
         raise UsageError(f"There is no token with the name or the id {wanted!r}.")
     if len(found) > 1:
         ids = {_raw(record, "token_hash")[:TOKEN_ID_DIGITS] for record in found}
-        digits = TOKEN_ID_DIGITS if len(ids) == len(found) else None  # None: the whole hash
+        # If an id does not name one of them, such as one that is also a name, show the whole hash.
+        is_enough = len(ids) == len(found) and wanted.lower() not in ids
+        digits = TOKEN_ID_DIGITS if is_enough else None
         identities = [_identity(record, digits) for record in found]
         raise UsageError("\n  ".join([f"{wanted!r} is ambiguous. Give an id:", *identities]))
     return found[0]

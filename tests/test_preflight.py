@@ -24,6 +24,8 @@ def _new_session(monkeypatch: pytest.MonkeyPatch) -> None:
         ["--parameter-overrides=ArtifactsBucket=none", "MemorySize=1024"],
         ["--parameter-overrides", "Stage=a  MemorySize=1024"],
         ["--parameter-overrides", "ParameterKey=SnapStart,ParameterValue=true"],
+        ["--parameter-overrides", "ReservedConcurrency=-1", "LogRetentionDays=30"],
+        ["-g"],
     ],
 )
 def test_accepts_valid_settings(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,6 +49,30 @@ def test_accepts_valid_settings(arguments: list[str], capsys: pytest.CaptureFixt
         (
             ["--parameter-overrides", "ParameterKey=X,ParameterValue=1"],
             "There is no parameter 'X'.",
+        ),
+        (["Stage=x"], "Write the parameter Stage after --parameter-overrides."),
+        (
+            ["--parameter-overrides", "Stage=a", "--no-confirm-changeset", "MemorySize=512"],
+            "Write the parameter MemorySize after --parameter-overrides.",
+        ),
+        *(
+            (
+                ["--parameter-overrides", *blank],
+                "--parameter-overrides needs parameters, such as ArtifactsBucket=my-weights.",
+            )
+            for blank in ([], [" "], ["--no-confirm-changeset"])
+        ),
+        *(
+            (["--parameter-overrides", f"{name}={value}"], f"{name} cannot be {value!r}. {wanted}")
+            for name, value, wanted in (
+                ("SnapStart", "True", "Use one of true, false."),
+                ("SnapStart", "none", "Use one of true, false."),
+                ("MemorySize", "64", "Use a whole number from 256 to 10240."),
+                ("MemorySize", "512.5", "Use a whole number from 256 to 10240."),
+                ("ReservedConcurrency", "-2", "Use a whole number from -1."),
+                ("DynamoDBEndpoint", "none", "It is only for sam local."),
+                ("AlarmTopicArn", "alarms", "The ARN of the SNS topic that receives the alarms."),
+            )
         ),
         (
             ["--parameter-overrides", "SnapStart=true", "SnapStart=false"],
@@ -106,6 +132,7 @@ def test_lets_sam_ask_for_the_region(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_DEFAULT_REGION")
 
     assert 0 == preflight.main(["--guided"])
+    assert 0 == preflight.main(["-g"])
     assert 0 == preflight.main(["--region", "eu-west-1"])
 
 
@@ -142,7 +169,17 @@ def test_accepts_a_bucket_that_exists(bucket: str, capsys: pytest.CaptureFixture
         ("my-wieghts", "There is no bucket 'my-wieghts' in S3."),
         *(
             (name, f"{name!r} is not the name of a general purpose bucket in S3.")
-            for name in ["weights--usw2-az1--x-s3", "point-1a2b-s3alias", "s3://my-weights", "a"]
+            for name in ["weights--usw2-az1--x-s3", "point-1a2b-s3alias"]
+        ),
+        *(
+            (
+                name,
+                (
+                    f"ArtifactsBucket cannot be {name!r}. It must be the name of a general purpose "
+                    "bucket, not of a directory bucket or an access point."
+                ),
+            )
+            for name in ["s3://my-weights", "a"]
         ),
     ],
 )

@@ -217,7 +217,7 @@ def test_tells_what_the_restored_table_does_not_have(run: Run) -> None:
     told = report(
         "Restored: 2 (1-2)",
         f"{SAVED_AGAIN}: 1 (3)",
-        "Not in the restored table, so restore it to an earlier time: 3 (4-5,7)",
+        "Not in the restored table (restore it to an earlier time, if they existed): 3 (4-5,7)",
     )
     assert Result(1, told, "") == run("--model", MODEL, "--steps", "1-5,7")
     assert {MODEL: {1, 2, 3}} == stored_checkpoints()
@@ -292,7 +292,7 @@ def test_a_dry_run_only_reports(run: Run, delete: Delete, endpoint: Endpoint) ->
     told = report(
         "Would be restored: 1 (2)",
         "Already there: 1 (3)",
-        "Not in the restored table, so restore it to an earlier time: 1 (4)",
+        "Not in the restored table (restore it to an earlier time, if they existed): 1 (4)",
     )
     assert Result(1, told, "") == run("--model", MODEL, "--steps", "2-4", "--dry-run")
     assert before == all_records()
@@ -680,7 +680,8 @@ def test_says_which_artifacts_were_restored_when_it_fails(
     monkeypatch.setattr(scripts.artifact_recovery, "CONCURRENT_CHECKPOINTS", 1)
 
     told = report(
-        "Restored: 2 (1-2)", "Not in the restored table, so restore it to an earlier time: 1 (3)"
+        "Restored: 2 (1-2)",
+        "Not in the restored table (restore it to an earlier time, if they existed): 1 (3)",
     ) + artifact_report(
         bucket,
         "Objects restored: 1",

@@ -146,8 +146,9 @@ def test_detects_an_api_that_returns_200_and_deletes_nothing(run: Run, api: Api)
         (403, '{"message":"Forbidden"}', "Check the URL: it must include the stage.\n"),
         (403, '{"detail":"Invalid key=value"}', "Check the URL: it must include the stage.\n"),
         (403, "<html>", "Check the URL: it must include the stage.\n"),
+        (404, '{"detail":"Not Found"}', "Check the URL: it must include the stage.\n"),
         (403, '{"detail":"The token lacks the scope checkpoints:x"}', ""),
-        (404, '{"message":""}', ""),
+        (400, '{"message":""}', ""),
         (401, '{"detail":"No."}', "Check the URL: it may be the API of another stack.\n"),
     ],
 )
@@ -174,10 +175,10 @@ def test_passes_if_the_artifacts_bucket_exists(run: Run, api: Api) -> None:
 
 
 def test_fails_if_the_artifacts_bucket_does_not_exist(run: Run, api: Api) -> None:
-    result = run("--url", api.url, bucket="absent")
+    result = run("--url", api.url, bucket="no-such-bucket")
 
     assert (1, ["ok"] * 10 + ["FAILED"]) == (result.returncode, outcomes(result)), result
-    assert "got There is no bucket 'absent' in S3.\n" in result.stdout
+    assert "got There is no bucket 'no-such-bucket' in S3.\n" in result.stdout
 
 
 def test_passes_if_who_tests_has_no_access_to_the_artifacts_bucket(

@@ -240,6 +240,7 @@ def test_takes_an_event_that_the_sam_cli_generates(
         [
             *shlex.split(os.environ["SAM"]),
             *("local", "generate-event", "apigateway", "aws-proxy", "--method", "DELETE"),
+            *("--resource", "/v1/preview/models/{model_id}/checkpoints"),
             *("--path", f"v1/preview/models/{MODEL}/checkpoints", "--body", '{"steps": [0, 9]}'),
         ],
         capture_output=True,
