@@ -13,7 +13,7 @@ from botocore.config import Config
 
 from emulators.aws import AwsEmulator
 from scripts import local, preflight, reclaim, restore, serve, smoke, tokens
-from scripts.stacks import report_errors
+from scripts.stacks import EXPIRED_CREDENTIALS, report_errors
 
 type Main = Callable[[Sequence[str]], int]
 
@@ -135,6 +135,26 @@ def test_names_the_settings_that_can_be_wrong(
     set_only(monkeypatch, others | {variable: value})
 
     assert sentence == failure(capsys)
+
+
+def test_names_credentials_that_have_expired(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the AWS CLI exports them, with the time when they expire."""
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_SESSION_TOKEN": "c"}
+    set_only(monkeypatch, keys | {"AWS_CREDENTIAL_EXPIRATION": "2020-01-01T00:00:00Z"})
+
+    assert EXPIRED_CREDENTIALS == failure(capsys)
+
+
+def test_does_not_print_the_password_of_an_endpoint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_only(monkeypatch, {"AWS_ENDPOINT_URL": "http://user:s3cret@127.0.0.1:9"})
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+
+    assert 'endpoint URL: "http://127.0.0.1:9/"' in failure(capsys)
 
 
 def test_does_not_print_credentials_that_cannot_be_sent(
