@@ -37,13 +37,15 @@ def test_keeps_the_last_and_the_best_and_deletes_the_rest(
         metrics={"M": {"val/loss": {"N": "0.25"}}},
     )
 
-    first = prune(deployment, token, "--keep-last", "5", "--keep-best", "val/loss:min")
+    rules = ["--keep-last", "5", "--keep-best", "val/loss:min", "--delete-unscored"]
+
+    first = prune(deployment, token, *rules)
 
     assert 0 == first.returncode, first.stderr
     assert "Deleted: 1,494. Kept: 6." in first.stdout
     assert {700, *range(1_495, 1_500)} == deployment.stored_steps()
 
-    again = prune(deployment, token, "--keep-last", "5", "--keep-best", "val/loss:min")
+    again = prune(deployment, token, *rules)
 
     assert (0, 6) == (again.returncode, len(deployment.stored_steps()))
 
