@@ -52,8 +52,8 @@ BLOCKED_HINT = (
 )
 EPILOG = """\
 You can combine rules: a checkpoint is kept if any rule keeps it. If a rule
-keeps no checkpoint, the command fails, but not because of --keep-every N if all
-steps are below N. If all rules together keep no checkpoint, nothing is deleted.
+keeps no checkpoint, the command fails. But --keep-every N, while all steps are
+below N, does not make it fail, and alone deletes nothing.
 Checkpoints that are saved at new steps while the command runs are kept. A
 checkpoint in the plan that is saved again in the meantime is deleted.
 
@@ -165,7 +165,7 @@ class Outcome(NamedTuple):
 
     kept: Mapping[int, str]
     note: str = ""
-    may_keep_nothing: bool = False
+    is_too_early: bool = False  # to delete what this rule does not keep
 
 
 class Rule(NamedTuple):
@@ -435,16 +435,18 @@ def choose(
     """Return the steps to keep, each with its reasons, and what the rules have to say."""
     kept: dict[int, list[str]] = {}
     notes = []
+    is_too_early = True
     for rule in options.rules:
         outcome = rule.apply(found, options.delete_unscored)
-        if not outcome.kept and not outcome.may_keep_nothing:
+        is_too_early &= outcome.is_too_early
+        if not outcome.kept and not outcome.is_too_early:
             reason = f"{rule.option} keeps nothing. {outcome.note}".rstrip()
             raise PruneError(f"{reason} Change or remove this rule.")
         if outcome.note:
             notes.append(f"{rule.option}: {outcome.note}")
         for step, reason in outcome.kept.items():
             kept.setdefault(step, []).append(reason)
-    return kept, notes
+    return {} if is_too_early else kept, notes
 
 
 def show_plan(
@@ -573,10 +575,10 @@ def keep_every(text: str) -> Rule:
 
     def apply(found: Checkpoints, _: bool) -> Outcome:
         kept = dict.fromkeys((step for step in found if step % number == 0), reason)
-        if not kept and max(found) < number:
-            note = f"It keeps nothing yet: the largest step is {max(found)}."
-            return Outcome({}, note, may_keep_nothing=True)
-        return Outcome(kept)
+        if max(found) >= number:
+            return Outcome(kept)
+        note = f"This rule alone deletes nothing until a step reaches {number}."
+        return Outcome(kept, f"{note} The largest step is {max(found)}.", is_too_early=True)
 
     return Rule(f"--keep-{reason}", apply)
 
