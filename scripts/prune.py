@@ -39,6 +39,7 @@ MAX_DETAIL_CHARACTERS = 300
 MAX_METRICS = 3  # in the table of the plan
 MAX_NAME_CHARACTERS = 16  # of a metric, in that table
 MAX_LISTED_STEPS = 8
+MIN_WIDTH = 40  # so that the plan can be read
 NO_BREAK_SPACE = "\xa0"
 HINTS = {
     401: "Set CHECKPOINTS_TOKEN to a token that is not revoked or expired.",
@@ -92,6 +93,7 @@ STYLE: dict[str, Any] = {
     "highlight": False,
     "markup": False,
     "emoji": False,
+    "width": max(Console().width, MIN_WIDTH),  # COLUMNS can be 0, which would print nothing
 }
 OUTPUT = Console(**STYLE)
 ERRORS = Messages(stderr=True, **STYLE)

@@ -154,11 +154,12 @@ def run(
     """Run the command, without a terminal unless something is typed; without an API, over HTTP."""
     stdout, stderr = stdout or io.StringIO(), stderr or io.StringIO()
     waits: list[float] = []
-    variables = {"CHECKPOINTS_API_URL": URL, "CHECKPOINTS_TOKEN": TOKEN, "COLUMNS": "80"}
+    variables = {"CHECKPOINTS_API_URL": URL, "CHECKPOINTS_TOKEN": TOKEN}
     with (
         mock.patch.dict(os.environ, variables | environment),
         mock.patch.object(sys, "stdin", io.StringIO() if typed is None else Terminal(typed)),
         mock.patch.object(prune, "sleep", waits.append),
+        mock.patch.object(prune.OUTPUT, "_width", 80),
         mock.patch.object(prune.OUTPUT, "quiet", False),  # it is, once its pipe was closed
         mock.patch.object(prune.ERRORS, "quiet", False),
         redirect_stdout(stdout),
@@ -267,7 +268,7 @@ def test_prints_the_example_of_the_readme() -> None:
 def test_breaks_messages_between_words_but_only_on_a_terminal(
     is_terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(prune.ERRORS, "_width", 80)
     monkeypatch.setattr(prune.ERRORS, "_force_terminal", is_terminal)
     message = "This message is not short. " * 10
 
@@ -276,6 +277,24 @@ def test_breaks_messages_between_words_but_only_on_a_terminal(
     printed = capsys.readouterr().err
     assert message.split() == printed.split()
     assert (4 if is_terminal else 1) == len(printed.splitlines())
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "5"])
+def test_shows_a_plan_that_can_be_read_in_any_width(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # so that rich prints as on a terminal
+    script = runpy.run_path(str(SCRIPT))
+
+    script["say"]("To delete: 1, at step 1.")
+    script["show_kept"]({2: {"loss": 1}}, {2: ["min loss"]}, [])
+    script["warn"]("No checkpoint.")
+
+    printed = capsys.readouterr()
+    assert re.search(r"delete: 1.*Step +Kept by +loss.* 2 +min loss +1", printed.out, re.DOTALL)
+    assert printed.err == "No checkpoint.\n"
 
 
 @pytest.mark.parametrize("no_color", ["", "1"])
