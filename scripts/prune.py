@@ -45,6 +45,8 @@ HINTS = {
     401: "Set CHECKPOINTS_TOKEN to a token that is not revoked or expired.",
     403: "Ask for a token with the scopes checkpoints:read and checkpoints:delete.",
 }
+REFUSALS = {401, 404, 413, 422, 429}  # of the API, before it deletes anything; also some 403
+RETRYABLE = {408, 429}  # and any 5xx
 LACKS_SCOPE = "The token lacks the scope "
 TRUST_HINT = "SSL_CERT_FILE or SSL_CERT_DIR can name the certificates to trust."
 URL_HINT = "Set CHECKPOINTS_API_URL to the URL of the API, with its stage."
@@ -185,7 +187,7 @@ class Api:
         self._client, self._url, self._token = client, url, token
         self.planned = 0
         self.deleted = 0
-        self.may_have_deleted_more = False  # by a request without a response
+        self.may_have_deleted_more = False  # by a request that failed
 
     def list_checkpoints(self) -> dict[int, Metrics]:
         """Return all checkpoints of the model that the token can see."""
@@ -252,21 +254,27 @@ class Api:
         detail = self._excerpt(str(error_response.detail) or response.reason_phrase)
         reason = f"{status} {detail}".rstrip(" .") + "."
         is_server_error = status >= httpx2.codes.INTERNAL_SERVER_ERROR
-        if not is_server_error and status != httpx2.codes.TOO_MANY_REQUESTS:
-            # A response without a detail is not the API's.
+        # Any other response below 500, or one without a detail, can be that of a gateway.
+        is_refusal = bool(error_response.detail) and (
+            status in REFUSALS
+            or (status == httpx2.codes.FORBIDDEN and lacks_scope(response, detail))
+        )
+        is_complete = error_response.unconfirmed_count == 0 if is_server_error else is_refusal
+        if not is_server_error and status not in RETRYABLE:
             if status == httpx2.codes.FORBIDDEN and not lacks_scope(response, detail):
                 hint = f"{URL_HINT} {BLOCKED_HINT}"
             elif status == httpx2.codes.NOT_FOUND or not error_response.detail:
                 hint = URL_HINT
             else:
                 hint = HINTS.get(status, "")
-            return Failure(f"{reason} {hint}".rstrip(), is_final=True, may_have_deleted_more=False)
+            reason = f"{reason} {hint}".rstrip()
+            return Failure(reason, is_final=True, may_have_deleted_more=not is_complete)
         retry_after = response.headers.get("Retry-After", "")
         seconds = re.fullmatch(r"\d{1,9}(\.\d+)?", retry_after, re.ASCII)  # otherwise it is a date
         return Failure(
             reason,
             deleted=error_response.deleted_count,
-            may_have_deleted_more=is_server_error and error_response.unconfirmed_count != 0,
+            may_have_deleted_more=not is_complete,
             wait=float(retry_after) if seconds else None,
         )
 
@@ -419,7 +427,7 @@ def prune(api: Api, options: argparse.Namespace) -> int:
     left = [step for step in to_delete if step in now]
     say(f"Deleted: {api.deleted:,}. Kept: {len(now.keys() & kept.keys()):,}.")
     if (gone := len(to_delete) - len(left) - api.deleted) > 0:
-        perhaps = ", or deleted by a request without a response"
+        perhaps = ", or deleted by a request that failed"
         say(f"Already deleted{perhaps if api.may_have_deleted_more else ''}: {gone:,}.")
     if new := now.keys() - found.keys():
         say(f"Saved at new steps meanwhile, and kept: {len(new):,}.")

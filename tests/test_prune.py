@@ -854,6 +854,34 @@ def test_never_prints_a_part_of_the_token(before: int, answer: Callable[[str], R
     assert TOKEN[:5] not in result.stderr
 
 
+DETAIL = {"detail": "No"}
+PERHAPS = ", and perhaps some more"
+
+
+@pytest.mark.parametrize(
+    ("response", "perhaps"),
+    [
+        *((respond(status, DETAIL), "") for status in (401, 404, 413, 422, 429)),
+        (respond(403, {"detail": NO_SCOPE}), ""),
+        (respond(503, {**DETAIL, "unconfirmed_count": 0}), ""),
+        *((respond(status), PERHAPS) for status in (202, 302, 401, 404, 413, 422, 429, 500)),
+        *((respond(status, DETAIL), PERHAPS) for status in (202, 204, 302, 403, 408, 409, 499)),
+        *((respond(422, body), PERHAPS) for body in ({"message": "No"}, "<html>", {"detail": ""})),
+        (respond(408, {**DETAIL, "unconfirmed_count": 0}), PERHAPS),
+    ],
+)
+def test_says_that_nothing_was_deleted_only_if_the_api_refused(
+    response: Respond, perhaps: str
+) -> None:
+    api = FakeApi(NUMBERS)
+    api.responses["DELETE"] = [response] * prune.MAX_ATTEMPTS
+
+    result = run(api, MODEL, "--keep-last=1", "--yes")
+
+    assert 1 == result.code
+    assert f" Deleted: 0 of 9{perhaps}." in result.stderr
+
+
 def test_agrees_with_the_api() -> None:
     """The script is a single file, so it repeats these facts."""
     statuses = {kind.status for kind in AUTH_ERRORS}
@@ -884,7 +912,7 @@ INTERRUPTED = mock.Mock(side_effect=KeyboardInterrupt)
 BUSY = respond(429, {"detail": "Busy"}, **{"Retry-After": "0.5"})
 DOWN = respond(503, {"detail": "Down", "deleted_count": 0, "unconfirmed_count": 0})
 LATE = [respond(504, "", **{"Retry-After": text}) for text in ["9999", "Fri, 1", "nan"]]
-LOST = "Already deleted, or deleted by a request without a response"
+LOST = "Already deleted, or deleted by a request that failed"
 
 
 @pytest.mark.parametrize(
@@ -892,6 +920,7 @@ LOST = "Already deleted, or deleted by a request without a response"
     [
         ([DOWN, FakeApi.overtake], [2], "Deleted: 6. Kept: 1.\nAlready deleted: 2.\n"),
         ([BUSY, DOWN, REFUSED], [0.5, 4, 8], "Deleted: 8. Kept: 2.\n"),
+        ([respond(408)], [2], "Deleted: 8. Kept: 2.\n"),
         ([FakeApi.delete_some] * 2, [2, 2], "Deleted: 8. Kept: 2.\n"),
         ([FakeApi.lose], [2], f"Deleted: 0. Kept: 2.\n{LOST}: 8.\n"),
         ([FakeApi.delete_some, FakeApi.lose], [2, 4], f"Deleted: 3. Kept: 2.\n{LOST}: 5.\n"),
