@@ -36,6 +36,7 @@ MAX_WAIT_SECONDS = 60.0
 TIMEOUT = httpx2.Timeout(40, connect=10)  # longer than the API's own timeout
 THIS_MACHINE = {"127.0.0.1", "localhost", "::1"}  # which is never reached through a proxy
 MAX_DETAIL_CHARACTERS = 300
+SECRET_CHARACTERS = 8  # so many of the token are not printed
 MAX_METRICS = 3  # in the table of the plan
 MAX_NAME_CHARACTERS = 16  # of a metric, in that table
 MAX_LISTED_STEPS = 8
@@ -279,9 +280,13 @@ class Api:
         )
 
     def _excerpt(self, text: str) -> str:
-        """Cut a text that may repeat the token, such as that of a gateway, and hide the token."""
-        # Cut afterwards: a part of the token would not be found.
-        return text.replace(self._token, "[token]")[:MAX_DETAIL_CHARACTERS]
+        """Cut a text, such as that of a gateway, unless it repeats a part of the token."""
+        for removed in ("", r"\\.|[^a-z0-9]"):  # such as line breaks, also escaped ones
+            token, seen = (re.sub(removed, "", each.lower()) for each in (self._token, text))
+            starts = range(max(len(token) - SECRET_CHARACTERS, 0) + 1)
+            if token and any(token[i : i + SECRET_CHARACTERS] in seen for i in starts):
+                return "[a message with the token]"
+        return text[:MAX_DETAIL_CHARACTERS]
 
 
 def lacks_scope(response: httpx2.Response, detail: str) -> bool:

@@ -45,7 +45,7 @@ class FakeApi:
         self.sent: list[list[int]] = []
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
-        assert f"Bearer {TOKEN}" == request.headers["Authorization"]
+        assert f"Bearer {os.environ['CHECKPOINTS_TOKEN']}" == request.headers["Authorization"]
         self.paths.append(request.url.raw_path.decode())
         if request.method == "DELETE":
             assert len(request.content) < 8_000  # a web ACL can refuse a larger body
@@ -795,7 +795,7 @@ NONSENSE += [
                 '{"message": "Forbidden"}': "403 Forbidden.",
                 '{"detail": "Forbidden"}': "403 Forbidden.",
                 f'{{"message": "{TOKEN}"}}': "403 Forbidden.",
-                f'{{"detail": "Invalid header: {TOKEN}"}}': "403 Invalid header: [token].",
+                f'{{"detail": "Invalid header: {TOKEN}"}}': "403 [a message with the token].",
                 "<html>": "403 Forbidden.",
             }.items()
         ),
@@ -807,7 +807,7 @@ NONSENSE += [
         (respond(413, {"detail": "Too large."}), "413 Too large."),
         (respond(404, "<html>"), "404 Not Found. Set CHECKPOINTS_API_URL to"),
         (respond(422, {"detail": [{"msg": "a\x1b[2J"}]}), "422 [{'msg': 'a\\x1b[2J'}]."),
-        (respond(400, {"detail": f"\x1b {TOKEN}"}), r"400 \x1b [token].'"),
+        (respond(400, {"detail": f"\x1b {TOKEN}"}), "400 [a message with the token]."),
         (respond(400, {"detail": "x" * 9_999}), "400 xxx"),
         (respond(302, "", Location="https://elsewhere.example.com"), "302 Found. Set CHECKPOINTS_"),
         *(
@@ -832,7 +832,21 @@ def test_stops_at_a_refusal_and_says_what_to_do(
     assert "run the command again" not in result.stderr
 
 
-@pytest.mark.parametrize("before", range(250, 301, 10))
+LONG_TOKEN = "Zq3-_xYv" * 5 + "Zq="
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"{'x' * before}{LONG_TOKEN}" for before in (0, 290, 9_999)),
+        f"Bearer {LONG_TOKEN[:8]}",
+        f"Bearer {LONG_TOKEN[-8:]}",
+        LONG_TOKEN.lower(),
+        LONG_TOKEN.upper(),
+        "\r\n".join(LONG_TOKEN),
+        LONG_TOKEN.replace("-", "").replace("_", " "),
+    ],
+)
 @pytest.mark.parametrize(
     "answer",
     [
@@ -843,15 +857,27 @@ def test_stops_at_a_refusal_and_says_what_to_do(
     ],
     ids=["detail", "list", "reason phrase", "no response"],
 )
-def test_never_prints_a_part_of_the_token(before: int, answer: Callable[[str], Respond]) -> None:
+def test_prints_no_message_with_a_part_of_the_token(
+    text: str, answer: Callable[[str], Respond]
+) -> None:
     api = FakeApi(NUMBERS)
-    api.responses["GET"] = [answer("x" * before + TOKEN)] * prune.MAX_ATTEMPTS
+    api.responses["GET"] = [answer(text)] * prune.MAX_ATTEMPTS
 
-    result = run(api, MODEL, "--keep-last=1", "--yes")
+    result = run(api, MODEL, "--keep-last=1", "--yes", CHECKPOINTS_TOKEN=LONG_TOKEN)
 
     assert 1 == result.code
-    assert "xxx" in result.stderr
-    assert TOKEN[:5] not in result.stderr
+    assert "[a message with the token]." in result.stderr
+    assert not re.search("zq|xx", result.stderr, re.IGNORECASE)
+
+
+@pytest.mark.parametrize("token", ["-._~+/", "Bad-reqs-token"])
+def test_prints_a_message_without_the_token(token: str) -> None:
+    api = FakeApi(NUMBERS)
+    api.responses["GET"] = [respond(422, {"detail": "Bad request: token"})]
+
+    result = run(api, MODEL, "--keep-last=1", "--yes", CHECKPOINTS_TOKEN=token)
+
+    assert result.stderr == "prune.py: 422 Bad request: token. Nothing was deleted.\n"
 
 
 DETAIL = {"detail": "No"}
