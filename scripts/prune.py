@@ -76,17 +76,19 @@ examples:
   prune.py resnet-50 --all
 
 exit codes: 0 everything in the plan is deleted, the plan deletes nothing, or it
-is a dry run; 1 nothing or only a part is deleted; 2 wrong usage;
-130 interrupted
+is a dry run; 1 nothing or only a part is deleted, or this could not be checked;
+2 wrong usage; 130 interrupted
 """
 
 
 class Messages(Console):
-    """Standard error. If nobody can read it any more, the command goes on."""
+    """A console that lets the command go on if nobody can read it any more."""
 
     def on_broken_pipe(self) -> None:
         """Print nothing more. The base class would end the command, and a deletion with it."""
         self.quiet = True
+        # Python writes what is left at exit. If that fails, the exit code is 120.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 # Print text without markup. If nobody reads the plan, as with `| head -1`, rich ends the command.
@@ -99,6 +101,7 @@ STYLE: dict[str, Any] = {
     "width": max(Console().width, MIN_WIDTH),  # COLUMNS can be 0, which would print nothing
 }
 OUTPUT = Console(**STYLE)
+RESULTS = Messages(**STYLE)  # of a deletion, also on standard output
 ERRORS = Messages(stderr=True, **STYLE)
 
 Metrics = Mapping[str, int | float]
@@ -187,6 +190,7 @@ class Api:
     def __init__(self, client: httpx2.Client, url: str, token: str) -> None:
         self._client, self._url, self._token = client, url, token
         self.planned = 0
+        self.is_done = False  # every step in the plan is deleted, but this is not checked yet
         self.deleted = 0
         self.may_have_deleted_more = False  # by a request that failed
 
@@ -344,10 +348,15 @@ def run(api: Api, options: argparse.Namespace) -> int:
     except (PruneError, OSError) as error:  # an OSError if the disk of the output is full
         code, reason, more = 1, f"{str(error).rstrip('.')}.", api.may_have_deleted_more
         can_finish = isinstance(error, GaveUpError)
+        if isinstance(error, OSError):
+            RESULTS.on_broken_pipe()
     except KeyboardInterrupt:
         code, reason, more = 130, "Interrupted.", api.deleted < api.planned
         can_finish = True
-    if api.planned:
+    if api.is_done:
+        reason += f" All {api.planned:,} checkpoints in the plan are deleted, but this"
+        reason += " could not be checked."
+    elif api.planned:
         perhaps = ", and perhaps some more" if more else ""
         reason += f" Deleted: {api.deleted:,} of {api.planned:,}{perhaps}."
         reason += " To finish, run the command again." if can_finish else ""
@@ -428,14 +437,15 @@ def prune(api: Api, options: argparse.Namespace) -> int:
     for batch in track(batches, "Deleting", console=ERRORS, disable=not ERRORS.is_terminal):
         api.delete(batch)
 
+    api.is_done = True
     now = api.list_checkpoints()
     left = [step for step in to_delete if step in now]
-    say(f"Deleted: {api.deleted:,}. Kept: {len(now.keys() & kept.keys()):,}.")
+    report(f"Deleted: {api.deleted:,}. Kept: {len(now.keys() & kept.keys()):,}.")
     if (gone := len(to_delete) - len(left) - api.deleted) > 0:
         perhaps = ", or deleted by a request that failed"
-        say(f"Already deleted{perhaps if api.may_have_deleted_more else ''}: {gone:,}.")
+        report(f"Already deleted{perhaps if api.may_have_deleted_more else ''}: {gone:,}.")
     if new := now.keys() - found.keys():
-        say(f"Saved at new steps meanwhile, and kept: {len(new):,}.")
+        report(f"Saved at new steps meanwhile, and kept: {len(new):,}.")
     if left:
         warn(
             f"prune.py: Not deleted, or saved again: {len(left):,}, the first at step {left[0]}. "
@@ -644,12 +654,19 @@ def say(text: str, console: Console = OUTPUT) -> None:
     console.print(text, soft_wrap=not console.is_terminal)
 
 
-def warn(text: str) -> None:
+def warn(text: str, console: Messages = ERRORS) -> None:
     """Print text to standard error, if that is possible."""
     try:
-        say(text, ERRORS)
+        say(text, console)
     except OSError:  # such as a full disk
-        ERRORS.on_broken_pipe()
+        console.on_broken_pipe()
+
+
+def report(text: str) -> None:
+    """Print a result, if necessary to standard error."""
+    warn(text, RESULTS)
+    if RESULTS.quiet:
+        warn(text)
 
 
 def printable(text: str) -> str:

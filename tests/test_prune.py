@@ -11,6 +11,7 @@ import tomllib
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -24,6 +25,7 @@ from hypothesis import strategies as st
 from checkpoints import auth, schemas
 from emulators.template import read_template
 from events import AUTH_ERRORS, MODEL, TOKEN
+from faulty_dynamodb import serving
 from scripts import prune
 
 ROOT = Path(__file__).parents[1]
@@ -119,14 +121,14 @@ class Terminal(io.StringIO):
 class FailingOutput(io.StringIO):
     """The output of the command after its reader closed the pipe, or on a full disk."""
 
-    def __init__(self, error: OSError) -> None:
+    def __init__(self, error: OSError, *, fails: bool = True) -> None:
         super().__init__()
-        self.error = error
+        self.error, self.fails = error, fails
 
     def write(self, text: str) -> int:
-        if text:
+        if text and self.fails:
             raise self.error
-        return 0
+        return super().write(text)
 
     def fileno(self) -> int:
         return os.open(os.devnull, os.O_WRONLY)
@@ -161,6 +163,7 @@ def run(
         mock.patch.object(prune, "sleep", waits.append),
         mock.patch.object(prune.OUTPUT, "_width", 80),
         mock.patch.object(prune.OUTPUT, "quiet", False),  # it is, once its pipe was closed
+        mock.patch.object(prune.RESULTS, "quiet", False),
         mock.patch.object(prune.ERRORS, "quiet", False),
         redirect_stdout(stdout),
         redirect_stderr(stderr),
@@ -356,6 +359,83 @@ def test_goes_on_if_nobody_can_read_its_messages(error: OSError) -> None:
 
     assert (0, [8, 9]) == (result.code, [*api.checkpoints])
     assert result.stdout.endswith("Deleted: 8. Kept: 2.\n")
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError("Disk full")])
+def test_prints_the_result_to_standard_error_if_nobody_can_read_standard_output(
+    error: OSError,
+) -> None:
+    output = FailingOutput(error, fails=False)
+    api = FakeApi(NUMBERS)
+
+    def fail_from_now_on(api: FakeApi, request: httpx2.Request) -> httpx2.Response:
+        output.fails = True
+        return api.serve(request)
+
+    api.responses["DELETE"] = [fail_from_now_on]
+
+    result = run(api, MODEL, "--keep-last=2", "--yes", stdout=output)
+
+    assert (0, "Deleted: 8. Kept: 2.\n", [8, 9]) == (result.code, result.stderr, [*api.checkpoints])
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "reason"),
+    [
+        (
+            respond(401, {"detail": "No"}),
+            1,
+            "401 No. Set CHECKPOINTS_TOKEN to a token that is not revoked or expired.",
+        ),
+        (respond(503), 1, "Gave up after 6 attempts. 503 Service Unavailable."),
+        (mock.Mock(side_effect=KeyboardInterrupt), 130, "Interrupted."),
+    ],
+)
+def test_says_that_all_is_deleted_if_it_cannot_check(
+    failure: Respond, code: int, reason: str
+) -> None:
+    api = FakeApi(NUMBERS)
+    api.responses["GET"] = [FakeApi.serve, *[failure] * prune.MAX_ATTEMPTS]
+    api.responses["DELETE"] = [FakeApi.overtake]
+
+    result = run(api, MODEL, "--keep-last=2", "--yes")
+
+    assert (code, {8}) == (result.code, set(api.checkpoints))
+    assert (
+        f"prune.py: {reason} All 8 checkpoints in the plan are deleted, but this could not be "
+        "checked."
+    ) == result.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has this file")
+def test_fails_with_1_if_the_disk_of_its_output_is_full() -> None:
+    class Model(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            page = {"data": [{"step": 1, "metrics": {}}], "has_more": False, "last_id": "1"}
+            self.wfile.write(json.dumps(page).encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Model)
+    url = f"http://127.0.0.1:{server.server_port}"
+    with serving(server), Path("/dev/full").open("w") as full:
+        process = subprocess.run(  # noqa: S603 it is ours
+            [sys.executable, SCRIPT, MODEL, "--all", "--yes"],
+            env={"CHECKPOINTS_API_URL": url, "CHECKPOINTS_TOKEN": TOKEN},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    assert (1, "prune.py: [Errno 28] No space left on device. Nothing was deleted.\n") == (
+        process.returncode,
+        process.stderr,
+    )
 
 
 HUGE = 10**38 - 1
