@@ -425,7 +425,8 @@ def prune(api: Api, options: argparse.Namespace) -> int:
     show_plan(options, found, kept, notes, to_delete)
     if options.dry_run or not to_delete:
         return 0
-    if not options.yes and not sys.stdin.isatty():
+    # Python sets a stream to None if it is closed, as with `<&-`.
+    if not options.yes and not (sys.stdin and sys.stdin.isatty() and sys.stdout):
         raise NotConfirmedError("Nothing was deleted: without a terminal, add --yes to confirm.")
     if not options.yes and not confirm("Delete them? [y/N] "):
         raise NotConfirmedError("Nothing was deleted.")

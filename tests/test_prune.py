@@ -847,6 +847,23 @@ def test_shows_the_plan_and_deletes_only_after_a_yes(
     assert ("othing was deleted" in result.stderr or "--yes" in result.stderr) == bool(code)
 
 
+@pytest.mark.parametrize(("closed", "other"), [("stdin", "stdout"), ("stdout", "stdin")])
+def test_does_not_ask_if_its_input_or_output_is_closed(
+    closed: str, other: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api = FakeApi(NUMBERS)
+    monkeypatch.setenv("CHECKPOINTS_API_URL", URL)
+    monkeypatch.setenv("CHECKPOINTS_TOKEN", TOKEN)
+    monkeypatch.setattr(sys, closed, None)
+    monkeypatch.setattr(sys, other, Terminal("y\n"))
+
+    assert 1 == prune.main([MODEL, "--keep-last=1"], httpx2.MockTransport(api))
+
+    assert [] == api.sent
+    message = "prune.py: Nothing was deleted: without a terminal, add --yes to confirm.\n"
+    assert capsys.readouterr().err == message
+
+
 NO_SCOPE = "The token lacks the scope checkpoints:delete"
 CHALLENGE = 'Bearer realm="checkpoints", error="insufficient_scope", scope="checkpoints:delete"'
 NONSENSE = ["", "<html>", "[]", "{}", "[" * 100_000, '{"data": [], "deleted_count": -1}']
