@@ -198,16 +198,18 @@ class Api:
         """Return all checkpoints of the model that the token can see."""
         found: dict[int, Metrics] = {}
         parameters: dict[str, str | int] = {"limit": PAGE_SIZE}
+        last: list[int] = []  # the last step of the page before
         with ERRORS.status("Listing checkpoints", spinner="line") as status:
             while True:
                 page = self._send(Page, "GET", params=parameters)
-                known = len(found)
                 found |= {checkpoint.step: checkpoint.metrics for checkpoint in page.data}
                 if not page.has_more:
                     return found
-                if len(found) == known:
+                steps = [*last, *(checkpoint.step for checkpoint in page.data)]
+                is_ascending = steps == sorted(set(steps))  # as the API sorts them
+                if not page.data or not is_ascending or page.last_id == parameters.get("after"):
                     raise PruneError("The API's list of checkpoints does not end.")
-                parameters["after"] = page.last_id
+                last, parameters["after"] = steps[-1:], page.last_id
                 status.update(f"Listing checkpoints: {len(found):,}")
 
     def delete(self, steps: Sequence[int]) -> None:

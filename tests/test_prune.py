@@ -1021,13 +1021,36 @@ def test_agrees_with_the_api() -> None:
     assert function["Timeout"] < prune.TIMEOUT.read
 
 
-def test_stops_at_a_list_that_does_not_end() -> None:
-    page = {"data": [{"step": 1, "metrics": {}}], "has_more": True, "last_id": "c1"}
-    api = FakeApi(NUMBERS)
-    api.responses["GET"] = [respond(200, page)] * 50
+def more(last_id: str, *steps: int) -> Respond:
+    """Respond with a page that is not the last one."""
+    data = [{"step": step, "metrics": {}} for step in steps]
+    return respond(200, {"data": data, "has_more": True, "last_id": last_id})
 
-    assert 1 == run(api, MODEL, "--keep-last=1", "--yes").code
-    assert 2 == len(api.paths)
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        [more("c1", 1), more("c1", 1)],
+        [more("c1", 1), more("c1", 2)],
+        [more("c2", 1, 2), more("c3", 2, 3)],
+        [more("c2", 1, 2), more("c0", 0)],
+        [more("c2", 1, 2), more("c3")],
+        [more("c2", 2, 1)],
+        [more("c2", 2, 2)],
+        [more("", 1), more("", 2)],
+        [more("")],
+    ],
+)
+def test_stops_at_a_list_that_does_not_end(pages: list[Respond]) -> None:
+    api = FakeApi(NUMBERS)
+    api.responses["GET"] = [*pages]
+
+    result = run(api, MODEL, "--keep-last=1", "--yes")
+
+    assert (1, len(pages), []) == (result.code, len(api.paths), api.sent)
+    assert result.stderr == (
+        "prune.py: The API's list of checkpoints does not end. Nothing was deleted.\n"
+    )
 
 
 REFUSED = mock.Mock(side_effect=httpx2.ConnectError("Connection refused"))
