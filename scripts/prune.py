@@ -241,12 +241,7 @@ class Api:
         try:
             response = self._client.request(method, self._url, **content)
         except httpx2.RequestError as error:
-            was_sent = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
-            reason = f"No response: {self._excerpt(str(error) or type(error).__name__)}."
-            if "CERTIFICATE_VERIFY_FAILED" in reason:
-                return Failure(f"{reason} {TRUST_HINT}", is_final=True, may_have_deleted_more=False)
-            reason += "" if was_sent else f" {URL_HINT}{proxy_hint(self._url)}"
-            return Failure(reason, may_have_deleted_more=was_sent)
+            return self._no_response(error)
         status = response.status_code
         try:
             if status == httpx2.codes.OK:
@@ -268,7 +263,9 @@ class Api:
         )
         is_complete = error_response.unconfirmed_count == 0 if is_server_error else is_refusal
         if not is_server_error and status not in RETRYABLE:
-            if status == httpx2.codes.FORBIDDEN and not lacks_scope(response, detail):
+            if status == httpx2.codes.PROXY_AUTHENTICATION_REQUIRED:
+                hint = proxy_hint(self._url).strip() or URL_HINT
+            elif status == httpx2.codes.FORBIDDEN and not lacks_scope(response, detail):
                 hint = f"{URL_HINT} {BLOCKED_HINT}"
             elif status == httpx2.codes.NOT_FOUND or not error_response.detail:
                 hint = URL_HINT
@@ -284,6 +281,18 @@ class Api:
             may_have_deleted_more=not is_complete,
             wait=float(retry_after) if seconds else None,
         )
+
+    def _no_response(self, error: httpx2.RequestError) -> Failure:
+        refused_by_proxy = isinstance(error, httpx2.ProxyError)  # as an answer to CONNECT
+        not_connected = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+        was_sent = not refused_by_proxy and not not_connected
+        reason = f"No response: {self._excerpt(str(error) or type(error).__name__)}."
+        if "CERTIFICATE_VERIFY_FAILED" in reason:
+            return Failure(f"{reason} {TRUST_HINT}", is_final=True, may_have_deleted_more=was_sent)
+        reason += f" {URL_HINT}" if not_connected else ""
+        reason += "" if was_sent else proxy_hint(self._url)
+        is_final = refused_by_proxy and str(error).startswith("4")
+        return Failure(reason, is_final=is_final, may_have_deleted_more=was_sent)
 
     def _excerpt(self, text: str) -> str:
         """Cut a text, such as that of a gateway, unless it repeats a part of the token."""
@@ -375,6 +384,8 @@ def is_http_url(text: str) -> bool:
         url.host.encode("idna")  # the HTTP client would raise a traceback later
     except (httpx2.InvalidURL, UnicodeError):
         return False
+    if re.search(r"\s", text) or (url.port is not None and not 0 < url.port < 2**16):
+        return False
     return url.scheme in {"http", "https"} and url.host != ""
 
 
@@ -407,7 +418,7 @@ def proxy_hint(url: str) -> str:
     """Return a sentence that names the proxies, if there are any."""
     is_local = httpx2.URL(url).host in THIS_MACHINE
     names = [proxy_variable(each) for each in ("http", "https", "all") if each in getproxies()]
-    return f" Also check {', '.join(names)}." if names and not is_local else ""
+    return f" Check the proxy settings: {', '.join(names)}." if names and not is_local else ""
 
 
 def proxy_variable(prefix: str) -> str:

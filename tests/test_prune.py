@@ -707,6 +707,7 @@ def test_does_not_guess_which_value_is_the_best(value: str, example: str) -> Non
 
 TOKENS = ["", " ", "s3cret\ns3cret", "s3crét", "s3cret s", "s3cret\\", "s3cret'"]
 URLS = ["", "api.example.com", "ftp://a", "https://", "http://[::1", "https://a..b"]
+URLS += ["https://a:65536", "https://a b", "https:// a"]
 URLS += ["https://a/?s3cret", "https://a/#s3cret", "https://user:s3cret@a"]
 SETTINGS = {"CHECKPOINTS_TOKEN": TOKENS, "CHECKPOINTS_API_URL": URLS}
 
@@ -742,6 +743,10 @@ PEM = "to certificates in PEM format, or unset it"
             ({name: value}, f"{name} {PROXY}")
             for name in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy")
             for value in ("socks5://s3cret@a:1", "ftp://a", "a:b", "http://", "http://a..b")
+        ),
+        *(
+            ({"HTTPS_PROXY": value}, f"HTTPS_PROXY {PROXY}")
+            for value in ("http://a:65536", "a:0", "a b:1", "http://a:1 ", " http://a", "http:// a")
         ),
         ({"NO_PROXY": "[,a b,://", "ALL_PROXY": "socks5h://a"}, f"ALL_PROXY {PROXY}"),
         *(
@@ -787,7 +792,38 @@ def test_starts_with_settings_that_the_http_client_ignores_or_understands(
 
     assert result.stderr.startswith("No response: ")
     proxy = "HTTPS_PROXY" in settings
-    assert proxy == (" with its stage. Also check HTTPS_PROXY. " in result.stderr)
+    assert proxy == (" with its stage. Check the proxy settings: HTTPS_PROXY. " in result.stderr)
+
+
+PROXY_REFUSED = "407 Proxy Authentication Required"
+
+
+@pytest.mark.parametrize(
+    ("response", "reason", "attempts"),
+    [
+        (
+            mock.Mock(side_effect=httpx2.ProxyError(PROXY_REFUSED)),
+            f"No response: {PROXY_REFUSED}",
+            1,
+        ),
+        (mock.Mock(side_effect=httpx2.ProxyError("403 No")), "No response: 403 No", 1),
+        (mock.Mock(side_effect=httpx2.ProxyError("502 No")), "No response: 502 No", 6),
+        (lambda *_: httpx2.Response(407), PROXY_REFUSED, 1),
+    ],
+)
+@pytest.mark.usefixtures("no_network_settings")
+def test_names_the_settings_of_the_proxy_if_the_proxy_refuses(
+    response: Respond, reason: str, attempts: int
+) -> None:
+    api = FakeApi(NUMBERS)
+    api.responses["DELETE"] = [response] * prune.MAX_ATTEMPTS
+
+    result = run(api, MODEL, "--keep-last=1", "--yes", HTTPS_PROXY="http://a")
+
+    assert (1, attempts) == (result.code, len(result.waits) + 1)
+    advice = "Check the proxy settings: HTTPS_PROXY."
+    assert f"{reason}. {advice} Deleted: 0 of 9" in result.stderr
+    assert ("perhaps some more" in result.stderr) == (not reason.startswith("No response"))
 
 
 @pytest.mark.usefixtures("no_network_settings")
