@@ -56,8 +56,8 @@ BLOCKED_HINT = (
 )
 EPILOG = """\
 You can combine rules: a checkpoint is kept if any rule keeps it. If a rule
-keeps no checkpoint, the command fails. But --keep-every N, while all steps are
-below N, does not make it fail, and alone deletes nothing.
+keeps no checkpoint, the command fails, but not because of --keep-every N if all
+steps are below N. This rule alone then deletes nothing.
 Checkpoints that are saved at new steps while the command runs are kept. A
 checkpoint in the plan that is saved again in the meantime is deleted.
 
@@ -568,12 +568,14 @@ def keep_best(text: str) -> Rule:
     metric, number = match[1], positive("1" if match[3] is None else match[3])
     sign = -1 if match[2] == "min" else 1
     name = shorten(metric)
+    option = f"--keep-best {printable(text)}"
 
     def apply(found: Checkpoints, delete_unscored: bool) -> Outcome:
+        names = set[str]().union(*found.values())
+        refuse_other_readings(option, names & {text, f"{metric}:{match[2]}"})
         scored = [step for step in found if metric in found[step]]
         if not scored:
-            names = sorted({name for metrics in found.values() for name in metrics})
-            return Outcome({}, f"The metrics are: {printable(', '.join(names) or 'none')}.")
+            return Outcome({}, f"The metrics are: {printable(', '.join(sorted(names)) or 'none')}.")
         ranked = sorted(scored, key=lambda step: (sign * found[step][metric], step))
         kept = dict.fromkeys(ranked[-number:], f"{match[2]} {name}")
         too_few = len(scored) < number
@@ -592,7 +594,14 @@ def keep_best(text: str) -> Rule:
                     kept[step] = f"no {name}"
         return Outcome(kept, note)
 
-    return Rule(f"--keep-best {printable(text)}", apply, metric)
+    return Rule(option, apply, metric)
+
+
+def refuse_other_readings(option: str, metrics: set[str]) -> None:
+    """Refuse --keep-best if the user may mean one of these metrics, with an example."""
+    for metric in sorted(metrics):
+        reason = f"{option} is not clear, because there is a metric {printable(metric)}."
+        raise PruneError(f"{reason} For that metric, write {examples(metric)}.")
 
 
 def missing_direction(text: str) -> str:
@@ -600,11 +609,14 @@ def missing_direction(text: str) -> str:
     match = re.fullmatch(r"(.+?)(?::(?:min|max)?)?(=\d+)?", text, re.DOTALL | re.IGNORECASE)
     if not match or text.startswith(":"):
         return "the metric has no name"
-    low, high = (printable(f"{match[1]}:{each}{match[2] or ''}") for each in ("min", "max"))
-    return (
-        "add :min if the smallest value is the best, or :max if the largest is, "
-        f"e.g. --keep-best {low} or --keep-best {high}"
-    )
+    advice = "add :min if the smallest value is the best, or :max if the largest is"
+    return f"{advice}, e.g. {examples(match[1], match[2] or '')}"
+
+
+def examples(metric: str, number: str = "") -> str:
+    """Return how to keep the checkpoints with the smallest or the largest values of a metric."""
+    low, high = (printable(f"{metric}:{each}{number}") for each in ("min", "max"))
+    return f"--keep-best {low} or --keep-best {high}"
 
 
 def keep_every(text: str) -> Rule:

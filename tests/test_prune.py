@@ -705,6 +705,31 @@ def test_does_not_guess_which_value_is_the_best(value: str, example: str) -> Non
     assert f"e.g. --keep-best {example}" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("value", "metric"),
+    [
+        ("loss:min", "loss:min"),
+        ("loss:min=3", "loss:min"),
+        ("loss:min=3", "loss:min=3"),
+        ("a b:max:max", "a b:max:max"),
+    ],
+)
+@pytest.mark.parametrize("other", ["loss", "lr"])
+def test_does_not_guess_whether_the_direction_is_a_part_of_the_name(
+    value: str, metric: str, other: str
+) -> None:
+    api = FakeApi({1: {metric: 1}, 2: {other: 2, "a b:max": 1}, 3: {}})
+
+    result = run(api, MODEL, f"--keep-best={value}", "--keep-last=1", "--yes")
+
+    assert (1, "", 1) == (result.code, result.stdout, len(api.paths))
+    assert result.stderr == (
+        f"prune.py: --keep-best {value} is not clear, because there is a metric {metric}. For that "
+        f"metric, write --keep-best {metric}:min or --keep-best {metric}:max. "
+        "Nothing was deleted.\n"
+    )
+
+
 TOKENS = ["", " ", "s3cret\ns3cret", "s3crét", "s3cret s", "s3cret\\", "s3cret'"]
 URLS = ["", "api.example.com", "ftp://a", "https://", "http://[::1", "https://a..b"]
 URLS += ["https://a:65536", "https://a b", "https:// a"]
