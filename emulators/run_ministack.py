@@ -1,7 +1,9 @@
-"""Run MiniStack, with two changes to what it deploys.
+"""Run MiniStack, with some changes to what it deploys and to whom it allows what.
 
-It ignores all alarms and saved queries of a template: MiniStack cannot deploy saved queries, nor
-alarms on several metrics. It also deploys the routes of an API that are for any method.
+It ignores all alarms, saved queries and queue policies of a template: MiniStack cannot deploy saved
+queries, nor alarms on several metrics, and the queues accept only TLS, which it does not speak. It
+also deploys the routes of an API that are for any method. And a batch of messages needs the
+permission for a single one, as on AWS.
 The Makefile runs this with the Python of MiniStack's own environment.
 """
 
@@ -9,6 +11,7 @@ import sys
 from typing import Any
 
 from ministack.app import main  # type: ignore[import-not-found]
+from ministack.core import iam_actions  # type: ignore[import-not-found]
 from ministack.services import apigateway_v1  # type: ignore[import-not-found]
 from ministack.services.cloudformation.provisioners import (  # type: ignore[import-not-found]
     _RESOURCE_HANDLERS,
@@ -23,7 +26,7 @@ def _delete_nothing(_physical_id: str, _properties: object) -> None:
     pass
 
 
-for kind in ("AWS::CloudWatch::Alarm", "AWS::Logs::QueryDefinition"):
+for kind in ("AWS::CloudWatch::Alarm", "AWS::Logs::QueryDefinition", "AWS::SQS::QueuePolicy"):
     _RESOURCE_HANDLERS[kind] = {"create": _create_nothing, "delete": _delete_nothing}
 
 _import_path_item = apigateway_v1._import_path_item  # noqa: SLF001 it has no public name
@@ -37,6 +40,16 @@ def _import_any_method(api_id: str, path: str, methods: dict[str, Any], *rest: o
 
 apigateway_v1._import_path_item = _import_any_method  # noqa: SLF001
 apigateway_v1._OPENAPI_HTTP_METHODS = {*apigateway_v1._OPENAPI_HTTP_METHODS, "any"}  # noqa: SLF001
+
+_extract_iam_action = iam_actions.extract_iam_action
+
+
+def _extract_action(service: str, *request: object) -> str | None:
+    action: str | None = _extract_iam_action(service, *request)
+    return action.removesuffix("Batch") if action and service == "sqs" else action
+
+
+iam_actions.extract_iam_action = _extract_action
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""S3 in this process, with one bucket for artifacts, and the checkpoints table's stream.
+"""S3 in this process, with one bucket for artifacts, the checkpoints table's stream, and a queue.
 
 For the demo and the tests. Use it within `embedded_dynamodb`. It uses moto too.
 """
@@ -10,32 +10,41 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 from unittest import mock
+from urllib.parse import urlparse
 
 import xmltodict  # type: ignore[import-untyped]
 from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.core.responses import ActionResult
 from moto.s3.models import FakeBucket, S3Backend, s3_backends
 from moto.s3.responses import S3Response
+from moto.sqs.models import SQSBackend, sqs_backends
 
 from emulators.dynamodb import REGION, moto_tables
 from emulators.records import ARTIFACTS_BUCKET as BUCKET
 
+QUEUE = "ReclaimQueue"
+
 
 @contextmanager
 def embedded_bucket() -> Iterator[None]:
-    """Run the block with an empty bucket, whose name is in ARTIFACTS_BUCKET, and with a stream."""
+    """Run the block with an empty bucket and an empty queue without delay, and with a stream.
+
+    The name of the bucket is in ARTIFACTS_BUCKET, and the URL of the queue in RECLAIM_QUEUE_URL.
+    """
     table = os.environ["CHECKPOINTS_TABLE"]
     moto_tables()[table].set_stream_specification({"StreamViewType": "OLD_IMAGE"})
     _backend().create_bucket(BUCKET, REGION)
+    url = _sqs().create_queue(QUEUE).url(urlparse(f"https://sqs.{REGION}.amazonaws.com"))
     try:
         with (
-            mock.patch.dict(os.environ, ARTIFACTS_BUCKET=BUCKET),
+            mock.patch.dict(os.environ, ARTIFACTS_BUCKET=BUCKET, RECLAIM_QUEUE_URL=url),
             mock.patch.object(S3Response, "_bucket_response_delete_keys", _delete_objects),
         ):
             yield
     finally:
         clear_bucket()
         _backend().delete_bucket(BUCKET)
+        _sqs().delete_queue(QUEUE)
         moto_tables()[table].set_stream_specification(None)
         moto_tables()[table].stream_shard = None  # moto does not remove it
 
@@ -72,12 +81,29 @@ def stream_event() -> dict[str, Any]:
     return json.loads(json.dumps(event, default=_to_seconds))  # type: ignore[no-any-return]
 
 
+def queue_events() -> list[dict[str, Any]]:
+    """Return what waits in the queue, as a Lambda event for each message, and empty the queue."""
+    messages = _sqs().get_queue(QUEUE).messages
+    _sqs().delete_queue(QUEUE)
+    _sqs().create_queue(QUEUE)
+    return [queue_event(message.body) for message in messages]
+
+
+def queue_event(body: str) -> dict[str, Any]:
+    """Return a Lambda event with one message."""
+    return {"Records": [{"messageId": "1", "body": body, "eventSource": "aws:sqs"}]}
+
+
 def _to_seconds(time: datetime) -> int:
     return int(time.replace(tzinfo=UTC).timestamp())
 
 
 def _backend() -> S3Backend:
     return s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
+
+
+def _sqs() -> SQSBackend:
+    return sqs_backends[DEFAULT_ACCOUNT_ID][REGION]
 
 
 def _bucket() -> FakeBucket:

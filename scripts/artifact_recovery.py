@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import boto3
 from botocore.config import Config
 
-from checkpoints.artifacts import Artifacts, InvalidUriError
+from checkpoints.reclaim.artifacts import Artifacts, InvalidUriError
 from scripts.deletions import format_steps
 from scripts.terminal import run_concurrently
 

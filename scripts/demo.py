@@ -94,7 +94,6 @@ def send(events: list[tuple[str, Event]]) -> int:
         embedded_bucket,
         put_objects,
         stored_objects,
-        stream_event,
     )
 
     sample_listing = read_event(EVENTS / "list-checkpoints.json")
@@ -104,8 +103,7 @@ def send(events: list[tuple[str, Event]]) -> int:
     an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
     with embedded_dynamodb(), embedded_bucket():
         with contextlib.redirect_stdout(log):  # the functions log to standard output
-            from checkpoints import reclaim  # noqa: PLC0415 needs the environment
-            from checkpoints.app import lambda_handler  # noqa: PLC0415 the same
+            from checkpoints.app import lambda_handler  # noqa: PLC0415 needs the environment
 
         def respond(event: Event) -> Event:
             with contextlib.redirect_stdout(log):
@@ -134,7 +132,7 @@ def send(events: list[tuple[str, Event]]) -> int:
             gone = difference(before, stored_checkpoints())
             show("deleted", *[f"{model}: {steps}" for model, steps in gone.items()] or ["nothing"])
             with contextlib.redirect_stdout(log):
-                reclaim.lambda_handler(stream_event(), lambda_context(reclaim.MIN_REMAINING_MS * 2))
+                free_storage()
             left = stored_objects()
             show("storage", *changes_of(objects, left))
             if name == FIRST_EVENT:
@@ -146,6 +144,17 @@ def send(events: list[tuple[str, Event]]) -> int:
                 print(log.getvalue(), end="")
     print("\n" + emphasize(summary_of(statuses, deleted, freed)))
     return int(HTTPStatus.INTERNAL_SERVER_ERROR in statuses)
+
+
+def free_storage() -> None:
+    """Free the storage of what was deleted, through the stream, the queue and their functions."""
+    from checkpoints.reclaim import app, queue  # noqa: PLC0415 need the environment
+    from emulators.invocation import lambda_context  # noqa: PLC0415 as in `send`
+    from emulators.storage import queue_events, stream_event  # noqa: PLC0415 the same
+
+    queue.lambda_handler(stream_event(), lambda_context())
+    for message in queue_events():
+        app.lambda_handler(message, lambda_context(app.MIN_REMAINING_MS * 2))
 
 
 def summary_of(statuses: Counter[int], deleted: int, freed: int) -> str:

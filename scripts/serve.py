@@ -53,7 +53,7 @@ def _serve(emulator: AwsEmulator, *, verbose: bool) -> None:
     say("Deploying the template")
     dynamodb, s3 = emulator.client("dynamodb"), emulator.client("s3")
     s3.create_bucket(Bucket=ARTIFACTS_BUCKET)
-    outputs = emulator.deploy(ArtifactsBucket=ARTIFACTS_BUCKET)
+    outputs = emulator.deploy(ArtifactsBucket=ARTIFACTS_BUCKET, ReclaimDelaySeconds="0")
     say("Creating a token, and checkpoints with three objects each")
     for key in artifact_keys():
         s3.put_object(Bucket=ARTIFACTS_BUCKET, Key=key, Body=bytes(1_000))
@@ -155,8 +155,9 @@ def _format_request(record: dict[str, Any]) -> str:
 
 
 def _format_reclaim(record: dict[str, Any]) -> str:
-    verb = "would delete" if record.get("dry_run") else "deleted"
-    objects = f"{verb} {record['objects_deleted']:,} objects" if "objects_deleted" in record else ""
+    objects = (
+        f"deleted {record['objects_deleted']:,} objects" if "objects_deleted" in record else ""
+    )
     parts = [
         record["timestamp"][11:19],
         ": ".join(filter(None, [record["message"], objects, _reason(record)])),

@@ -42,10 +42,6 @@ class UsageError(Exception):
     """The command cannot do what was asked; the message says why, and what to do."""
 
 
-# The ends of names that stand for an access point or for another kind of bucket.
-OTHER_S3_NAMES = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
-
-
 class BucketAccessError(UsageError):
     """The bucket may exist, but these credentials cannot see it."""
 
@@ -61,8 +57,6 @@ def check_bucket(client: "S3Client", bucket: str) -> None:
         BotoCoreError, ClientError: the call to AWS failed; `describe` returns a message.
 
     """
-    if bucket.endswith(OTHER_S3_NAMES) or not re.fullmatch(r"[a-z0-9.-]{3,63}", bucket):
-        raise UsageError(f"{bucket!r} is not the name of a general purpose bucket in S3.")
     try:
         client.head_bucket(Bucket=bucket)
     except ClientError as error:

@@ -15,13 +15,6 @@ from scripts import stacks, terminal
 
 STACK = "deployed"
 LOG_GROUP = "ApiFunctionLogGroup"
-# Additional outputs of a stack that was deployed with ArtifactsBucket.
-RECLAIM_OUTPUTS = {
-    "ArtifactsBucketName": "artifacts",
-    "FailedBatchesBucketName": "failed-batches",
-    "ReclaimFunctionLogGroupName": "ReclaimFunctionLogGroup",
-    "ReclaimFunctionName": "ReclaimFunction",
-}
 
 
 BUCKET_DENIED = (

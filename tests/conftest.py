@@ -22,7 +22,9 @@ from logs import CurrentStdout, Lines
 
 os.environ["POWERTOOLS_SERVICE_NAME"] = STACK  # Powertools reads it at the import
 
-from checkpoints import app, audit, dynamodb, reclaim
+from checkpoints import app, audit, dynamodb
+from checkpoints.reclaim import app as reclaim
+from checkpoints.reclaim import queue
 
 
 @pytest.fixture(scope="session")
@@ -91,10 +93,11 @@ def call(invoke: Invoke) -> Call:
 
 @pytest.fixture(scope="module")
 def bucket(endpoint: Endpoint) -> Iterator[None]:
-    """Serve the bucket and the table's stream, with the function that frees storage connected."""
+    """Serve the bucket, the table's stream and the queue, with their functions connected."""
     with embedded_bucket(), mock.patch.dict(os.environ, AWS_ENDPOINT_URL_DYNAMODB=endpoint.url):
-        reclaim.connect.cache_clear()
-        reclaim.connect()
+        for function in (reclaim, queue):
+            function.connect.cache_clear()
+            function.connect()
         yield
 
 

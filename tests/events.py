@@ -176,17 +176,12 @@ def make_stream_record(
             "ApproximateCreationDateTime": at.timestamp(),
             "Keys": keys,
             "OldImage": image,
-            "SequenceNumber": sequence_number(step),
+            "SequenceNumber": str(10**20 + step),
             "SizeBytes": 99,
             "StreamViewType": "OLD_IMAGE",
         },
         "eventSourceARN": "arn:aws:dynamodb:us-east-1:123456789012:table/t/stream/s",
     }
-
-
-def sequence_number(step: int) -> str:
-    """Return the sequence number of the record that `make_stream_record` returns for a step."""
-    return str(10**20 + step)
 
 
 def read_response(response: Mapping[str, Any]) -> Response:

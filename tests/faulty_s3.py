@@ -1,4 +1,4 @@
-"""Inject faults into single calls of an S3 client."""
+"""Inject faults into single calls of a client, by default for S3."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +15,7 @@ class FaultyS3:
 
     def __init__(self, client: Any) -> None:
         self._client = client
+        self._replaced: set[str] = set()
 
     def fail(self, operation: str, *faults: S3Fault) -> None:
         """Inject these faults into the next calls of an operation, one each."""
@@ -24,11 +25,12 @@ class FaultyS3:
             fault = next(queue, pass_on)
             return fault(request, getattr(type(self._client), operation).__get__(self._client))
 
+        self._replaced.add(operation)
         setattr(self._client, operation, call)
 
     def heal(self) -> None:
         """Remove all faults."""
-        for operation in ("list_objects_v2", "delete_objects", "delete_object"):
+        for operation in self._replaced:
             vars(self._client).pop(operation, None)
 
 

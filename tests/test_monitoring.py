@@ -1,22 +1,25 @@
 """The alarms and the dashboard show operators what the function emits, and nothing else."""
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from checkpoints import reclaim
 from checkpoints.auth import READ_SCOPE
+from checkpoints.reclaim import app as reclaim
+from checkpoints.reclaim import queue
 from emulators import STACK
-from emulators.dynamodb import REGION, put_token
+from emulators.dynamodb import REGION, put_checkpoints, put_token
 from emulators.invocation import lambda_context
 from emulators.records import ARTIFACTS_BUCKET
-from emulators.storage import put_objects
+from emulators.storage import put_objects, queue_events
 from emulators.template import TEMPLATE
-from events import DELETED_AT, ENTITY, Call, make_event, make_stream_record
-from faulty_dynamodb import Endpoint, reject
+from events import DELETED_AT, ENTITY, MODEL, Call, make_event, make_stream_record
+from faulty_dynamodb import Apply, Endpoint, Reply, pass_on, reject
 from function_process import run_in_a_process
 from logs import Metric, metrics_of
 from template_resolver import Json, allowed, deployed, of_type, only
@@ -27,12 +30,11 @@ TOPIC = "arn:aws:sns:us-east-1:123456789012:alarms"
 AWS_METRICS = {
     ("AWS/ApiGateway", ("ApiName", "Stage")): {"Count", "4XXError", "5XXError", "Latency"},
     ("AWS/DynamoDB", ("TableName",)): {"ReadThrottleEvents", "WriteThrottleEvents"},
-    ("AWS/Lambda", ("FunctionName",)): {
-        *("Duration", "Errors", "Throttles"),
-        *("DestinationDeliveryFailures", "IteratorAge"),
-    },
-    ("AWS/Lambda", ("EventSourceMappingUUID",)): {
-        *("DroppedEventCount", "OnFailureDestinationDeliveredEventCount", "PolledEventCount"),
+    ("AWS/Lambda", ("FunctionName",)): {"Duration", "Errors", "IteratorAge", "Throttles"},
+    ("AWS/Lambda", ("EventSourceMappingUUID",)): {"PolledEventCount"},
+    ("AWS/SQS", ("QueueName",)): {
+        *("ApproximateNumberOfMessagesDelayed", "ApproximateNumberOfMessagesVisible"),
+        "ApproximateAgeOfOldestMessage",
     },
 }
 
@@ -88,7 +90,7 @@ def test_a_documented_response_triggers_no_alarm_and_no_rollback(
     assert [200, 401, 422, 404, 503, 503] == [response.status for response in responses]
     names = [name for _, name, _ in metrics_in(capsys.readouterr().out)]
     assert 2 == names.count("RequestsUnavailable")
-    assert {"ReclaimsFailedAlarm", "ReclaimsRefusedAlarm", "RequestsFailedAlarm"} == set(alarms)
+    assert {"ReclaimConflictAlarm", "RequestsFailedAlarm"} == set(alarms)
     assert {alarm["MetricName"] for alarm in alarms.values()}.isdisjoint(names)
     assert "4XXError" not in json.dumps(alarms_of(stack)), (
         "docs/operations.md, Alarms, says that a refused request triggers none"
@@ -112,9 +114,9 @@ OUTAGE = {"5XXError": 3, "RequestsUnavailable": 3}
         ({"5XXError": 3, "CheckpointsDeleted": 9, "PolledEventCount": 9}, ["GatewayErrorsAlarm"]),
         ({"CheckpointsDeleted": 1, "PolledEventCount": 1}, []),
         ({"CheckpointsDeleted": 1}, ["ReclaimStoppedAlarm"]),
-        ({"DroppedEventCount": 1}, ["ReclaimGivenUpAlarm"]),
-        ({"DestinationDeliveryFailures": 1}, ["ReclaimGivenUpAlarm"]),
-        ({"OnFailureDestinationDeliveredEventCount": 1}, ["ReclaimGivenUpAlarm"]),
+        ({"ApproximateAgeOfOldestMessage": 14_399, "IteratorAge": 14_399_000}, []),
+        ({"ApproximateAgeOfOldestMessage": 14_400}, ["ReclaimDelayedAlarm"]),
+        ({"IteratorAge": 14_400_000}, ["ReclaimDelayedAlarm"]),
     ],
 )
 def test_alarms_on_several_metrics_cover_what_no_other_alarm_covers(
@@ -138,7 +140,7 @@ def test_alarms_on_several_metrics_cover_what_no_other_alarm_covers(
     several = {n: alarm for n, alarm in alarms_of(stack).items() if "Metrics" in alarm}
     assert triggered == [name for name, alarm in several.items() if is_above(alarm)]
     at_once = {name for name, alarm in several.items() if alarm["DatapointsToAlarm"] == 1}
-    assert {"ReclaimGivenUpAlarm", "ReclaimStoppedAlarm"} == at_once  # the others must last
+    assert {"ReclaimDelayedAlarm", "ReclaimStoppedAlarm"} == at_once  # the others must last
 
 
 def test_the_dashboard_shows_each_way_in_which_dynamodb_can_throttle(stack: Json) -> None:
@@ -171,7 +173,7 @@ def test_the_dashboard_shows_and_the_alarms_watch_what_is_emitted(
     assert emitted == {metric for metric in shown if metric[0] == "Checkpoints"}, (
         "Dashboard in template.yaml"
     )
-    values = {STACK, "prod", *stack}
+    values = {STACK, "prod", *stack, "ReclaimQueue.QueueName", "DeadLetterQueue.QueueName"}
     for metric in (shown | watched_metrics(stack)) - emitted:
         namespace, name, dimensions = metric
         keys = tuple(sorted(key for key, _ in dimensions))
@@ -222,19 +224,29 @@ def emitted_metrics(
     call: Call, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
 ) -> set[Metric]:
     """Return each metric that the functions emit, from requests and records that show all."""
+    capsys.readouterr()
+    put_objects("a", saved_at=DELETED_AT - timedelta(days=1))
+    uris = [f"s3://{ARTIFACTS_BUCKET}/{key}" for key in ("a", "nothing", "a ")]
+    records = [make_stream_record(uri, step=step) for step, uri in enumerate(uris)]
+    queue.lambda_handler({"Records": records}, lambda_context())
+    endpoint.fail("GetItem", pass_on, save_again)  # which is a conflict
+    for event in queue_events():
+        with contextlib.suppress(reclaim.NotFreedError):
+            reclaim.lambda_handler(event, lambda_context(300_000))
     good = make_event(steps=[1])
     endpoint.fail("GetItem", reject(400, "AccessDeniedException"))
     endpoint.fail("TransactWriteItems", reject(400, "AccessDeniedException"))
     put_token("reader", entity=ENTITY, scopes=[READ_SCOPE])
     events = [good, good, good, make_event(token=None), make_event(method="GET", token="reader")]
-    capsys.readouterr()
     call(steps=[1], milliseconds=1_000)  # returns 503
-    put_objects("a", saved_at=DELETED_AT - timedelta(days=1))
-    endpoint.fail("GetItem", reject(400, "AccessDeniedException"))
-    records = [make_stream_record(f"s3://{ARTIFACTS_BUCKET}/a"), make_stream_record("nothing")]
-    reclaim.lambda_handler({"Records": records}, lambda_context(300_000))
     log = run_in_a_process(endpoint, events, POWERTOOLS_SERVICE_NAME=STACK).log
     return set(metrics_in(f"{log}\n{capsys.readouterr().out}"))
+
+
+def save_again(_request: dict[str, Any], apply: Apply) -> Reply:
+    """Save the checkpoint before the call."""
+    put_checkpoints(MODEL, [0], entity=ENTITY, artifact_uri={"N": "1"})
+    return apply()
 
 
 def metrics_in(log: str) -> Iterator[Metric]:

@@ -12,7 +12,7 @@ import pytest
 from botocore.config import Config
 
 from emulators.aws import AwsEmulator
-from scripts import local, preflight, reclaim, restore, serve, smoke, tokens
+from scripts import local, preflight, restore, serve, smoke, tokens
 from scripts.stacks import EXPIRED_CREDENTIALS, report_errors
 
 type Main = Callable[[Sequence[str]], int]
@@ -21,7 +21,6 @@ STACK = ["--stack", "absent"]
 COMMANDS: dict[str, tuple[Main, list[str]]] = {
     "tokens.py": (tokens.main, ["list", *STACK]),
     "restore.py": (restore.main, [*STACK, "--from", "x", "--request", str(uuid.UUID(int=1))]),
-    "reclaim.py": (reclaim.main, [*STACK, "--log"]),
     "smoke.py": (smoke.main, STACK),
     "make deploy": (preflight.main, []),
     "serve.py": (serve.main, []),
@@ -33,7 +32,7 @@ COMMANDS: dict[str, tuple[Main, list[str]]] = {
 def _new_session(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read the settings again, and start no emulator."""
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    for module in (local, restore, reclaim, serve, smoke):
+    for module in (local, restore, serve, smoke):
         monkeypatch.setattr(module, "stop_on_signals", lambda: None)
 
     @contextmanager

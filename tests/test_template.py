@@ -9,7 +9,8 @@ from functools import cache
 import pytest
 
 import template_resolver
-from checkpoints import dynamodb, reclaim
+from checkpoints import dynamodb
+from checkpoints.reclaim import app as reclaim
 from checkpoints.responses import RETRY_LATER
 from emulators.aws import ROOT
 from emulators.dynamodb import REGION
@@ -48,6 +49,7 @@ OTHERS = {
     "AccessLog": "true",
     "ExistingCheckpointsTable": "platform-checkpoints",
     "ArtifactsBucket": "platform-artifacts",
+    "ReclaimDelaySeconds": "60",
 }
 TABLE = {"ExistingCheckpointsTable": OTHERS["ExistingCheckpointsTable"]}
 TABLE_ARN = f"arn:aws:dynamodb:{REGION}:123456789012:table/{OTHERS['ExistingCheckpointsTable']}"
@@ -92,7 +94,9 @@ def is_retained(resource: Json) -> bool:
 @pytest.mark.parametrize("parameter", sorted(set(read_template()["Parameters"]) - {STREAM}))
 def test_each_parameter_is_optional_and_has_an_effect(stack: Json, parameter: str) -> None:
     value = OTHERS[parameter]
-    other = deployed_with(parameter)
+    needed = {"ArtifactsBucket": BUCKET} if parameter.startswith("Reclaim") else {}
+    stack = deployed(**needed) if needed else stack
+    other = deployed_with(parameter, **needed)
 
     changed = [resource for name, resource in other.items() if resource != stack.get(name)]
     assert changed or set(other) < set(stack)
@@ -184,13 +188,10 @@ def test_the_role_of_the_api_allows_exactly_what_it_needs(stack: Json) -> None:
     } == allowed(stack)
 
 
-def test_neither_lambda_nor_one_bad_record_hides_an_outcome(freeing_stack: Json) -> None:
-    """Lambda keeps the lines of who deleted what, and splits a batch that crashes the function."""
+def test_lambda_keeps_the_lines_of_who_deleted_what(freeing_stack: Json) -> None:
     for function in FUNCTIONS:
         logging = function_of(freeing_stack, function)["LoggingConfig"]
         assert ("JSON", "INFO") == (logging["LogFormat"], logging["ApplicationLogLevel"])
-    mapping = only(freeing_stack, "AWS::Lambda::EventSourceMapping")
-    assert mapping["BisectBatchOnFunctionError"]
 
 
 @pytest.mark.parametrize("canary", ["false", "true"])
@@ -259,16 +260,15 @@ def test_a_deployment_keeps_the_version_to_roll_back_to(freeing_stack: Json) -> 
     assert is_retained(freeing_stack[version])
 
 
-def test_a_function_behind_a_stream_leaves_no_second_reader_of_the_stream(
-    freeing_stack: Json,
-) -> None:
+def test_a_function_behind_a_stream_or_a_queue_leaves_no_second_reader(freeing_stack: Json) -> None:
     """It has no versions, whose replacement policy SAM would also give to the mapping."""
     for each in ("AWS::Lambda::Version", "AWS::Lambda::Alias"):
         assert "ApiFunction" == only(freeing_stack, each)["FunctionName"]
-    mapping = freeing_stack["ReclaimFunctionRemovedRecords"]
-    assert "ReclaimFunction" == mapping["Properties"]["FunctionName"]
-    assert "UpdateReplacePolicy" not in mapping
-    assert "SnapStart" not in function_of(freeing_stack, "ReclaimFunction")
+    for function, event in (("QueueFunction", "RemovedRecords"), ("ReclaimFunction", "Messages")):
+        mapping = freeing_stack[f"{function}{event}"]
+        assert function == mapping["Properties"]["FunctionName"]
+        assert "UpdateReplacePolicy" not in mapping
+        assert "SnapStart" not in function_of(freeing_stack, function)
 
 
 def test_a_change_to_the_template_publishes_a_version(stack: Json) -> None:
@@ -287,67 +287,141 @@ def test_without_a_bucket_nothing_is_deployed_that_could_delete_artifacts(
     added = {name for name in freeing_stack if name not in stack}
 
     assert added
-    assert all(name.startswith(("Reclaim", "FailedBatchesBucket")) for name in added)
+    assert all(name.startswith(("Reclaim", "Queue", "DeadLetterQueue")) for name in added)
     changed = {name for name in stack if stack[name] != freeing_stack[name]}
     assert {"Dashboard"} == changed  # the API's function and its role stay as they are
 
 
-def test_the_role_that_frees_storage_allows_exactly_what_it_needs(freeing_stack: Json) -> None:
-    stream = f"arn:aws:dynamodb:{REGION}:123456789012:table/CheckpointsTable/stream/*"
+@pytest.mark.parametrize(
+    ("bucket", "is_allowed"),
+    [
+        *((name, True) for name in ("abc", "my-weights.eu", "a" * 63, "x-s3", "s3alias", "mrap")),
+        *(
+            (name, False)
+            for name in ("ab", "My-weights", "a_b", "a" * 64, "xn--weights", "sthree-a")
+        ),
+        *((f"weights{end}", False) for end in ("--usw2-az1--x-s3", "--usw2-az1--xa-s3", ".mrap")),
+        *((f"weights{end}", False) for end in ("-123-s3alias", "-123--ol-s3", "--table-s3")),
+        ("arn:aws:s3:us-east-1:123456789012:accesspoint/weights", False),
+    ],
+)
+def test_only_a_general_purpose_bucket_can_be_freed(bucket: str, is_allowed: bool) -> None:
+    """A delete with an ETag, and the order of a list, are others in directory buckets."""
+    pattern = read_template()["Parameters"]["ArtifactsBucket"]["AllowedPattern"]
+
+    assert is_allowed == bool(re.fullmatch(pattern, bucket))
+
+
+def test_the_roles_that_free_storage_allow_exactly_what_they_need(freeing_stack: Json) -> None:
+    logs = {"logs:CreateLogStream", "logs:PutLogEvents"}
 
     assert {
-        stream: {
+        f"arn:aws:dynamodb:{REGION}:123456789012:table/CheckpointsTable/stream/*": {
             *("dynamodb:DescribeStream", "dynamodb:GetRecords"),
             *("dynamodb:GetShardIterator", "dynamodb:ListStreams"),
         },
-        "CheckpointsTable.Arn": {"dynamodb:GetItem"},
+        "ReclaimQueue.Arn": {"sqs:SendMessage"},
+        "QueueFunctionLogGroup.Arn": logs,
+    } == allowed(freeing_stack, "QueueFunction")
+    assert {
+        "ReclaimQueue.Arn": {
+            *("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"),
+            "sqs:SendMessage",
+        },
+        "CheckpointsTable.Arn": {"dynamodb:GetItem", "dynamodb:Query"},
         f"arn:aws:s3:::{BUCKET}": {"s3:ListBucket"},
         f"arn:aws:s3:::{BUCKET}/*": {"s3:DeleteObject", "s3:GetObject"},
-        "FailedBatchesBucket.Arn": {"s3:ListBucket"},
-        "FailedBatchesBucket.Arn/*": {"s3:PutObject"},
-        "ReclaimFunctionLogGroup.Arn": {"logs:CreateLogStream", "logs:PutLogEvents"},
+        "ReclaimFunctionLogGroup.Arn": logs,
     } == allowed(freeing_stack, "ReclaimFunction")
 
 
-def test_no_deleted_record_is_lost(freeing_stack: Json) -> None:
-    mapping = only(freeing_stack, "AWS::Lambda::EventSourceMapping")
+def test_no_deleted_record_is_lost_on_the_way_to_the_queue(freeing_stack: Json) -> None:
+    """Lambda sends each removal until it is in the queue, or no longer in the stream."""
+    mapping = freeing_stack["QueueFunctionRemovedRecords"]["Properties"]
 
     assert {
         "EventSourceArn": "CheckpointsTable.StreamArn",
-        "FunctionName": "ReclaimFunction",
+        "FunctionName": "QueueFunction",
         "StartingPosition": "TRIM_HORIZON",
-        "FunctionResponseTypes": ["ReportBatchItemFailures"],
-        "DestinationConfig": {"OnFailure": {"Destination": "FailedBatchesBucket.Arn"}},
-    }.items() <= mapping.items()
-    assert "MaximumRetryAttempts" not in mapping  # Lambda gives up on a record only by its age
-    assert mapping["MaximumRecordAgeInSeconds"] < 24 * 3600  # the limit of the stream
-    milliseconds = function_of(freeing_stack, "ReclaimFunction")["Timeout"] * 1000
-    assert milliseconds > 3 * reclaim.MIN_REMAINING_MS
+        "FilterCriteria": {"Filters": [{"Pattern": '{"eventName": ["REMOVE"]}'}]},
+        "BatchSize": 100,
+        "MetricsConfig": {"Metrics": ["EventCount"]},
+    } == {name: value for name, value in mapping.items() if name != "Tags"}
 
 
-def test_failed_batches_are_private_encrypted_and_expire(freeing_stack: Json) -> None:
-    bucket = freeing_stack["FailedBatchesBucket"]
-    properties = bucket["Properties"]
+def test_no_message_loses_an_attempt_to_a_neighbour_or_to_throttling(freeing_stack: Json) -> None:
+    mapping = freeing_stack["ReclaimFunctionMessages"]["Properties"]
+    queue, dead_letters = (
+        freeing_stack[name]["Properties"] for name in ("ReclaimQueue", "DeadLetterQueue")
+    )
+    function = function_of(freeing_stack, "ReclaimFunction")
 
-    assert is_retained(bucket)
-    assert [True] * 4 == list(properties["PublicAccessBlockConfiguration"].values())
-    (rule,) = properties["BucketEncryption"]["ServerSideEncryptionConfiguration"]
-    assert {"SSEAlgorithm": "AES256"} == rule["ServerSideEncryptionByDefault"]
-    (rule,) = properties["LifecycleConfiguration"]["Rules"]
-    assert ("Enabled", 90) == (rule["Status"], rule["ExpirationInDays"])
+    assert ("ReclaimQueue.Arn", 1) == (mapping["EventSourceArn"], mapping["BatchSize"])
+    assert {"MaximumConcurrency": 5} == mapping["ScalingConfig"]
+    assert "ReservedConcurrentExecutions" not in function
+    assert function["Timeout"] * 6 <= queue["VisibilityTimeout"]
+    assert function["Timeout"] * 1_000 - reclaim.MIN_REMAINING_MS >= 120_000  # to do the work
+    assert {"deadLetterTargetArn": "DeadLetterQueue.Arn", "maxReceiveCount": 5} == (
+        queue["RedrivePolicy"]
+    )
+    # The time to live of a dead letter counts from when it was first sent.
+    day = 24 * 3_600
+    assert (10 * day, 14 * day) == tuple(
+        each["MessageRetentionPeriod"] for each in (queue, dead_letters)
+    )
+    assert "Allow" == function["RecursiveLoop"]  # a large prefix takes many messages
+
+
+def test_the_alarm_for_delays_is_above_what_retries_explain(freeing_stack: Json) -> None:
+    queue = freeing_stack["ReclaimQueue"]["Properties"]
+    alarm = freeing_stack["ReclaimDelayedAlarm"]["Properties"]
+
+    longest = read_template()["Parameters"]["ReclaimDelaySeconds"]["MaxValue"]
+    longest += queue["VisibilityTimeout"] * queue["RedrivePolicy"]["maxReceiveCount"]
+    assert longest < alarm["Threshold"] < 24 * 3_600  # which is how long the stream keeps records
+
+
+@pytest.mark.parametrize("queue", ["ReclaimQueue", "DeadLetterQueue"])
+def test_the_queues_are_encrypted_and_accept_only_tls(freeing_stack: Json, queue: str) -> None:
+    assert freeing_stack[queue]["Properties"]["SqsManagedSseEnabled"] is True
+    policy = freeing_stack[f"{queue}Policy"]["Properties"]
+    assert [queue] == policy["Queues"]
+    assert [
+        {
+            "Effect": "Deny",
+            "Principal": "*",
+            "Action": "sqs:*",
+            "Resource": f"{queue}.Arn",
+            "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+        }
+    ] == policy["PolicyDocument"]["Statement"]
+
+
+def test_the_outputs_name_what_operators_and_commands_need() -> None:
+    outputs = outputs_of(ArtifactsBucket=BUCKET)
+
+    assert {
+        "ArtifactsBucketName": BUCKET,
+        "ReclaimQueueUrl": "ReclaimQueue",
+        "DeadLetterQueueUrl": "DeadLetterQueue",
+        "QueueMappingId": "QueueFunctionRemovedRecords",
+        "ReclaimMappingId": "ReclaimFunctionMessages",
+        "ReclaimRoleArn": "ReclaimFunctionRole.Arn",
+    }.items() <= outputs.items()
 
 
 def test_frees_the_storage_of_an_existing_table() -> None:
     resources = deployed(ArtifactsBucket=BUCKET, **TABLE_STREAM)
 
-    mapping = only(resources, "AWS::Lambda::EventSourceMapping")
+    mapping = resources["QueueFunctionRemovedRecords"]["Properties"]
     assert TABLE_STREAM[STREAM] == mapping["EventSourceArn"]
     variables = function_of(resources, "ReclaimFunction")["Environment"]["Variables"]
     name = TABLE["ExistingCheckpointsTable"]
     assert {"ARTIFACTS_BUCKET": BUCKET, "CHECKPOINTS_TABLE": name}.items() <= variables.items()
-    actions = allowed(resources, "ReclaimFunction")
-    assert {TABLE_ARN, f"{TABLE_ARN}/stream/*"} <= set(actions)
-    assert "CheckpointsTable" not in str(actions)
+    queue, reclaim = (allowed(resources, f"{each}Function") for each in ("Queue", "Reclaim"))
+    assert f"{TABLE_ARN}/stream/*" in queue
+    assert TABLE_ARN in reclaim
+    assert "CheckpointsTable" not in f"{queue}{reclaim}"
 
 
 def test_freeing_the_storage_of_an_existing_table_needs_its_stream() -> None:
@@ -364,7 +438,8 @@ def test_freeing_the_storage_of_an_existing_table_needs_its_stream() -> None:
 def test_the_tables_and_logs_remain_after_the_stack_is_deleted(freeing_stack: Json) -> None:
     log_group = function_of(freeing_stack)["LoggingConfig"]["LogGroup"]
 
-    for name in ("CheckpointsTable", "TokensTable", log_group, "ReclaimFunctionLogGroup"):
+    others = ("QueueFunctionLogGroup", "ReclaimFunctionLogGroup")
+    for name in ("CheckpointsTable", "TokensTable", log_group, *others):
         assert is_retained(freeing_stack[name]), name
 
 

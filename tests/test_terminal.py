@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from scripts import local, openapi, preflight, reclaim, restore, serve, smoke, tokens
+from scripts import local, openapi, preflight, restore, serve, smoke, tokens
 
 # For each command, what it needs besides the option that is given twice.
 OPTIONS = [
@@ -16,7 +16,6 @@ OPTIONS = [
     (restore, "--stack a --from b", "--model a"),
     (restore, "--stack a --from b --model c", "--steps 1"),
     (restore, "--stack a --from b --model c --steps 1", "--dry-run"),
-    (reclaim, "--stack a --log", "--since 1d"),
     (smoke, "--stack a", "--url http://a"),
     (preflight, "", "--region us-east-1"),
     (local, "", "--port 8000"),

@@ -23,7 +23,11 @@ def deployment() -> Iterator[Deployment]:
         Endpoint(emulator.endpoint).running() as endpoint,
     ):
         emulator.client("s3").create_bucket(Bucket=ARTIFACTS_BUCKET)
-        outputs = emulator.deploy(DynamoDBEndpoint=endpoint.url, ArtifactsBucket=ARTIFACTS_BUCKET)
+        outputs = emulator.deploy(
+            DynamoDBEndpoint=endpoint.url,
+            ArtifactsBucket=ARTIFACTS_BUCKET,
+            ReclaimDelaySeconds="0",
+        )
         yield Deployment(emulator, endpoint, outputs)
 
 

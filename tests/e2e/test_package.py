@@ -37,13 +37,14 @@ def audit(event, arguments):
         written.append(str(arguments[0]))
 
 sys.addaudithook(audit)
-import checkpoints.app, checkpoints.reclaim
+import checkpoints.app, checkpoints.reclaim.app, checkpoints.reclaim.queue
 print(json.dumps({
     "compiled": compiled,
     "written": written,
     "origins": [module.__file__ for module in sys.modules.values() if hasattr(module, "__file__")],
     "handlers": [
-        callable(module.lambda_handler) for module in (checkpoints.app, checkpoints.reclaim)
+        callable(module.lambda_handler)
+        for module in (checkpoints.app, checkpoints.reclaim.app, checkpoints.reclaim.queue)
     ],
 }))
 """
@@ -65,8 +66,8 @@ def imported(deployment: Deployment) -> dict[str, Any]:  # noqa: ARG001 it build
     return found
 
 
-def test_contains_both_handlers(imported: dict[str, Any]) -> None:
-    assert [True, True] == imported["handlers"]
+def test_contains_all_handlers(imported: dict[str, Any]) -> None:
+    assert [True] * 3 == imported["handlers"]
 
 
 def test_compiles_nothing_when_it_is_imported(imported: dict[str, Any]) -> None:
@@ -127,20 +128,20 @@ def test_is_not_built_with_a_file_for_one_architecture_only(tmp_path: Path) -> N
     assert f"these compiled files are for only one of them: ./{name}" in process.stderr
 
 
-def test_brings_no_service_model_but_those_of_dynamodb_and_s3() -> None:
+def test_brings_no_service_model_but_those_of_three_services() -> None:
     models = (path.parent for path in PACKAGE.rglob("service-2.json*"))
 
-    assert {"botocore/data/dynamodb", "botocore/data/s3"} == {
+    assert {f"botocore/data/{name}" for name in ("dynamodb", "s3", "sqs")} == {
         str(path.parent.relative_to(PACKAGE)) for path in models
     }
     assert not list(PACKAGE.rglob("resources-1.json*"))
 
 
-def test_contains_only_the_endpoints_of_dynamodb_and_s3() -> None:
+def test_contains_only_the_endpoints_of_these_services() -> None:
     known = json.loads((PACKAGE / "botocore" / "data" / "endpoints.json").read_bytes())
 
     for partition in known["partitions"]:
-        assert {"dynamodb", "s3"} == set(partition["services"])
+        assert {"dynamodb", "s3", "sqs"} == set(partition["services"])
 
 
 def test_is_the_same_for_all_functions() -> None:

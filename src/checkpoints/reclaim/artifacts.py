@@ -1,5 +1,6 @@
 """The artifacts of a checkpoint in S3: parse their URI, and delete the objects."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
 from checkpoints.dynamodb import USER_AGENT
@@ -22,7 +23,7 @@ MAX_KEY_BYTES = 1024  # S3's limit
 CONNECT_TIMEOUT_SECONDS = 2
 READ_TIMEOUT_SECONDS = 10
 MAX_ATTEMPTS = 3
-BACKOFF_SECONDS = 3  # botocore pauses for up to 1 s, and then for up to 2 s
+BACKOFF_SECONDS = 13  # 1 s, then 2 s, and 5 s more each if the response has x-amz-retry-after
 MAX_CALL_SECONDS = MAX_ATTEMPTS * (CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS) + BACKOFF_SECONDS
 CONFIG = Config(
     connect_timeout=CONNECT_TIMEOUT_SECONDS,
@@ -31,33 +32,13 @@ CONFIG = Config(
     user_agent=USER_AGENT,
 )
 
-# S3 errors that are worth a retry, in addition to RETRYABLE_STATUSES. The response to DeleteObjects
-# has an error code for each object, but no status. Errors of credentials are temporary, because
-# Lambda provides and replaces them; a role without the permission gets `AccessDenied`.
-RETRYABLE_ERRORS = frozenset(
-    {
-        "BadDigest",
-        "ConditionalRequestConflict",
-        "ExpiredToken",
-        "InternalError",
-        "InvalidAccessKeyId",
-        "InvalidToken",
-        "OperationAborted",
-        "RequestTimeTooSkewed",
-        "RequestTimeout",
-        "ServiceUnavailable",
-        "SignatureDoesNotMatch",
-        "SlowDown",
-        "Throttling",
-        "ThrottlingException",
-        "TokenRefreshRequired",
-    }
-)
-RETRYABLE_STATUSES = frozenset({429, 500, 502, 503, 504})
-
 # DeleteObjects uses XML for the request and the response. XML 1.0 does not allow these characters,
 # and a parser reads a carriage return as a newline, so such a key needs a DeleteObject.
 _NOT_IN_XML = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")
+
+_CONTROL_CHARACTER = re.compile("[\x00-\x1f\x7f-\x9f]")
+
+MAX_NAMED_KEYS_BYTES = 100_000  # of a log line
 
 
 class InvalidUriError(Exception):
@@ -65,11 +46,10 @@ class InvalidUriError(Exception):
 
 
 class NotDeletedError(Exception):
-    """S3 did not delete some of the objects; `codes` counts them by error code."""
+    """S3 did not delete some of the objects; the message counts them by error code."""
 
     def __init__(self, codes: Mapping[str, int]) -> None:
         super().__init__(", ".join(f"{code}: {count}" for code, count in codes.items()))
-        self.codes = codes
 
 
 class Artifacts(NamedTuple):
@@ -83,25 +63,33 @@ class Artifacts(NamedTuple):
         """Parse a URI such as `s3://bucket/key` or `s3://bucket/prefix/`, without decoding.
 
         Raises:
-            InvalidUriError: it is not such a URI, has no key, or names another bucket than the
-                given one.
+            InvalidUriError: it is not such a URI, has no key, names another bucket than the given
+                one, or has characters that no tool writes on purpose.
 
         """
-        match = re.fullmatch("s3://([^/]+)/(.*)", uri, re.DOTALL) if isinstance(uri, str) else None
-        if not match:
+        artifacts = cls.split(uri)
+        if not artifacts:
             raise InvalidUriError("not_an_s3_uri")
-        key = match[2]
-        if bucket not in (None, match[1]):
+        key = artifacts.key
+        if bucket not in (None, artifacts.bucket):
             raise InvalidUriError("another_bucket")
         if not re.search(r"[^\s/]", key):
             raise InvalidUriError("blank_key")
+        if key != key.rstrip() or _CONTROL_CHARACTER.search(key):
+            raise InvalidUriError("invalid_characters")
         try:
             size = len(key.encode())
         except UnicodeEncodeError:
             raise InvalidUriError("not_unicode") from None
         if size > MAX_KEY_BYTES:
-            raise InvalidUriError("key_too_long")
-        return cls(match[1], key)
+            raise InvalidUriError("uri_too_long")
+        return artifacts
+
+    @classmethod
+    def split(cls, uri: object) -> Self | None:
+        """Split the URI of a record into bucket and key, also if it is not valid."""
+        match = re.fullmatch("s3://([^/]+)/(.*)", uri, re.DOTALL) if isinstance(uri, str) else None
+        return cls(match[1], match[2]) if match else None
 
     @property
     def is_prefix(self) -> bool:
@@ -112,63 +100,85 @@ class Artifacts(NamedTuple):
         """Return whether the object with this key is one of them."""
         return key == self.key or (self.is_prefix and key.startswith(self.key))
 
-    def overlap(self, other: "Artifacts") -> bool:
-        """Return whether the two are the same, or one is inside the other.
+    def cover(self, other: "Artifacts") -> bool:
+        """Return whether the two are the same, or the other is inside this one.
 
-        A slash at the end of a key is ignored: a writer who forgot it may mean the prefix.
+        Slashes at the end of a key are ignored, and white space at the end of each segment: a
+        writer who forgot the slash, or wrote a space, may mean the prefix.
         """
-        one, two = (f"{key.rstrip('/')}/" for key in (self.key, other.key))
-        return self.bucket == other.bucket and (one.startswith(two) or two.startswith(one))
+        above, below = self._segments(), other._segments()  # noqa: SLF001 the same class
+        return self.bucket == other.bucket and above == below[: len(above)]
+
+    def _segments(self) -> list[str]:
+        key = re.sub(r"[\s/]+\Z", "", self.key)
+        return [segment.rstrip() for segment in key.split("/")] if key else []
+
+    def overlap(self, other: "Artifacts") -> bool:
+        """Return whether one of the two covers the other."""
+        return self.cover(other) or other.cover(self)
 
 
 class ArtifactDeletion:
     """Deletes artifacts that were last modified before a given time, and counts the results.
 
-    `freed_bytes` is the total size of the `deleted` objects. `kept` counts the objects that stay,
-    by reason.
+    `found` counts the objects that were listed, and `vanished` those that were gone before they
+    could be deleted. `freed_bytes` is the total size of the `deleted` objects. `kept` counts the
+    objects that stay, by reason. `keys` are those of the objects that were deleted or may have been
+    deleted, as far as they fit on a log line.
     """
 
     def __init__(self, client: "S3Client", artifacts: Artifacts, *, before: datetime) -> None:
         self._client = client
-        self._artifacts = artifacts
+        self.artifacts = artifacts
         self._before = before
+        self.found = 0
         self.deleted = 0
+        self.vanished = 0
         self.freed_bytes = 0
         self.kept: Counter[str] = Counter()
+        self.keys: list[str] = []
+        self._keys_bytes = 0
         self._errors: Counter[str] = Counter()
 
-    def run(self, ensure_allowed: Callable[[], None], *, dry_run: bool) -> None:
+    @property
+    def has_progressed(self) -> bool:
+        """Whether the next attempt will find fewer objects."""
+        return self.deleted > 0 or self.vanished > 0
+
+    def run(self, ensure_allowed: Callable[[], None]) -> None:
         """Delete page by page. Call `ensure_allowed` before each call that deletes; it may raise.
 
-        A dry run deletes nothing, and counts what would be deleted.
-
         Raises:
-            BotoCoreError, ClientError, ResponseParserError: a call to S3 failed. `is_retryable`
-                says whether to retry.
+            BotoCoreError, ClientError, ResponseParserError: a call to S3 failed.
             NotDeletedError: some objects were not deleted.
-            InvalidUriError: there is no object with this key, but there are objects below it.
+            InvalidUriError: there are objects below the key, which lacks the slash of a prefix.
 
         """
-        found = 0
-        for objects in _list(self._client, self._artifacts):
+        if not self.artifacts.is_prefix:
+            folder = self.artifacts._replace(key=f"{self.artifacts.key}/")
+            if any(_list(self._client, folder, limit=1)):
+                raise InvalidUriError("no_trailing_slash")
+        for objects in _list(self._client, self.artifacts):
             ensure_allowed()
-            found += len(objects)
+            self.found += len(objects)
             old = {each["Key"]: each for each in objects if each["LastModified"] < self._before}
             self.kept["saved_later"] += len(objects) - len(old)
-            if dry_run:
-                self._count_deleted(old.values())
-                continue
             single = [key for key in old if _NOT_IN_XML.search(key)]
             self._delete_batch([old[key] for key in old.keys() - set(single)])
             for key in single:
                 ensure_allowed()
                 self._delete_one(old[key])
+        self.raise_errors()
+
+    def raise_errors(self) -> None:
+        """Raise an error if some objects were not deleted.
+
+        Raises:
+            NotDeletedError: some objects were not deleted.
+
+        """
         if self._errors:
             raise NotDeletedError(self._errors)
-        if not found and not self._artifacts.is_prefix:
-            folder = self._artifacts._replace(key=f"{self._artifacts.key}/")
-            if any(_list(self._client, folder, limit=1)):
-                raise InvalidUriError("no_trailing_slash")
 
     # Each delete has the listed ETag as its condition, so that an object stays if it is overwritten
     # after it was listed.
@@ -176,40 +186,57 @@ class ArtifactDeletion:
     def _delete_batch(self, objects: list["ObjectTypeDef"]) -> None:
         if not objects:
             return
-        response = self._client.delete_objects(
-            Bucket=self._artifacts.bucket,
-            Delete={"Objects": [{"Key": each["Key"], "ETag": _etag(each)} for each in objects]},
-        )
+        try:
+            response = self._client.delete_objects(
+                Bucket=self.artifacts.bucket,
+                Delete={"Objects": [{"Key": each["Key"], "ETag": _etag(each)} for each in objects]},
+            )
+        except Exception:
+            self._name(objects)
+            raise
         deleted = {each["Key"] for each in response.get("Deleted", [])}
         errors = {each["Key"]: each["Code"] for each in response.get("Errors", [])}
-        self._count_deleted(each for each in objects if each["Key"] in deleted)
         for each in objects:
-            if each["Key"] not in deleted:
+            if each["Key"] in deleted:
+                self._count_deleted(each)
+            else:
                 # If the response does not name an object, it may have been deleted or not.
-                self._count_error(errors.get(each["Key"], "InternalError"))
+                self._count_error(each, errors.get(each["Key"], "InternalError"))
 
     def _delete_one(self, each: "ObjectTypeDef") -> None:
         try:
             self._client.delete_object(
-                Bucket=self._artifacts.bucket, Key=each["Key"], IfMatch=_etag(each)
+                Bucket=self.artifacts.bucket, Key=each["Key"], IfMatch=_etag(each)
             )
         except ClientError as error:
-            if is_retryable(error):
-                raise
-            self._count_error(error.response["Error"]["Code"])
+            self._count_error(each, error.response["Error"]["Code"])
+        except Exception:
+            self._name([each])
+            raise
         else:
-            self._count_deleted([each])
+            self._count_deleted(each)
 
-    def _count_deleted(self, objects: Iterable["ObjectTypeDef"]) -> None:
-        for each in objects:
-            self.deleted += 1
-            self.freed_bytes += each["Size"]
+    def _count_deleted(self, each: "ObjectTypeDef") -> None:
+        self.deleted += 1
+        self.freed_bytes += each["Size"]
+        self._name([each])
 
-    def _count_error(self, code: str) -> None:
+    def _count_error(self, each: "ObjectTypeDef", code: str) -> None:
+        if code not in ("AccessDenied", "PreconditionFailed"):
+            self._name([each])
         if code == "PreconditionFailed":  # it was overwritten after it was listed
             self.kept["changed"] += 1
-        elif code != "NoSuchKey":  # an object that is already deleted is no error
+        elif code == "NoSuchKey":  # it is already deleted, maybe by a call whose response was lost
+            self.vanished += 1
+        else:
             self._errors[code] += 1
+
+    def _name(self, objects: Iterable["ObjectTypeDef"]) -> None:
+        for each in objects:
+            self._keys_bytes += len(json.dumps(each["Key"])) + len(", ")
+            if self._keys_bytes > MAX_NAMED_KEYS_BYTES:
+                break
+            self.keys.append(each["Key"])
 
 
 def _list(
@@ -234,17 +261,3 @@ def _etag(each: "ObjectTypeDef") -> str:
 def connect() -> "S3Client":
     """Return a client for S3."""
     return boto3.client("s3", config=CONFIG)
-
-
-def is_retryable(error: Exception) -> bool:
-    """Return whether an error that `ArtifactDeletion.run` raised is worth a retry."""
-    match error:
-        case ClientError(response={"ResponseMetadata": {"HTTPStatusCode": status}}):
-            code = error.response["Error"]["Code"]
-            return status in RETRYABLE_STATUSES or code in RETRYABLE_ERRORS
-        case NotDeletedError():
-            return not RETRYABLE_ERRORS.isdisjoint(error.codes)
-        case ParamValidationError():
-            return False
-    # No response, an incomplete response, or temporarily no credentials.
-    return isinstance(error, BotoCoreError | ResponseParserError)
