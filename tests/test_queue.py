@@ -23,7 +23,7 @@ def _empty(bucket: None) -> None:  # noqa: ARG001 it serves the queue
 
 @pytest.fixture
 def sqs(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
-    monkeypatch.setattr(queue, "BACKOFF_SECONDS", 0)
+    monkeypatch.setattr(queue, "RESEND_BACKOFF_SECONDS", 0)
     sqs = FaultyS3(queue.connect())
     yield sqs
     sqs.heal()

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from checkpoints.reclaim import MAX_CALL_SECONDS, queue
 from checkpoints.reclaim import app as reclaim
-from checkpoints.reclaim import artifacts, queue
 from emulators.dynamodb import clear_tables, put_checkpoints, stored_checkpoints
 from emulators.invocation import lambda_context
 from emulators.records import ARTIFACTS_BUCKET as BUCKET
@@ -943,7 +943,7 @@ def test_ends_in_time_even_if_every_call_is_slow(seconds: int, s3: FaultyS3) -> 
     context.get_remaining_time_in_millis = lambda: left[0]
 
     def spend() -> None:
-        left[0] -= artifacts.MAX_CALL_SECONDS * 1_000
+        left[0] -= MAX_CALL_SECONDS * 1_000
 
     for operation in OPERATIONS:
         s3.fail(operation, *repeat(after(spend), 10))
@@ -965,7 +965,7 @@ def test_ends_in_time_even_if_dynamodb_answers_just_before_the_deadline(
     reads: list[int] = []
 
     def spend() -> None:
-        left[0] -= artifacts.MAX_CALL_SECONDS * 1_000
+        left[0] -= MAX_CALL_SECONDS * 1_000
 
     def read(request: Request, apply: Apply) -> Any:
         reads.append(1)

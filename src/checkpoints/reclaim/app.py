@@ -19,7 +19,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from checkpoints import dynamodb
 from checkpoints.audit import logger
-from checkpoints.reclaim import artifacts, queue
+from checkpoints.reclaim import MAX_CALL_SECONDS, artifacts, queue
 from checkpoints.reclaim.artifacts import ArtifactDeletion, Artifacts, InvalidUriError
 from checkpoints.reclaim.audit import (
     INVALID_MESSAGE,
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 # After the last page of objects: ask for the record again, send a message, and write the log.
-SEND_MS = 50_000
+SEND_MS = MAX_CALL_SECONDS * 1000 + 1_000
 END_MS = SEND_MS + 20_000
 RETRY_DELAY_SECONDS = 300  # of the message that goes on after an error
 
 # Deleting one page of objects and listing the next takes at most two calls.
-MIN_REMAINING_MS = 2 * artifacts.MAX_CALL_SECONDS * 1000 + END_MS
+MIN_REMAINING_MS = 2 * MAX_CALL_SECONDS * 1000 + END_MS
 
 
 class NotFreedError(Exception):

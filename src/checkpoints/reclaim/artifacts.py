@@ -8,29 +8,16 @@ from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import boto3
-from botocore.config import Config
 from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
-from checkpoints.dynamodb import USER_AGENT
+from checkpoints.reclaim import CONFIG
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import ObjectTypeDef, PaginatorConfigTypeDef
 
 MAX_KEY_BYTES = 1024  # S3's limit
-
-CONNECT_TIMEOUT_SECONDS = 2
-READ_TIMEOUT_SECONDS = 10
-MAX_ATTEMPTS = 3
-BACKOFF_SECONDS = 13  # 1 s, then 2 s, and 5 s more each if the response has x-amz-retry-after
-MAX_CALL_SECONDS = MAX_ATTEMPTS * (CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS) + BACKOFF_SECONDS
-CONFIG = Config(
-    connect_timeout=CONNECT_TIMEOUT_SECONDS,
-    read_timeout=READ_TIMEOUT_SECONDS,
-    retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
-    user_agent=USER_AGENT,
-)
 
 # DeleteObjects uses XML for the request and the response. XML 1.0 does not allow these characters,
 # and a parser reads a carriage return as a newline, so such a key needs a DeleteObject.

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import boto3
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from botocore.config import Config
 
-from checkpoints.dynamodb import USER_AGENT
+from checkpoints.reclaim import CONFIG, MAX_ATTEMPTS
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -30,14 +29,7 @@ MAX_CHARACTERS = 2_000  # of the URI and the entity in a message; a valid URI ha
 MAX_BATCH_MESSAGES = 10
 MAX_BATCH_BYTES = 250_000
 
-MAX_ATTEMPTS = 3
-BACKOFF_SECONDS = 0.5
-CONFIG = Config(
-    connect_timeout=2,
-    read_timeout=10,
-    retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
-    user_agent=USER_AGENT,
-)
+RESEND_BACKOFF_SECONDS = 0.5  # times the number of the resend, for messages that SQS did not accept
 
 # Who removed an item, in a record of the stream, if its time to live ended.
 _EXPIRY = {"type": "Service", "principalId": "dynamodb.amazonaws.com"}
@@ -149,7 +141,7 @@ def _send(bodies: list[str]) -> None:
         {"Id": str(number), "MessageBody": body} for number, body in enumerate(bodies)
     ]
     for attempt in range(MAX_ATTEMPTS):
-        time.sleep(attempt * BACKOFF_SECONDS)
+        time.sleep(attempt * RESEND_BACKOFF_SECONDS)
         response = connect().send_message_batch(
             QueueUrl=os.environ["RECLAIM_QUEUE_URL"], Entries=entries
         )
