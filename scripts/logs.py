@@ -50,7 +50,7 @@ def read_events(
         last = events[-1]["timestamp"]
         complete = [event for event in events if event["timestamp"] < last]
         yield from complete or events
-        request = request | {"startTime": last if complete else last + 1}
+        request["startTime"] = last if complete else last + 1
         request.pop("nextToken", None)
 
 

@@ -114,13 +114,12 @@ class Reclaim:
             try:
                 queue.send(
                     self._message._replace(started=True),
-                    # After an error, such as of a service that throttles, later.
+                    # Later after an error: the service may be throttling.
                     delay_seconds=RETRY_DELAY_SECONDS if self._error else 0,
                 )
             except Exception as error:  # noqa: BLE001 it is logged
-                if self._error:
-                    error.add_note(f"after {self._error!r}")
-                outcome, self._error = "retry", error
+                self._add_error(error)
+                outcome = "retry"
         report(outcome, self._deletion, self._error, **self._fields)
         if outcome in ("refused", "retry"):
             raise NotFreedError(self._fields.get("reason") or repr(self._error))
@@ -140,8 +139,14 @@ class Reclaim:
             is_conflict = has_started and kept.fields["reason"] == SAVED_AGAIN
             return "conflict" if is_conflict else "kept"
         except Exception as error:  # noqa: BLE001 it is logged
-            self._error = error
+            self._add_error(error)
             return self._continue_or_retry()
+
+    def _add_error(self, error: Exception) -> None:
+        """Log this error instead of an earlier one, with a note about that."""
+        if self._error:
+            error.add_note(f"after {self._error!r}")
+        self._error = error
 
     def _continue_or_retry(self) -> str:
         """Return the outcome of an attempt that must go on."""
@@ -161,9 +166,7 @@ class Reclaim:
             self._fields |= kept.fields
             return "conflict"
         except Exception as error:  # noqa: BLE001 it is logged
-            if self._error:
-                error.add_note(f"after {self._error!r}")
-            self._error = error
+            self._add_error(error)
             outcome = self._continue_or_retry()
             if outcome == "retry":
                 self._fields["reason"] = POSSIBLE_CONFLICT
