@@ -11,7 +11,7 @@ from checkpoints.reclaim import queue
 from emulators.invocation import lambda_context
 from emulators.storage import queue_events
 from events import DELETED_AT, ENTITY, MODEL, make_stream_record
-from faulty_s3 import Apply, FaultyS3, Request, S3Fault, drop_call, lose_reply, s3_error
+from faulty_client import Apply, ClientFault, FaultyClient, Request, drop_call, lose_reply, s3_error
 
 URI = "s3://artifacts/m/1/"
 
@@ -22,9 +22,9 @@ def _empty(bucket: None) -> None:  # noqa: ARG001 it serves the queue
 
 
 @pytest.fixture
-def sqs(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
+def sqs(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyClient]:
     monkeypatch.setattr(queue, "RESEND_BACKOFF_SECONDS", 0)
-    sqs = FaultyS3(queue.connect())
+    sqs = FaultyClient(queue.connect())
     yield sqs
     sqs.heal()
 
@@ -113,7 +113,7 @@ def test_ignores_other_changes_and_records_without_artifacts(record: dict[str, A
     assert [] == run(record)
 
 
-def test_sends_every_record_of_a_batch_whatever_its_neighbours_contain(sqs: FaultyS3) -> None:
+def test_sends_every_record_of_a_batch_whatever_its_neighbours_contain(sqs: FaultyClient) -> None:
     """The longest messages do not fit into one call, whose limit was 256 KB for years."""
     sizes: list[tuple[int, int]] = []
 
@@ -134,7 +134,7 @@ def test_sends_every_record_of_a_batch_whatever_its_neighbours_contain(sqs: Faul
     assert max(size for _, size in sizes) <= 256 * 1024
 
 
-def some_fail(codes: dict[str, str]) -> S3Fault:
+def some_fail(codes: dict[str, str]) -> ClientFault:
     """Send a batch, except the entries with an error code."""
 
     def fault(request: Request, apply: Apply) -> Any:
@@ -146,7 +146,7 @@ def some_fail(codes: dict[str, str]) -> S3Fault:
     return fault
 
 
-def test_sends_again_what_sqs_did_not_accept(sqs: FaultyS3) -> None:
+def test_sends_again_what_sqs_did_not_accept(sqs: FaultyClient) -> None:
     records = [make_stream_record(URI, step=step) for step in range(12)]
     sqs.fail("send_message_batch", some_fail({"0": "InternalError", "9": "ServiceUnavailable"}))
 
@@ -163,7 +163,7 @@ def test_sends_again_what_sqs_did_not_accept(sqs: FaultyS3) -> None:
     ],
 )
 def test_raises_an_error_so_that_lambda_sends_the_records_again(
-    faults: list[S3Fault], error: str, sqs: FaultyS3
+    faults: list[ClientFault], error: str, sqs: FaultyClient
 ) -> None:
     """Then some messages can exist twice, which does no harm."""
     records = [make_stream_record(URI, step=step) for step in range(2)]

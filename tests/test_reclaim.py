@@ -30,13 +30,11 @@ from emulators.storage import (
     stream_event,
 )
 from events import DELETED_AT, ENTITY, MODEL, Call, make_stream_record
-from faulty_dynamodb import Endpoint, drop_request, reject
-from faulty_dynamodb import pass_on as pass_request
-from faulty_s3 import (
+from faulty_client import (
     Apply,
-    FaultyS3,
+    ClientFault,
+    FaultyClient,
     Request,
-    S3Fault,
     after,
     blank_reply,
     drop_call,
@@ -45,6 +43,8 @@ from faulty_s3 import (
     pass_on,
     s3_error,
 )
+from faulty_dynamodb import Endpoint, drop_request, reject
+from faulty_dynamodb import pass_on as pass_request
 from logs import Lines, log_lines, metrics
 
 BEFORE = DELETED_AT - timedelta(seconds=1)
@@ -67,22 +67,22 @@ def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def s3() -> Iterator[FaultyS3]:
-    s3 = FaultyS3(reclaim.connect()[1])
+def s3() -> Iterator[FaultyClient]:
+    s3 = FaultyClient(reclaim.connect()[1])
     yield s3
     s3.heal()
 
 
 @pytest.fixture
-def sqs() -> Iterator[FaultyS3]:
-    sqs = FaultyS3(queue.connect())
+def sqs() -> Iterator[FaultyClient]:
+    sqs = FaultyClient(queue.connect())
     yield sqs
     sqs.heal()
 
 
 @pytest.fixture
-def dynamodb() -> Iterator[FaultyS3]:
-    dynamodb = FaultyS3(reclaim.connect()[0])
+def dynamodb() -> Iterator[FaultyClient]:
+    dynamodb = FaultyClient(reclaim.connect()[0])
     yield dynamodb
     dynamodb.heal()
 
@@ -510,7 +510,7 @@ either_call = pytest.mark.parametrize(
 
 @either_call
 def test_keeps_an_object_that_is_overwritten_after_it_was_listed(
-    key: str, operation: str, s3: FaultyS3, lines: Lines
+    key: str, operation: str, s3: FaultyClient, lines: Lines
 ) -> None:
     save(key, "m/1/b")
     s3.fail(operation, after(lambda: put_objects(key, content=b"new", saved_at=BEFORE)))
@@ -525,7 +525,7 @@ def test_keeps_an_object_that_is_overwritten_after_it_was_listed(
 
 @either_call
 def test_an_object_that_is_deleted_after_it_was_listed_is_neither_freed_nor_kept(
-    key: str, operation: str, s3: FaultyS3, lines: Lines
+    key: str, operation: str, s3: FaultyClient, lines: Lines
 ) -> None:
     save(key)
     s3.fail(operation, after(clear_bucket))
@@ -548,7 +548,7 @@ def test_an_object_that_is_deleted_after_it_was_listed_is_neither_freed_nor_kept
     ],
 )
 def test_stops_and_reports_a_conflict_that_no_later_attempt_could_see(
-    then: S3Fault, left: set[str], s3: FaultyS3, lines: Lines
+    then: ClientFault, left: set[str], s3: FaultyClient, lines: Lines
 ) -> None:
     save("m/1/a", "m/1/b", "m/1/c", "m/1/d")
 
@@ -570,7 +570,7 @@ def test_stops_and_reports_a_conflict_that_no_later_attempt_could_see(
 
 
 def test_names_the_objects_of_a_conflict_as_far_as_they_fit_on_a_line(
-    s3: FaultyS3, lines: Lines
+    s3: FaultyClient, lines: Lines
 ) -> None:
     save(*(f"m/1/{number:04}{'é' * 400}" for number in range(200)))
     s3.fail("delete_objects", after(lambda: put(1, "m/1/")))
@@ -584,7 +584,7 @@ def test_names_the_objects_of_a_conflict_as_far_as_they_fit_on_a_line(
 
 
 def test_reports_a_possible_conflict_if_it_cannot_ask_again_for_the_record(
-    s3: FaultyS3, endpoint: Endpoint, lines: Lines
+    s3: FaultyClient, endpoint: Endpoint, lines: Lines
 ) -> None:
     """The next attempt finds the record, keeps its objects, and cannot know what is missing."""
     save("m/1/a")
@@ -610,7 +610,7 @@ def test_reports_a_possible_conflict_if_it_cannot_ask_again_for_the_record(
 @pytest.mark.usefixtures("_small_pages")
 @pytest.mark.parametrize("left", [0, 3])
 def test_reports_a_conflict_also_if_the_checkpoint_is_saved_again_between_two_messages(
-    left: int, s3: FaultyS3, sqs: FaultyS3, endpoint: Endpoint, lines: Lines
+    left: int, s3: FaultyClient, sqs: FaultyClient, endpoint: Endpoint, lines: Lines
 ) -> None:
     save(*(f"m/1/{number}" for number in range(3 + left)))
     sqs.fail("send_message", send_now)
@@ -636,7 +636,7 @@ def test_reports_a_conflict_also_if_the_checkpoint_is_saved_again_between_two_me
 
 @pytest.mark.usefixtures("_small_pages")
 def test_a_conflict_that_was_seen_is_reported_also_if_the_record_is_deleted_again(
-    s3: FaultyS3, dynamodb: FaultyS3, lines: Lines
+    s3: FaultyClient, dynamodb: FaultyClient, lines: Lines
 ) -> None:
     save(*(f"m/1/{number}" for number in range(6)))
     s3.fail("delete_objects", after(lambda: put(1, "m/1/")))
@@ -654,7 +654,7 @@ def test_a_conflict_that_was_seen_is_reported_also_if_the_record_is_deleted_agai
     assert ["conflict"] == [line["outcome"] for line in log_lines(lines())]
 
 
-def test_what_surely_was_not_deleted_is_no_conflict(s3: FaultyS3, lines: Lines) -> None:
+def test_what_surely_was_not_deleted_is_no_conflict(s3: FaultyClient, lines: Lines) -> None:
     save("m/1/a")
 
     def deny(_request: Request, _apply: Apply) -> Any:
@@ -681,7 +681,7 @@ EMPTY_RESPONSES = [("list_objects_v2", blank_reply), ("delete_objects", blank_re
 
 @pytest.mark.parametrize(("operation", "fault"), [*product(OPERATIONS, FAULTS), *EMPTY_RESPONSES])
 def test_after_any_fault_of_s3_exactly_that_message_is_delivered_again(
-    operation: str, fault: S3Fault, s3: FaultyS3, lines: Lines
+    operation: str, fault: ClientFault, s3: FaultyClient, lines: Lines
 ) -> None:
     save(OPERATIONS[operation], "m/2/a")
     s3.fail(operation, fault)
@@ -709,7 +709,7 @@ def test_after_any_fault_of_s3_exactly_that_message_is_delivered_again(
     ids=str,
 )
 def test_errors_of_single_objects_do_not_stop_the_deletion_of_others(
-    codes: list[str], outcome: str, s3: FaultyS3, lines: Lines
+    codes: list[str], outcome: str, s3: FaultyClient, lines: Lines
 ) -> None:
     keys = [f"m/1/{name}" for name in "abcdef"]
     save(*keys)
@@ -767,7 +767,7 @@ def test_raises_an_error_if_it_cannot_connect_or_has_no_bucket(
 # Time
 
 
-def test_deletes_thousands_of_objects_page_by_page(s3: FaultyS3, lines: Lines) -> None:
+def test_deletes_thousands_of_objects_page_by_page(s3: FaultyClient, lines: Lines) -> None:
     put_objects(*(f"m/1/{number}" for number in range(2_500)), "m/10/a", saved_at=BEFORE)
     sizes: list[int] = []
 
@@ -789,7 +789,7 @@ def test_deletes_thousands_of_objects_page_by_page(s3: FaultyS3, lines: Lines) -
 @pytest.mark.usefixtures("_small_pages")
 @pytest.mark.parametrize(("key", "lists"), [("m/", 3), ("m/1", 2), ("m/0", 2)])
 def test_does_not_list_all_keys_that_start_like_a_single_object(
-    key: str, lists: int, s3: FaultyS3
+    key: str, lists: int, s3: FaultyClient
 ) -> None:
     save("m/1", *(f"m/1{name}" for name in "abcdef"))
     s3.fail("list_objects_v2", *[pass_on] * lists, s3_error(403, "AccessDenied"))
@@ -810,7 +810,7 @@ def test_starts_nothing_without_enough_time(lines: Lines) -> None:
 
 
 @pytest.mark.usefixtures("_small_pages")
-def test_what_has_no_time_goes_on_in_a_new_message(s3: FaultyS3, lines: Lines) -> None:
+def test_what_has_no_time_goes_on_in_a_new_message(s3: FaultyClient, lines: Lines) -> None:
     save(*(f"m/1/{number}" for number in range(8)))
 
     def deliver_with_time_for_one_page(*messages: Event) -> list[Event]:
@@ -841,7 +841,7 @@ def test_what_has_no_time_goes_on_in_a_new_message(s3: FaultyS3, lines: Lines) -
 
 @pytest.mark.usefixtures("_small_pages")
 def test_an_error_after_progress_does_not_count_as_one_of_the_five_attempts(
-    s3: FaultyS3, sqs: FaultyS3, lines: Lines
+    s3: FaultyClient, sqs: FaultyClient, lines: Lines
 ) -> None:
     save(*(f"m/1/{number}" for number in range(9)))
     delays: list[int] = []
@@ -867,7 +867,7 @@ def test_an_error_after_progress_does_not_count_as_one_of_the_five_attempts(
 
 
 def test_what_went_on_finds_nothing_left_and_is_freed(
-    sqs: FaultyS3, endpoint: Endpoint, lines: Lines
+    sqs: FaultyClient, endpoint: Endpoint, lines: Lines
 ) -> None:
     save("m/1/a")
     sqs.fail("send_message", send_now)
@@ -880,7 +880,7 @@ def test_what_went_on_finds_nothing_left_and_is_freed(
 
 
 @pytest.mark.usefixtures("_small_pages")
-def test_a_deletion_whose_response_was_lost_is_progress(s3: FaultyS3, lines: Lines) -> None:
+def test_a_deletion_whose_response_was_lost_is_progress(s3: FaultyClient, lines: Lines) -> None:
     save(*(f"m/1/{number}" for number in range(6)))
 
     def find_nothing(request: Request, _apply: Apply) -> Any:
@@ -896,7 +896,7 @@ def test_a_deletion_whose_response_was_lost_is_progress(s3: FaultyS3, lines: Lin
 
 @pytest.mark.usefixtures("_small_pages")
 def test_says_that_objects_were_not_deleted_also_if_it_then_has_no_time(
-    s3: FaultyS3, lines: Lines
+    s3: FaultyClient, lines: Lines
 ) -> None:
     save(*(f"m/1/{number}" for number in range(6)))
     context: Any = lambda_context(MILLISECONDS)
@@ -918,7 +918,7 @@ def test_says_that_objects_were_not_deleted_also_if_it_then_has_no_time(
 @pytest.mark.usefixtures("_small_pages")
 @pytest.mark.parametrize("lost", [drop_call, s3_error(403, "AccessDenied")])
 def test_the_message_is_delivered_again_if_the_new_one_cannot_be_sent(
-    lost: S3Fault, s3: FaultyS3, sqs: FaultyS3, lines: Lines
+    lost: ClientFault, s3: FaultyClient, sqs: FaultyClient, lines: Lines
 ) -> None:
     save(*(f"m/1/{number}" for number in range(4)))
     context: Any = lambda_context(MILLISECONDS)
@@ -936,7 +936,7 @@ def test_the_message_is_delivered_again_if_the_new_one_cannot_be_sent(
 
 @pytest.mark.usefixtures("_small_pages")
 @pytest.mark.parametrize("seconds", range(60, 400, 30))
-def test_ends_in_time_even_if_every_call_is_slow(seconds: int, s3: FaultyS3) -> None:
+def test_ends_in_time_even_if_every_call_is_slow(seconds: int, s3: FaultyClient) -> None:
     save(*(f"m/1/{name}" for name in "abcde\x01\x02"))
     left = [seconds * 1_000]
     context: Any = lambda_context()
@@ -956,7 +956,7 @@ def test_ends_in_time_even_if_every_call_is_slow(seconds: int, s3: FaultyS3) -> 
 @pytest.mark.usefixtures("_small_pages")
 @pytest.mark.parametrize("slow_read", range(1, 6))
 def test_ends_in_time_even_if_dynamodb_answers_just_before_the_deadline(
-    slow_read: int, s3: FaultyS3, sqs: FaultyS3, dynamodb: FaultyS3
+    slow_read: int, s3: FaultyClient, sqs: FaultyClient, dynamodb: FaultyClient
 ) -> None:
     save(*(f"m/1/{name}" for name in "abcdefg"))
     left = [MILLISECONDS]
@@ -1011,7 +1011,7 @@ def test_tells_aws_the_sdk_the_environment_and_the_application() -> None:
 
 @pytest.mark.parametrize("fault", [pass_on, s3_error(403, "AccessDenied"), drop_call])
 def test_no_other_field_of_a_record_is_logged(
-    fault: S3Fault, s3: FaultyS3, lines: Lines, caplog: pytest.LogCaptureFixture
+    fault: ClientFault, s3: FaultyClient, lines: Lines, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     save("m/1/a", "m/1/secret-object")

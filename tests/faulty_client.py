@@ -1,4 +1,4 @@
-"""Inject faults into single calls of a client, by default for S3."""
+"""Inject faults into single calls of a client of boto3."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,17 +7,17 @@ from botocore.exceptions import ClientError, ConnectionClosedError, EndpointConn
 
 type Request = dict[str, Any]
 type Apply = Callable[..., Any]
-type S3Fault = Callable[[Request, Apply], Any]
+type ClientFault = Callable[[Request, Apply], Any]
 
 
-class FaultyS3:
+class FaultyClient:
     """Replaces the calls of a client, and forwards those without a fault."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
         self._replaced: set[str] = set()
 
-    def fail(self, operation: str, *faults: S3Fault) -> None:
+    def fail(self, operation: str, *faults: ClientFault) -> None:
         """Inject these faults into the next calls of an operation, one each."""
         queue = iter(faults)
 
@@ -39,7 +39,7 @@ def pass_on(request: Request, apply: Apply) -> Any:
     return apply(**request)
 
 
-def s3_error(status: int, code: str) -> S3Fault:
+def s3_error(status: int, code: str) -> ClientFault:
     """Return an error; the call has no effect."""
     response: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
 
@@ -65,7 +65,7 @@ def blank_reply(_request: Request, _apply: Apply) -> Any:
     return {}
 
 
-def object_errors(codes: dict[str, str]) -> S3Fault:
+def object_errors(codes: dict[str, str]) -> ClientFault:
     """Delete the objects of a call, except those with an error code."""
 
     def fault(request: Request, apply: Apply) -> Any:
@@ -76,7 +76,7 @@ def object_errors(codes: dict[str, str]) -> S3Fault:
     return fault
 
 
-def after(action: Callable[[], object]) -> S3Fault:
+def after(action: Callable[[], object]) -> ClientFault:
     """Run something before the call takes effect."""
 
     def fault(request: Request, apply: Apply) -> Any:
