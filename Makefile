@@ -106,6 +106,7 @@ check: .venv/ready .tools/sam/ready .tools/cfn-lint/ready .tools/checkov/ready #
 	$(python) -m ruff format --check
 	$(python) -m ruff check
 	$(python) -m mypy
+	.venv/bin/lint-imports --no-logo --no-cache
 	env -u AWS_PROFILE AWS_DEFAULT_REGION=us-east-1 $(SAM) validate --lint
 	$(cfn_lint) --non-zero-exit-code informational template.yaml
 	$(checkov) --file template.yaml --framework cloudformation --skip-download --quiet --compact

@@ -19,7 +19,7 @@ OURS, BARE_HANDLER = "ours", "bare_handler"
 FASTAPI, SAMPLES = "fastapi_mangum", "powertools_samples"
 NAMES = (BARE_HANDLER, FASTAPI, SAMPLES, OURS)
 HANDLERS = {name: f"checkpoints.{name}.lambda_handler" for name in NAMES}
-HANDLERS[OURS] = "checkpoints.app.lambda_handler"
+HANDLERS[OURS] = "checkpoints.api.app.lambda_handler"
 
 # This API, but with only one DynamoDB call at a time.
 SEQUENTIAL = "ours_sequential"
@@ -27,7 +27,7 @@ SEQUENTIAL_MODULE = """\
 from concurrent import futures
 pool = futures.ThreadPoolExecutor
 futures.ThreadPoolExecutor = lambda *_: pool(1)
-from checkpoints.app import lambda_handler
+from checkpoints.api.app import lambda_handler
 """
 HANDLERS[SEQUENTIAL] = f"{SEQUENTIAL}.lambda_handler"
 

@@ -26,7 +26,7 @@ from moto.dynamodb.models import DynamoDBBackend, dynamodb_backends
 from moto.dynamodb.models.dynamo_type import Item
 from moto.dynamodb.models.table import Table as MotoTable
 
-from checkpoints.auth import DELETE_SCOPE
+from checkpoints.api.auth import DELETE_SCOPE
 from emulators import STACK, records
 from emulators.records import Attribute
 from emulators.template import read_template

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import batched
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.auth import DELETE_SCOPE, READ_SCOPE, hash_token
+from checkpoints.api.auth import DELETE_SCOPE, READ_SCOPE, hash_token
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import NamedTuple
 from uuid import UUID
 
-from checkpoints.steps import storable
+from checkpoints.records.numbers import storable
 from scripts import logs
 from scripts.stacks import UsageError
 

@@ -103,7 +103,7 @@ def send(events: list[tuple[str, Event]]) -> int:
     an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
     with embedded_dynamodb(), embedded_bucket():
         with contextlib.redirect_stdout(log):  # the functions log to standard output
-            from checkpoints.app import lambda_handler  # noqa: PLC0415 needs the environment
+            from checkpoints.api.app import lambda_handler  # noqa: PLC0415 needs the environment
 
         def respond(event: Event) -> Event:
             with contextlib.redirect_stdout(log):
@@ -205,7 +205,7 @@ def body_of(event: Event) -> str:
 
 def caller_of(event: Event, tokens: dict[str, str]) -> str:
     """Return the owner of the event's token."""
-    from checkpoints.auth import NotAuthenticatedError, bearer_token, hash_token  # noqa: PLC0415
+    from checkpoints.api.auth import NotAuthenticatedError, bearer_token, hash_token  # noqa: PLC0415
 
     try:
         return tokens.get(hash_token(bearer_token(event)), "unknown token")

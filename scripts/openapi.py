@@ -16,9 +16,9 @@ from aws_lambda_powertools.event_handler.openapi.types import (
 )
 from pydantic import TypeAdapter
 
-from checkpoints.app import ROUTE
-from checkpoints.auth import DELETE_SCOPE, READ_SCOPE
-from checkpoints.schemas import (
+from checkpoints.api.app import ROUTE
+from checkpoints.api.auth import DELETE_SCOPE, READ_SCOPE
+from checkpoints.api.schemas import (
     DEFAULT_PAGE_SIZE,
     DRY_RUN_DESCRIPTION,
     MAX_PAGE_SIZE,

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from checkpoints.auth import DELETE_SCOPE, READ_SCOPE
+from checkpoints.api.auth import DELETE_SCOPE, READ_SCOPE
 from emulators import STACK
 from emulators.aws import AwsEmulator, aws_emulator, build, free_port
 from emulators.environment import direct_export, isolate

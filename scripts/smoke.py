@@ -14,7 +14,7 @@ import requests
 from boto3.dynamodb.conditions import Key
 from botocore.exceptions import BotoCoreError, ClientError
 
-from checkpoints.auth import hash_token
+from checkpoints.api.auth import hash_token
 from emulators.records import put_checkpoints, put_token
 from scripts import stacks
 from scripts.deletions import format_steps

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from checkpoints.auth import DELETE_SCOPE, READ_SCOPE, TOKEN_ID_DIGITS, hash_token
+from checkpoints.api.auth import DELETE_SCOPE, READ_SCOPE, TOKEN_ID_DIGITS, hash_token
 from scripts.stacks import UsageError, describe, output_of, report_errors
 from scripts.terminal import Parser, parse_duration, run
 

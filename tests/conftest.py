@@ -22,7 +22,8 @@ from logs import CurrentStdout, Lines
 
 os.environ["POWERTOOLS_SERVICE_NAME"] = STACK  # Powertools reads it at the import
 
-from checkpoints import app, audit, dynamodb
+from checkpoints import dynamodb, telemetry
+from checkpoints.api import app
 from checkpoints.reclaim import app as reclaim
 from checkpoints.reclaim import queue
 
@@ -115,7 +116,7 @@ def lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
     Without the line that counts a cold start: only the first request of a process has it.
     """
-    monkeypatch.setattr(audit.logger.registered_handler, "stream", CurrentStdout())
+    monkeypatch.setattr(telemetry.logger.registered_handler, "stream", CurrentStdout())
 
     def lines() -> list[dict[str, Any]]:
         written = map(json.loads, capsys.readouterr().out.splitlines())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from checkpoints.auth import DELETE_SCOPE
+from checkpoints.api.auth import DELETE_SCOPE
 from emulators import STACK, records
 from emulators.aws import AwsEmulator
 from emulators.records import ARTIFACTS_BUCKET

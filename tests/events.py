@@ -8,7 +8,7 @@ from types import EllipsisType
 from typing import Any
 from urllib.parse import quote
 
-from checkpoints import auth
+from checkpoints.api import auth
 
 TOKEN = "a-good-token"
 ENTITY = "vision-team"

@@ -66,7 +66,7 @@ def run_in_a_process(
 def main() -> None:
     """Handle all events, and log at level DEBUG, as Lambda can."""
     logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
-    from checkpoints.app import lambda_handler  # noqa: PLC0415 logs from its import on
+    from checkpoints.api.app import lambda_handler  # noqa: PLC0415 logs from its import on
 
     responses = [lambda_handler(event, lambda_context()) for event in json.load(sys.stdin)]
     sys.stdout.write(json.dumps([responses, peak_kilobytes()]))

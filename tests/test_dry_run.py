@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checkpoints import app
+from checkpoints.api import app
 from emulators.dynamodb import put_checkpoints, put_token, stored_checkpoints
 from emulators.invocation import lambda_context
 from events import (

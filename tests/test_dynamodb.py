@@ -9,7 +9,8 @@ import boto3
 import pytest
 from botocore.exceptions import CredentialRetrievalError
 
-from checkpoints import app, dynamodb
+from checkpoints import dynamodb
+from checkpoints.api import app
 from checkpoints.dynamodb import MAX_ATTEMPTS, MAX_CREDENTIAL_ATTEMPTS
 from emulators.dynamodb import put_checkpoints, stored_checkpoints
 from events import (

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checkpoints import app
-from checkpoints.auth import READ_SCOPE
-from checkpoints.reads import MAX_READ_RECORDS
-from checkpoints.schemas import CheckpointResponse, ListCheckpointsRequest
+from checkpoints.api import app
+from checkpoints.api.auth import READ_SCOPE
+from checkpoints.api.schemas import CheckpointResponse, ListCheckpointsRequest
+from checkpoints.records.reads import MAX_READ_RECORDS
 from emulators.dynamodb import put_checkpoints, put_token
 from emulators.invocation import lambda_context
 from events import (

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from checkpoints.auth import READ_SCOPE
+from checkpoints.api.auth import READ_SCOPE
 from checkpoints.reclaim import app as reclaim
 from checkpoints.reclaim import queue
 from emulators import STACK

@@ -7,8 +7,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from checkpoints.auth import READ_SCOPE
-from checkpoints.schemas import ListCheckpointsRequest
+from checkpoints.api.auth import READ_SCOPE
+from checkpoints.api.schemas import ListCheckpointsRequest
 from emulators.dynamodb import put_checkpoints, put_token
 from events import AUTH_ERRORS, ENTITY, MODEL, TOKEN, Call, query
 from faulty_dynamodb import Endpoint, reject

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checkpoints import auth, schemas
+from checkpoints.api import auth, schemas
 from emulators.template import read_template
 from events import AUTH_ERRORS, MODEL, TOKEN
 from faulty_dynamodb import serving

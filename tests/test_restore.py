@@ -19,7 +19,8 @@ import boto3
 import pytest
 
 import scripts.artifact_recovery
-from checkpoints import audit
+from checkpoints import telemetry
+from checkpoints.api import audit
 from commands import LOG_GROUP, STACK, Result, Run, create_log, log, run_command
 from emulators.dynamodb import put_checkpoints, stored_checkpoints
 from emulators.records import Attribute
@@ -71,7 +72,7 @@ def delete(call: Call, _restored_table: None, monkeypatch: pytest.MonkeyPatch) -
 
     def delete(steps: list[int] | None = None, **others: Any) -> str:
         written = io.StringIO()
-        monkeypatch.setattr(audit.logger.registered_handler, "stream", written)
+        monkeypatch.setattr(telemetry.logger.registered_handler, "stream", written)
         call(steps=steps, **others)
         lines = written.getvalue().splitlines()
         log(LOG_GROUP, lines)

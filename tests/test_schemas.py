@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from checkpoints import app
+from checkpoints.api import app
 from emulators.dynamodb import put_checkpoints, stored_checkpoints
 from emulators.invocation import lambda_context
 from events import ENTITY, MODEL, Call, Response, deleted, error, invalid, make_event, query

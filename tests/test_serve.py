@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 
-from checkpoints import audit
+from checkpoints import telemetry
 from emulators.aws import AwsEmulator
 from emulators.dynamodb import put_checkpoints
 from events import ENTITY, MODEL, Call
@@ -28,7 +28,7 @@ def test_shows_one_line_for_each_request(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     log = io.StringIO()
-    monkeypatch.setattr(audit.logger.registered_handler, "stream", log)
+    monkeypatch.setattr(telemetry.logger.registered_handler, "stream", log)
     put_checkpoints(MODEL, [100_000], entity=ENTITY)
 
     call(steps=[100_000, 1])

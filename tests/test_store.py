@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from checkpoints.batches import CONCURRENT_BATCHES
+from checkpoints.records.batches import CONCURRENT_BATCHES
 from emulators.dynamodb import put_checkpoints, put_token, stored_checkpoints
 from events import ENTITY, MODEL, NOTHING_DELETED, Call, deleted, failed_deletion
 from faulty_dynamodb import Apply, Endpoint, Fault, Reply, cancel, pass_on

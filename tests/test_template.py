@@ -10,8 +10,8 @@ import pytest
 
 import template_resolver
 from checkpoints import dynamodb
+from checkpoints.api.responses import RETRY_LATER
 from checkpoints.reclaim import app as reclaim
-from checkpoints.responses import RETRY_LATER
 from emulators.aws import ROOT
 from emulators.dynamodb import REGION
 from emulators.template import read_template

@@ -16,7 +16,7 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 
-from checkpoints.auth import hash_token
+from checkpoints.api.auth import hash_token
 from commands import Result, Run
 from emulators.dynamodb import put_checkpoints, put_token
 from events import ENTITY, MODEL, Call

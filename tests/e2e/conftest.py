@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from checkpoints.auth import DELETE_SCOPE, READ_SCOPE
+from checkpoints.api.auth import DELETE_SCOPE, READ_SCOPE
 from deployment import Deployment, Role, Send
 from emulators.aws import aws_emulator, build
 from emulators.records import ARTIFACTS_BUCKET

@@ -8,7 +8,7 @@ import sys
 import pytest
 import requests
 
-from checkpoints.auth import READ_SCOPE
+from checkpoints.api.auth import READ_SCOPE
 from deployment import Deployment, Send
 from emulators import STACK
 from events import Response

@@ -37,14 +37,14 @@ def audit(event, arguments):
         written.append(str(arguments[0]))
 
 sys.addaudithook(audit)
-import checkpoints.app, checkpoints.reclaim.app, checkpoints.reclaim.queue
+import checkpoints.api.app, checkpoints.reclaim.app, checkpoints.reclaim.queue
 print(json.dumps({
     "compiled": compiled,
     "written": written,
     "origins": [module.__file__ for module in sys.modules.values() if hasattr(module, "__file__")],
     "handlers": [
         callable(module.lambda_handler)
-        for module in (checkpoints.app, checkpoints.reclaim.app, checkpoints.reclaim.queue)
+        for module in (checkpoints.api.app, checkpoints.reclaim.app, checkpoints.reclaim.queue)
     ],
 }))
 """

@@ -18,7 +18,6 @@ from aws_lambda_powertools.utilities.data_classes import SQSEvent
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from checkpoints import dynamodb
-from checkpoints.audit import logger
 from checkpoints.reclaim import MAX_CALL_SECONDS, artifacts, queue
 from checkpoints.reclaim.artifacts import ArtifactDeletion, Artifacts, InvalidUriError
 from checkpoints.reclaim.audit import (
@@ -30,6 +29,7 @@ from checkpoints.reclaim.audit import (
     to_logged,
 )
 from checkpoints.reclaim.queue import Message
+from checkpoints.telemetry import logger
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

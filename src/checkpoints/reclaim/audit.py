@@ -1,9 +1,9 @@
 """Logs and metrics of the function that frees storage: one line for each attempt at a message."""
 
-from checkpoints.audit import describe_error, emit_metrics, logger
 from checkpoints.reclaim.artifacts import ArtifactDeletion
 from checkpoints.reclaim.queue import Message
-from checkpoints.steps import to_integer
+from checkpoints.records.numbers import to_integer
+from checkpoints.telemetry import describe_error, emit_metrics, logger
 
 OUTCOMES = {
     "freed": (logger.info, "Storage freed"),

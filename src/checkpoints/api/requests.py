@@ -10,7 +10,7 @@ import pydantic
 from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEvent
 from pydantic_core import from_json
 
-from checkpoints.schemas import (
+from checkpoints.api.schemas import (
     DeleteCheckpointsRequest,
     ListCheckpointsRequest,
     ValidationError,

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from aws_lambda_powertools.event_handler.api_gateway import Response
 from pydantic import BaseModel
 
-from checkpoints.reads import Checkpoint
-from checkpoints.schemas import (
+from checkpoints.api.schemas import (
     CheckpointResponse,
     ErrorMessage,
     IncompleteDeletion,
     ListCheckpointsResponse,
 )
+from checkpoints.records.reads import Checkpoint
 
 # A page of the list ends early if its checkpoints exceed this size, because Lambda limits a
 # response to 6 MB (6,291,456 bytes). One checkpoint always fits: a record of 400 KB takes 3 MB.

@@ -6,9 +6,9 @@ from decimal import Decimal
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from checkpoints.batches import run_in_batches
 from checkpoints.dynamodb import Calls
-from checkpoints.steps import intersect, storable, to_integer
+from checkpoints.records.batches import run_in_batches
+from checkpoints.records.numbers import intersect, storable, to_integer
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

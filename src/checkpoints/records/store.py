@@ -8,10 +8,10 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from checkpoints.batches import run_in_batches
 from checkpoints.dynamodb import CallError, Calls, RejectedError
-from checkpoints.reads import OwnedCheckpoints
-from checkpoints.steps import distinct
+from checkpoints.records.batches import run_in_batches
+from checkpoints.records.numbers import distinct
+from checkpoints.records.reads import OwnedCheckpoints
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

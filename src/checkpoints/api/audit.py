@@ -1,45 +1,29 @@
-"""Logs and metrics, with the Logger and Metrics of Powertools.
+"""The log lines and metrics of a request.
 
 Each request has one log line with its outcome. No line contains a token, or more of its hash than
 its id. If the token is not valid, no line contains input of the caller, except the correlation id
 and the trace id, which a caller can choose.
 """
 
-import json
 import logging
 import os
 import time
-import traceback
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from functools import partial
 from http import HTTPStatus
 
-from aws_lambda_powertools import Logger, Metrics
-from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from checkpoints.dynamodb import Calls
-from checkpoints.steps import ranges
-from checkpoints.store import Deletion, DryRun
+from checkpoints.records.numbers import ranges
+from checkpoints.records.store import Deletion, DryRun
+from checkpoints.telemetry import describe_error, emit_metrics, logger, metrics
 
 type Fields = dict[str, object]
 
-# Keep each log line below 256 KB, so that nothing on the way to CloudWatch splits it. Only step
-# ranges and exception messages can be long.
+# Keep each log line below 256 KB, so that nothing on the way to CloudWatch splits it.
 MAX_RANGES_BYTES = 150_000
-MAX_MESSAGE_CHARACTERS = 2_000
 
-# The service is POWERTOOLS_SERVICE_NAME; the template sets it to the stack's name.
-# The serializer writes ASCII and accepts values of any type, so that writing a line never fails.
-_to_json = partial(json.dumps, separators=(",", ":"), default=str)
-logger = Logger(use_rfc3339=True, utc=True, json_serializer=_to_json)
-metrics = Metrics(namespace="Checkpoints")
-
-# At INFO, these libraries log where they found credentials. At DEBUG, they log each call, with the
-# hash of the caller's token.
-for _library in ("boto3", "botocore", "urllib3"):
-    logging.getLogger(_library).setLevel(logging.WARNING)
 # `Audit.failed` logs unhandled errors. The resolver would log them too.
 logging.getLogger("aws_lambda_powertools.event_handler").setLevel(logging.CRITICAL)
 
@@ -144,16 +128,6 @@ class Audit:
             logger.info(message, extra={key: part})
 
 
-def emit_metrics(**counts: int) -> None:
-    """Write metrics to the log, in CloudWatch's embedded metric format."""
-    for name, value in counts.items():
-        unit = MetricUnit.Bytes if name.startswith("Bytes") else MetricUnit.Count
-        metrics.add_metric(name, unit, value)
-    with suppress(OSError, ValueError):  # a failure to log must not change the response
-        metrics.flush_metrics()
-    metrics.clear_metrics()  # a failed flush does not clear them
-
-
 def _emit_failure(status: int) -> None:
     """Write the metric of a 5xx. A 503 has its own, because a single one triggers no alarm.
 
@@ -166,18 +140,6 @@ def _emit_failure(status: int) -> None:
     version = os.environ.get("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
     metrics.add_dimensions(service=logger.service, function_version=version)
     emit_metrics(RequestsFailed=1)
-
-
-def describe_error(error: BaseException) -> dict[str, str]:
-    """Return an exception and its causes as text, with long messages truncated."""
-    parts = traceback.format_exception(error)  # each part is a frame or a message
-    return {
-        "exception": "".join(
-            part if len(part) <= MAX_MESSAGE_CHARACTERS else f"{part[:MAX_MESSAGE_CHARACTERS]}...\n"
-            for part in parts
-        ).rstrip(),
-        "exception_name": type(error).__name__,
-    }
 
 
 def _split_ranges(steps: Collection[int]) -> list[list[list[int]]]:

@@ -15,7 +15,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from checkpoints.steps import storable
+from checkpoints.records.numbers import storable
 
 MAX_PAGE_SIZE = 100
 DEFAULT_PAGE_SIZE = 20

@@ -18,34 +18,35 @@ from aws_lambda_powertools.logging import correlation_paths
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from checkpoints import dynamodb
-from checkpoints.audit import Audit, logger
-from checkpoints.auth import (
+from checkpoints.api.audit import Audit
+from checkpoints.api.auth import (
     DELETE_SCOPE,
     READ_SCOPE,
     Authenticator,
     AuthError,
     InsufficientScopeError,
 )
-from checkpoints.parsing import (
+from checkpoints.api.requests import (
     InvalidRequestError,
     decode_model_id,
     parse_delete_request,
     parse_list_request,
 )
-from checkpoints.responses import (
+from checkpoints.api.responses import (
     INTERNAL_SERVER_ERROR,
     deletion_unavailable,
     fill_page,
     list_unavailable,
     respond,
 )
-from checkpoints.schemas import (
+from checkpoints.api.schemas import (
     DeleteCheckpointsResponse,
     ErrorMessage,
     HTTPValidationError,
     IncompleteDeletion,
 )
-from checkpoints.store import CheckpointStore, IncompleteDeletionError
+from checkpoints.records.store import CheckpointStore, IncompleteDeletionError
+from checkpoints.telemetry import logger
 
 MODELS_PATH = "/v1/preview/models/"
 ROUTE = f"{MODELS_PATH}<model_id>/checkpoints"

@@ -1,0 +1,1 @@
+"""The API over checkpoints: a Lambda function behind API Gateway."""
