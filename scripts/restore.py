@@ -17,7 +17,7 @@ import boto3
 from boto3.dynamodb.types import TypeDeserializer
 from botocore.config import Config
 
-from checkpoints.records.reads import MAX_MODEL_ID_BYTES
+from checkpoints.records.record import MAX_MODEL_ID_BYTES
 from scripts.artifact_recovery import Recovery
 from scripts.deletions import Deleted, find_in_log, format_steps, parse_steps
 from scripts.stacks import UsageError, output_of, report_errors

@@ -12,9 +12,9 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from checkpoints.api import auth, requests, responses, schemas
+from checkpoints.api import auth, requests, responses
 from checkpoints.reclaim import audit as reclaim_audit
-from checkpoints.records import reads, store
+from checkpoints.records import checkpoints, record
 from emulators.aws import ROOT
 from emulators.template import read_template
 from events import AUTH_ERRORS
@@ -125,12 +125,12 @@ def test_each_output_that_docs_and_scripts_read_exists() -> None:
 @pytest.mark.parametrize(
     ("heading", "model"),
     [
-        ("## Delete checkpoints", schemas.DeleteCheckpointsRequest),
-        ("## List checkpoints", schemas.ListCheckpointsRequest),
+        ("## Delete checkpoints", requests.DeleteCheckpointsRequest),
+        ("## List checkpoints", requests.ListCheckpointsRequest),
     ],
 )
 def test_api_md_lists_the_fields_of_each_request(
-    heading: str, model: type[schemas.DeleteCheckpointsRequest | schemas.ListCheckpointsRequest]
+    heading: str, model: type[requests.DeleteCheckpointsRequest | requests.ListCheckpointsRequest]
 ) -> None:
     listed = first_cells(API, heading)
 
@@ -227,13 +227,13 @@ IN_WORDS = {4: "four", 5: "five", 10: "ten"}
     ("page", "pattern", "expected"),
     [
         (README, r"within (\d+) seconds", RESOURCES["ApiFunction"]["Properties"]["Timeout"]),
-        (README, r"Up to (\d+) steps", store.MAX_TRANSACTION_ACTIONS),
-        (API, r"`limit` \| 1 to (\d+)", schemas.MAX_PAGE_SIZE),
-        (API, r"default (\d+)", schemas.DEFAULT_PAGE_SIZE),
+        (README, r"Up to (\d+) steps", checkpoints.MAX_TRANSACTION_ACTIONS),
+        (API, r"`limit` \| 1 to (\d+)", requests.MAX_PAGE_SIZE),
+        (API, r"default (\d+)", requests.DEFAULT_PAGE_SIZE),
         (API, r"([\d,]+) arrays and objects", f"{requests.MAX_NESTED_VALUES:,}"),
         (API, r"`DELETE`, scope `(.*?)`", auth.DELETE_SCOPE),
         (API, r"`GET`, scope `(.*?)`", auth.READ_SCOPE),
-        (OPERATIONS, r"up to ([\d,]+) bytes", f"{reads.MAX_MODEL_ID_BYTES:,}"),
+        (OPERATIONS, r"up to ([\d,]+) bytes", f"{record.MAX_MODEL_ID_BYTES:,}"),
         (
             OPERATIONS,
             r"waiting for more than (\w+) hours",

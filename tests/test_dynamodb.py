@@ -432,8 +432,8 @@ def test_without_credentials_nothing_is_sent(
 ) -> None:
     """With SnapStart, credentials come from an endpoint, which can fail briefly."""
     put_checkpoints(MODEL, [1], entity=ENTITY)
-    store = app.connect()[1]
-    signer = store._client._request_signer  # type: ignore[attr-defined]  # noqa: SLF001
+    client = app.connect().client
+    signer = client._request_signer  # type: ignore[attr-defined]  # noqa: SLF001
     sign = signer.sign
     left = [failures]
 

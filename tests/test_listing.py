@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from checkpoints.api import app
 from checkpoints.api.auth import READ_SCOPE
-from checkpoints.api.schemas import CheckpointResponse, ListCheckpointsRequest
-from checkpoints.records.reads import MAX_READ_RECORDS
+from checkpoints.api.requests import ListCheckpointsRequest
+from checkpoints.api.responses import CheckpointResponse
+from checkpoints.records.checkpoints import MAX_READ_RECORDS
 from emulators.dynamodb import put_checkpoints, put_token
 from emulators.invocation import lambda_context
 from events import (

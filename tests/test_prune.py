@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checkpoints.api import auth, schemas
+from checkpoints.api import auth, requests
 from emulators.template import read_template
 from events import AUTH_ERRORS, MODEL, TOKEN
 from faulty_dynamodb import serving
@@ -1070,14 +1070,13 @@ def test_agrees_with_the_api() -> None:
     """The script is a single file, so it repeats these facts."""
     statuses = {kind.status for kind in AUTH_ERRORS}
     assert statuses == prune.HINTS.keys(), "HINTS in scripts/prune.py"
-    principal = auth.Principal("entity", "name", "id")
     for scope in (auth.READ_SCOPE, auth.DELETE_SCOPE):
-        refusal = auth.InsufficientScopeError(scope, principal)
+        refusal = auth.InsufficientScopeError(scope)
         assert refusal.detail.startswith(prune.LACKS_SCOPE)
         assert 'error="insufficient_scope"' in refusal.challenge
         assert scope in prune.EPILOG
         assert scope in prune.HINTS[403]
-    assert schemas.MAX_PAGE_SIZE == prune.PAGE_SIZE
+    assert requests.MAX_PAGE_SIZE == prune.PAGE_SIZE
     function = read_template()["Resources"]["ApiFunction"]["Properties"]
     assert function["Timeout"] < prune.TIMEOUT.read
 

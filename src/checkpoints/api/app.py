@@ -10,7 +10,7 @@ import os
 import re
 from contextlib import suppress
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aws_lambda_powertools.event_handler.api_gateway import APIGatewayRestResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
@@ -19,13 +19,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from checkpoints import dynamodb
 from checkpoints.api.audit import Audit
-from checkpoints.api.auth import (
-    DELETE_SCOPE,
-    READ_SCOPE,
-    Authenticator,
-    AuthError,
-    InsufficientScopeError,
-)
+from checkpoints.api.auth import DELETE_SCOPE, READ_SCOPE, AuthError, authenticate
 from checkpoints.api.requests import (
     InvalidRequestError,
     decode_model_id,
@@ -34,19 +28,24 @@ from checkpoints.api.requests import (
 )
 from checkpoints.api.responses import (
     INTERNAL_SERVER_ERROR,
-    deletion_unavailable,
-    fill_page,
-    list_unavailable,
-    respond,
-)
-from checkpoints.api.schemas import (
     DeleteCheckpointsResponse,
     ErrorMessage,
     HTTPValidationError,
     IncompleteDeletion,
+    ListCheckpointsResponse,
+    deletion_unavailable,
+    describe,
+    describe_errors,
+    describe_outage,
+    fill_page,
+    list_unavailable,
+    respond,
 )
-from checkpoints.records.store import CheckpointStore, IncompleteDeletionError
+from checkpoints.records.checkpoints import IncompleteDeletionError, OwnedCheckpoints
 from checkpoints.telemetry import logger
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
 
 MODELS_PATH = "/v1/preview/models/"
 ROUTE = f"{MODELS_PATH}<model_id>/checkpoints"
@@ -63,48 +62,99 @@ app = APIGatewayRestResolver(
 )
 
 
+# What docs/openapi.json says of both operations.
+OPERATION: dict[str, Any] = {"tags": ["models"], "security": [{"HTTPBearer": []}]}
+
+
 class MissingSettingError(Exception):
     """A required environment variable is missing or empty."""
 
 
-@app.get(ROUTE)
+class Request(NamedTuple):
+    """What belongs to the current request besides its event."""
+
+    calls: dynamodb.Calls
+    audit: Audit
+
+
+class Connection(NamedTuple):
+    """The client, and the names of the tables."""
+
+    client: "DynamoDBClient"
+    tokens_table: str
+    checkpoints_table: str
+
+
+@app.get(
+    ROUTE,
+    summary="List checkpoints of a model",
+    description="Lists the caller's checkpoints in pages, sorted by training step. To get the next "
+    "page, pass last_id as after. This works even if that checkpoint was deleted since. If there "
+    "are very many metrics, a page can be shorter than limit although has_more is true.",
+    responses={
+        200: describe("A page of the checkpoints", ListCheckpointsResponse),
+        **describe_errors(READ_SCOPE),
+        503: describe_outage("The database is not available", ErrorMessage),
+    },
+    **OPERATION,
+)
 def list_model_checkpoints(model_id: str) -> Response[str]:
     """Return a page of the caller's checkpoints of a model."""
-    store, entity, calls = _authenticate(READ_SCOPE, model_id)
-    model_id = decode_model_id(model_id)
-    app.context["audit"].add_fields(model_id=model_id)
+    checkpoints = _authorize(READ_SCOPE, model_id)
     request = parse_list_request(app.current_event)
 
-    checkpoints = store.owned(model_id, entity=entity, calls=calls).after(
-        request.after,
-        request.limit + 1,  # one more, to know whether there are more
-        descending=request.order == "desc",
+    page = fill_page(
+        checkpoints.after(
+            request.after,
+            request.limit + 1,  # one more, to know whether there are more
+            descending=request.order == "desc",
+        ),
+        request.limit,
     )
-    page = fill_page(checkpoints, request.limit)
-    app.context["audit"].listed(len(page.data))
+    _audit().listed(len(page.data))
     return respond(200, page)
 
 
-@app.delete(ROUTE)
+@app.delete(
+    ROUTE,
+    summary="Delete checkpoints of a model",
+    description="Deletes the caller's checkpoints at the given training steps. If a step has no "
+    "checkpoint, or the checkpoint of another owner, it is reported as not found. A request for "
+    "more than 100 steps is not atomic. It is safe to repeat a request. With dry_run, nothing is "
+    "deleted.",
+    responses={
+        200: describe(
+            "The number of deleted checkpoints, and the steps that were not found",
+            DeleteCheckpointsResponse,
+        ),
+        **describe_errors(DELETE_SCOPE),
+        500: describe(
+            "An internal error. With the counts, a part of the checkpoints may be deleted.",
+            IncompleteDeletion | ErrorMessage,
+        ),
+        503: describe_outage(
+            "The database is not available. A part of the checkpoints may be deleted.",
+            IncompleteDeletion,
+        ),
+    },
+    **OPERATION,
+)
 def delete_model_checkpoints(model_id: str) -> Response[str]:
     """Delete the caller's checkpoints of a model at the steps in the body.
 
     A dry run only reports what would be deleted.
     """
-    store, entity, calls = _authenticate(DELETE_SCOPE, model_id)
-    model_id = decode_model_id(model_id)
-    audit: Audit = app.context["audit"]
-    audit.add_fields(model_id=model_id)
+    checkpoints = _authorize(DELETE_SCOPE, model_id)
     request = parse_delete_request(app.current_event)
 
     if request.dry_run:
-        audit.add_fields(dry_run=True)
-        dry_run = store.dry_run(model_id, request.steps, entity=entity, calls=calls)
-        audit.dry_run_completed(dry_run)
+        _audit().add_fields(dry_run=True)
+        dry_run = checkpoints.dry_run(request.steps)
+        _audit().dry_run_completed(dry_run)
         count, not_found = len(dry_run.would_delete), dry_run.not_found
     else:
-        deletion = store.delete(model_id, request.steps, entity=entity, calls=calls)
-        audit.completed(deletion)  # first, so that it is logged even if the response fails
+        deletion = checkpoints.delete(request.steps)
+        _audit().completed(deletion)  # first, so that it is logged even if the response fails
         count, not_found = len(deletion.deleted), deletion.not_found
     response = DeleteCheckpointsResponse(
         deleted_count=count, not_found_steps=not_found, dry_run=request.dry_run
@@ -112,38 +162,51 @@ def delete_model_checkpoints(model_id: str) -> Response[str]:
     return respond(200, response)
 
 
-def _authenticate(scope: str, model_id: str) -> tuple[CheckpointStore, str, dynamodb.Calls]:
-    """Authenticate the caller; return the store, the caller's entity, and the request's calls.
+def _authorize(scope: str, model_id: str) -> OwnedCheckpoints:
+    """Return the caller's checkpoints of a model, if the token has the scope.
 
-    `model_id` is as in the path. It is logged if a known caller is refused.
+    `model_id` is as in the path.
 
     Raises:
         AuthError: the caller is not authenticated, or the token lacks the scope.
+        InvalidRequestError: the model id cannot be decoded.
         CallError: DynamoDB failed.
-        MissingSettingError: the function is misconfigured.
+        InvalidRecordError, MissingSettingError: the function is misconfigured.
 
     """
-    audit: Audit = app.context["audit"]
-    calls = dynamodb.Calls(remaining_ms=app.lambda_context.get_remaining_time_in_millis())
-    audit.watch(calls)
-    authenticator, store = connect()
-    try:
-        caller = authenticator.authenticate(app.current_event.raw_event, scope=scope, calls=calls)
-    except InsufficientScopeError:
-        with suppress(InvalidRequestError):  # then the log has no model
-            audit.add_fields(model_id=decode_model_id(model_id))
-        raise
-    audit.add_fields(**caller._asdict())
-    return store, caller.entity, calls
+    calls, audit = _request()
+    client, tokens_table, checkpoints_table = connect()
+    principal = authenticate(
+        app.current_event.raw_event, client=client, table=tokens_table, calls=calls
+    )
+    audit.add_fields(**principal.log_fields)
+    with suppress(InvalidRequestError):  # raised below, if the token has the scope
+        audit.add_fields(model_id=decode_model_id(model_id))
+    principal.require(scope)
+    return OwnedCheckpoints(
+        client,
+        checkpoints_table,
+        model_id=decode_model_id(model_id),
+        entity=principal.entity,
+        calls=calls,
+    )
+
+
+def _request() -> Request:
+    request: Request = app.context["request"]
+    return request
+
+
+def _audit() -> Audit:
+    return _request().audit
 
 
 @app.exception_handler(AuthError)
 def handle_auth_error(error: AuthError) -> Response[str]:
     """Return the status and the challenge of the error."""
-    audit: Audit = app.context["audit"]
     if error.principal:
-        audit.add_fields(**error.principal._asdict())
-    audit.refused(error.status, error.reason)
+        _audit().add_fields(**error.principal.log_fields)
+    _audit().refused(error.status, error.reason)
     return respond(
         error.status, ErrorMessage(detail=error.detail), {"WWW-Authenticate": error.challenge}
     )
@@ -152,21 +215,21 @@ def handle_auth_error(error: AuthError) -> Response[str]:
 @app.exception_handler(InvalidRequestError)
 def handle_invalid_request(error: InvalidRequestError) -> Response[str]:
     """Return 422."""
-    app.context["audit"].refused(422, "invalid_request")
+    _audit().refused(422, "invalid_request")
     return respond(422, HTTPValidationError(detail=error.errors))
 
 
 @app.exception_handler(NotFoundError)
 def handle_not_found(_: NotFoundError) -> Response[str]:
     """Return 404."""
-    app.context["audit"].refused(404, "unknown_route")
+    _audit().refused(404, "unknown_route")
     return respond(404, ErrorMessage(detail="Not Found"))
 
 
 @app.exception_handler(dynamodb.UnavailableError)
 def handle_unavailable(error: dynamodb.UnavailableError) -> Response[str]:
     """Return 503 if DynamoDB failed before a deletion started, or during a list or a dry run."""
-    app.context["audit"].failed(503, error)
+    _audit().failed(503, error)
     if app.current_event.http_method == "GET":
         return list_unavailable()
     return deletion_unavailable()
@@ -176,7 +239,7 @@ def handle_unavailable(error: dynamodb.UnavailableError) -> Response[str]:
 def handle_incomplete_deletion(error: IncompleteDeletionError) -> Response[str]:
     """Return 503 or 500 for a deletion that stopped before it was complete, with the counts."""
     is_outage = isinstance(error.__cause__, dynamodb.UnavailableError)
-    app.context["audit"].incomplete(503 if is_outage else 500, error.deletion, error)
+    _audit().incomplete(503 if is_outage else 500, error.deletion, error)
     deleted, unconfirmed = len(error.deletion.deleted), len(error.deletion.unconfirmed)
     if is_outage:
         return deletion_unavailable(deleted=deleted, unconfirmed=unconfirmed)
@@ -191,9 +254,8 @@ def handle_incomplete_deletion(error: IncompleteDeletionError) -> Response[str]:
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Handle one REST API proxy event. Any exception becomes a 500."""
     audit = Audit()
-    app.context["audit"] = audit
     try:
-        return _resolve(event, context)
+        return _resolve(event, context, audit)
     except Exception as error:  # noqa: BLE001 it is logged, and the caller gets a response
         audit.failed(500, error)
         return {
@@ -208,8 +270,11 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
 @logger.inject_lambda_context(
     log_event=False, clear_state=True, correlation_id_path=correlation_paths.API_GATEWAY_REST
 )
-def _resolve(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    app.context["audit"].count_cold_start(context)
+def _resolve(event: dict[str, Any], context: LambdaContext, audit: Audit) -> dict[str, Any]:
+    audit.count_cold_start(context)
+    calls = dynamodb.Calls(remaining_ms=context.get_remaining_time_in_millis())
+    audit.watch(calls)
+    app.context["request"] = Request(calls, audit)
     # Unknown routes arrive as `/` or `/{proxy+}`. Without this, the resolver would accept one that
     # ends like a known route, as if it began with a base path.
     if event.get("resource") != RESOURCE:
@@ -218,16 +283,15 @@ def _resolve(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 
 @cache
-def connect() -> tuple[Authenticator, CheckpointStore]:
-    """Return the authenticator and the store, which share one client while the process lives.
+def connect() -> Connection:
+    """Return the connection to the database, one for the lifetime of the process.
 
     Raises:
         MissingSettingError: the name of a table is missing in the environment, or empty.
 
     """
     tokens_table, checkpoints_table = _setting("TOKENS_TABLE"), _setting("CHECKPOINTS_TABLE")
-    client = dynamodb.connect()
-    return Authenticator(client, tokens_table), CheckpointStore(client, checkpoints_table)
+    return Connection(dynamodb.connect(), tokens_table, checkpoints_table)
 
 
 def _setting(name: str) -> str:

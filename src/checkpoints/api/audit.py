@@ -15,11 +15,8 @@ from http import HTTPStatus
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from checkpoints.dynamodb import Calls
-from checkpoints.records.numbers import ranges
-from checkpoints.records.store import Deletion, DryRun
+from checkpoints.records.checkpoints import Deletion, DryRun
 from checkpoints.telemetry import describe_error, emit_metrics, logger, metrics
-
-type Fields = dict[str, object]
 
 # Keep each log line below 256 KB, so that nothing on the way to CloudWatch splits it.
 MAX_RANGES_BYTES = 150_000
@@ -35,15 +32,15 @@ class Audit:
         self._arrived = time.perf_counter()
         self._calls: Calls | None = None
 
+    def watch(self, calls: Calls) -> None:
+        """Include the number and the duration of these calls to DynamoDB in the log line."""
+        self._calls = calls
+
     def count_cold_start(self, context: LambdaContext) -> None:
         """Count the first request of a process, unless provisioned concurrency started it."""
         if logger.get_current_keys().get("cold_start"):
             with suppress(OSError, ValueError):
                 metrics.provider.add_cold_start_metric(context)
-
-    def watch(self, calls: Calls) -> None:
-        """Include the number and the duration of these calls to DynamoDB in the log line."""
-        self._calls = calls
 
     def add_fields(self, **fields: str | bool) -> None:
         """Add fields to all following lines of the request."""
@@ -146,10 +143,21 @@ def _split_ranges(steps: Collection[int]) -> list[list[list[int]]]:
     """Return the steps as ranges `[first, last]`, in parts that each fit on one log line."""
     parts: list[list[list[int]]] = [[]]
     size = 0
-    for pair in ranges(steps):
+    for pair in _ranges(steps):
         size += len(f"[{pair[0]}, {pair[1]}], ")
         if size > MAX_RANGES_BYTES:
             parts.append([])
             size = 0
         parts[-1].append(pair)
     return parts
+
+
+def _ranges(steps: Iterable[int]) -> list[list[int]]:
+    """Return the first and the last of each run of consecutive steps."""
+    found: list[list[int]] = []
+    for step in sorted(steps):
+        if found and step == found[-1][1] + 1:
+            found[-1][1] = step
+        else:
+            found.append([step, step])
+    return found

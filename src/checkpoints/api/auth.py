@@ -22,21 +22,34 @@ _CHALLENGE = 'Bearer realm="checkpoints"'
 
 
 class Principal(NamedTuple):
-    """Who a token belongs to: an entity, which owns checkpoints.
-
-    All fields are in the log, with these names.
-    """
+    """Who a token belongs to: an entity, which owns checkpoints. And what the token allows."""
 
     entity: str
     token_name: str
     token_id: str  # the beginning of the token's hash
+    scopes: frozenset[str] = frozenset()
+
+    @property
+    def log_fields(self) -> dict[str, str]:
+        """What the log says of the caller."""
+        return {"entity": self.entity, "token_name": self.token_name, "token_id": self.token_id}
+
+    def require(self, scope: str) -> None:
+        """Check that the token has a scope.
+
+        Raises:
+            InsufficientScopeError: it does not.
+
+        """
+        if scope not in self.scopes:
+            raise InsufficientScopeError(scope)
 
 
 class AuthError(Exception):
     """The caller is not authenticated, or not authorized.
 
-    `challenge` is the value of `WWW-Authenticate` (RFC 6750 section 3). `reason`, and `principal`
-    if the token has a record, are only for the log.
+    `challenge` is the value of `WWW-Authenticate` (RFC 6750 section 3). `reason`, and the
+    `principal` of an expired token, are only for the log.
     """
 
     status = 401
@@ -68,10 +81,14 @@ class InsufficientScopeError(AuthError):
 
     status = 403
 
-    def __init__(self, scope: str, principal: Principal) -> None:
-        super().__init__("insufficient_scope", principal)
+    def __init__(self, scope: str) -> None:
+        super().__init__("insufficient_scope")
         self.detail = f"The token lacks the scope {scope}"
         self.challenge = f'{_CHALLENGE}, error="insufficient_scope", scope="{scope}"'
+
+
+class InvalidRecordError(Exception):
+    """A record of the tokens table is damaged: an internal error."""
 
 
 def hash_token(token: str) -> str:
@@ -82,45 +99,41 @@ def hash_token(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-class Authenticator:
-    """Checks bearer tokens against the tokens table."""
+def authenticate(
+    event: Mapping[str, Any], *, client: "DynamoDBClient", table: str, calls: Calls
+) -> Principal:
+    """Return the principal of the token in the `Authorization` header of an event.
 
-    def __init__(self, client: "DynamoDBClient", table: str) -> None:
-        self._client = client
-        self._table = table
+    Raises:
+        NotAuthenticatedError: the header is missing, malformed or repeated.
+        InvalidTokenError: the token is not in the table, or has expired.
+        InvalidRecordError: the token's record is damaged.
+        CallError: DynamoDB failed.
 
-    def authenticate(self, event: Mapping[str, Any], *, scope: str, calls: Calls) -> Principal:
-        """Return the principal of the token in the `Authorization` header of an event.
-
-        Raises:
-            NotAuthenticatedError: the header is missing, malformed or repeated.
-            InvalidTokenError: the token is not in the table, or has expired.
-            InsufficientScopeError: the token does not have the scope.
-            CallError: DynamoDB failed.
-
-        """
-        token_hash = hash_token(bearer_token(event))
-        response = calls.make(
-            self._client.get_item,
-            TableName=self._table,
-            Key={"token_hash": {"S": token_hash}},
-            ConsistentRead=True,  # a revoked token must be refused immediately
-        )
-        record = response.get("Item")
-        if record is None:
-            raise InvalidTokenError("unknown_token")
-        token = {  # only for the log, so the name may be missing
-            "token_name": record.get("name", {}).get("S", ""),
-            "token_id": token_hash[:TOKEN_ID_DIGITS],
-        }
-        # The table's time to live can delete an expired token days late.
-        if "expires_at" in record and float(record["expires_at"]["N"]) <= time.time():
-            owner = record.get("entity", {}).get("S", "")
-            raise InvalidTokenError("expired_token", Principal(owner, **token))
-        principal = Principal(record["entity"]["S"], **token)  # the entity must not be missing
-        if scope not in record.get("scopes", {}).get("SS", ()):
-            raise InsufficientScopeError(scope, principal)
-        return principal
+    """
+    token_hash = hash_token(bearer_token(event))
+    response = calls.make(
+        client.get_item,
+        TableName=table,
+        Key={"token_hash": {"S": token_hash}},
+        ConsistentRead=True,  # a revoked token must be refused immediately
+    )
+    record = response.get("Item")
+    if record is None:
+        raise InvalidTokenError("unknown_token")
+    entity = record.get("entity", {}).get("S")
+    principal = Principal(
+        entity or "",
+        record.get("name", {}).get("S", ""),  # only for the log, so it may be missing
+        token_hash[:TOKEN_ID_DIGITS],
+        frozenset(record.get("scopes", {}).get("SS", ())),
+    )
+    # The table's time to live can delete an expired token days late.
+    if "expires_at" in record and float(record["expires_at"]["N"]) <= time.time():
+        raise InvalidTokenError("expired_token", principal)
+    if entity is None:
+        raise InvalidRecordError("The token's record has no entity")
+    return principal
 
 
 def bearer_token(event: Mapping[str, Any]) -> str:

@@ -1,20 +1,31 @@
-"""Parse requests: the body, the query, and the model id in the path of an event."""
+"""The requests: their models, and how to parse them from the path, the query and the body."""
 
 import base64
 import json
 import unicodedata
 from collections.abc import Iterable
+from contextlib import suppress
+from typing import Annotated, Literal
 from urllib.parse import unquote
 
 import pydantic
 from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEvent
-from pydantic_core import from_json
-
-from checkpoints.api.schemas import (
-    DeleteCheckpointsRequest,
-    ListCheckpointsRequest,
-    ValidationError,
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    FailFast,
+    Field,
+    StrictBool,
+    StrictInt,
+    WithJsonSchema,
 )
+from pydantic_core import PydanticCustomError, PydanticKnownError, from_json
+
+from checkpoints.api.responses import ValidationError
+from checkpoints.records.numbers import storable
+
+MAX_PAGE_SIZE = 100
+DEFAULT_PAGE_SIZE = 20
 
 # Maximum number of "[" and "{" in a body; a valid request needs two. The error for an invalid body
 # contains the body as Python objects: a million of them need more memory than the function has.
@@ -23,12 +34,59 @@ MAX_NESTED_VALUES = 10_000
 MAX_NAME_LENGTH = 100  # characters of a misspelled name that the response repeats
 
 
+DRY_RUN_DESCRIPTION = (
+    "If true in the query or in the body, nothing is deleted. The response shows what would be "
+    "deleted. Another spelling, such as dryRun, is refused with 422."
+)
+
+
 class InvalidRequestError(Exception):
     """The request is invalid; `errors` says why."""
 
     def __init__(self, errors: list[ValidationError]) -> None:
         super().__init__(*(error.type for error in errors))
         self.errors = errors
+
+
+class DeleteCheckpointsRequest(BaseModel, frozen=True):
+    """The training steps whose checkpoints to delete, in any order; duplicates count once."""
+
+    # Stop at the first invalid element, so that a million of them do not cause a million errors.
+    steps: Annotated[list[StrictInt], FailFast()]
+    dry_run: Annotated[StrictBool, Field(description=DRY_RUN_DESCRIPTION)] = False
+
+
+def _parse_integer(text: str) -> int:
+    """Parse an integer in JSON notation: not "+7", "07", " 7" or "7.0"."""
+    with suppress(TypeError, ValueError):
+        if str(number := int(text)) == text:
+            return number
+    raise PydanticKnownError("int_parsing")
+
+
+def _parse_id(text: str) -> int:
+    step = _parse_integer(text)
+    if not storable([step]):
+        raise PydanticCustomError(
+            "impossible_checkpoint_id",
+            "No checkpoint can have this id: DynamoDB cannot store the number",
+        )
+    return step
+
+
+class ListCheckpointsRequest(BaseModel, frozen=True):
+    """Which page to list: its maximum length, its order, and the step after which it starts."""
+
+    after: Annotated[
+        int | None,
+        BeforeValidator(_parse_id),
+        WithJsonSchema({"type": "string", "title": "After"}),
+        Field(description="The id of a checkpoint. The page starts after this checkpoint."),
+    ] = None
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE), BeforeValidator(_parse_integer)] = (
+        DEFAULT_PAGE_SIZE
+    )
+    order: Literal["asc", "desc"] = "asc"
 
 
 def parse_delete_request(event: APIGatewayProxyEvent) -> DeleteCheckpointsRequest:
@@ -52,8 +110,7 @@ def parse_delete_request(event: APIGatewayProxyEvent) -> DeleteCheckpointsReques
         raise InvalidRequestError([*errors, *error.errors]) from None
     if errors:
         raise InvalidRequestError(errors)
-    request.dry_run |= "true" in in_query
-    return request
+    return request.model_copy(update={"dry_run": True}) if "true" in in_query else request
 
 
 def _parse_body(event: APIGatewayProxyEvent) -> DeleteCheckpointsRequest:

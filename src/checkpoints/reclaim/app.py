@@ -29,6 +29,7 @@ from checkpoints.reclaim.audit import (
     to_logged,
 )
 from checkpoints.reclaim.queue import Message
+from checkpoints.records.record import key
 from checkpoints.telemetry import logger
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ class Reclaim:
         response = self._calls(reserve_ms).make(
             self._dynamodb.get_item,
             TableName=os.environ["CHECKPOINTS_TABLE"],
-            Key={"model_id": {"S": self._message.model_id}, "step": {"N": self._message.step}},
+            Key=key(self._message.model_id, self._message.step),
             ProjectionExpression="artifact_uri",
             ConsistentRead=True,
         )

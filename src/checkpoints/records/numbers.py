@@ -1,24 +1,12 @@
-"""Functions on training steps: remove duplicates, check limits, find common steps, make ranges."""
+"""The numbers that DynamoDB can hold, and how to compare steps with them."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from itertools import islice
-from operator import gt, lt
 
 # DynamoDB's limits for a number: significant digits, and digits before the decimal point.
 MAX_SIGNIFICANT_DIGITS = 38
 MAX_DIGITS = 126
-
-
-def distinct(steps: Sequence[int]) -> list[int]:
-    """Return the steps without duplicates, in the same order."""
-    for is_in_order in (lt, gt):
-        if all(map(is_in_order, steps, islice(steps, 1, None))):
-            return list(steps)
-    # Use strings, not integers, as keys: an API client can choose integers whose hashes collide. A
-    # set of many of them takes minutes to build. String hashes are randomised in each process.
-    return list({str(step): step for step in steps}.values())
 
 
 def storable(steps: list[int]) -> list[int]:
@@ -54,17 +42,6 @@ def to_integer(number: str) -> int | None:
     value = _parse(number)
     step = int(value)
     return step if step == value else None
-
-
-def ranges(steps: Iterable[int]) -> list[list[int]]:
-    """Return the first and the last of each run of consecutive steps."""
-    found: list[list[int]] = []
-    for step in sorted(steps):
-        if found and step == found[-1][1] + 1:
-            found[-1][1] = step
-        else:
-            found.append([step, step])
-    return found
 
 
 def _parse(number: str) -> int | Decimal:
