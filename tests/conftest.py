@@ -12,6 +12,7 @@ from unittest import mock
 
 import pytest
 
+from docs import check_log_line
 from emulators import STACK
 from emulators.dynamodb import clear_tables, embedded_dynamodb, put_token
 from emulators.invocation import lambda_context
@@ -114,12 +115,17 @@ def _fresh_tables(endpoint: Endpoint) -> None:
 def lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Lines:
     """Return what the function wrote since the last call, each line as JSON.
 
-    Without the line that counts a cold start: only the first request of a process has it.
+    Check that docs/operations.md explains each log line. The line that counts a cold start is left
+    out: only the first request of a process has it.
     """
     monkeypatch.setattr(telemetry.logger.registered_handler, "stream", CurrentStdout())
 
     def lines() -> list[dict[str, Any]]:
         written = map(json.loads, capsys.readouterr().out.splitlines())
-        return [line for line in written if "ColdStart" not in line]
+        found = [line for line in written if "ColdStart" not in line]
+        for line in found:
+            if "_aws" not in line:  # else it has metrics
+                check_log_line(line)
+        return found
 
     return lines

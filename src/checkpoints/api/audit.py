@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
+from enum import StrEnum
 from http import HTTPStatus
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -23,6 +24,19 @@ MAX_RANGES_BYTES = 150_000
 
 # `Audit.failed` logs unhandled errors. The resolver would log them too.
 logging.getLogger("aws_lambda_powertools.event_handler").setLevel(logging.CRITICAL)
+
+
+class Line(StrEnum):
+    """The messages of the log lines. docs/operations.md explains each line."""
+
+    LISTED = "Checkpoints listed"
+    COMPLETED = "Deletion completed"
+    CONTINUED = "Deletion continued"
+    DRY_RUN_COMPLETED = "Dry run completed"
+    DRY_RUN_CONTINUED = "Dry run continued"
+    INCOMPLETE = "Deletion incomplete"
+    REFUSED = "Request refused"
+    FAILED = "Request failed"
 
 
 class Audit:
@@ -48,7 +62,7 @@ class Audit:
 
     def listed(self, count: int) -> None:
         """Report a page of the list; the status is 200."""
-        self._log(logger.info, "Checkpoints listed", status=200, listed_count=count)
+        self._log(logger.info, Line.LISTED, status=200, listed_count=count)
         emit_metrics(CheckpointsListed=count)
 
     def completed(self, deletion: Deletion) -> None:
@@ -57,13 +71,13 @@ class Audit:
         first, *others = _split_ranges(deletion.deleted)
         self._log(
             logger.info,
-            "Deletion completed",
+            Line.COMPLETED,
             status=200,
             deleted_count=len(deletion.deleted),
             not_found_count=not_found_count,
             deleted_steps=first,
         )
-        self._continue("Deletion continued", "deleted_steps", others)
+        self._continue(Line.CONTINUED, "deleted_steps", others)
         emit_metrics(CheckpointsDeleted=len(deletion.deleted), StepsNotFound=not_found_count)
 
     def dry_run_completed(self, dry_run: DryRun) -> None:
@@ -71,42 +85,42 @@ class Audit:
         first, *others = _split_ranges(dry_run.would_delete)
         self._log(
             logger.info,
-            "Dry run completed",
+            Line.DRY_RUN_COMPLETED,
             status=200,
             would_delete_count=len(dry_run.would_delete),
             not_found_count=len(dry_run.requested) - len(dry_run.would_delete),
             would_delete_steps=first,
         )
-        self._continue("Dry run continued", "would_delete_steps", others)
+        self._continue(Line.DRY_RUN_CONTINUED, "would_delete_steps", others)
 
     def incomplete(self, status: int, deletion: Deletion, cause: BaseException) -> None:
         """Report a deletion that stopped before it was complete; the status is 5xx."""
         first, *others = _split_ranges(deletion.deleted)
         self._log(
             logger.error,
-            "Deletion incomplete",
+            Line.INCOMPLETE,
             status=status,
             deleted_count=len(deletion.deleted),
             unconfirmed_count=len(deletion.unconfirmed),
             deleted_steps=first,
             **describe_error(cause),
         )
-        self._continue("Deletion continued", "deleted_steps", others)
+        self._continue(Line.CONTINUED, "deleted_steps", others)
         if deletion.unconfirmed:
             parts = _split_ranges(deletion.unconfirmed)
-            self._continue("Deletion continued", "unconfirmed_steps", parts)
+            self._continue(Line.CONTINUED, "unconfirmed_steps", parts)
         emit_metrics(CheckpointsDeleted=len(deletion.deleted), DeletionsIncomplete=1)
         _emit_failure(status)
 
     def refused(self, status: int, reason: str) -> None:
         """Report a request that is refused; the status is 4xx."""
-        self._log(logger.warning, "Request refused", status=status, reason=reason)
+        self._log(logger.warning, Line.REFUSED, status=status, reason=reason)
         metrics.add_dimension("reason", reason)
         emit_metrics(RequestsRefused=1)
 
     def failed(self, status: int, error: Exception) -> None:
         """Report an error or an outage, unless a deletion stopped; the status is 5xx."""
-        self._log(logger.error, "Request failed", status=status, **describe_error(error))
+        self._log(logger.error, Line.FAILED, status=status, **describe_error(error))
         _emit_failure(status)
 
     def _log(self, log: Callable[..., None], message: str, **fields: object) -> None:

@@ -22,15 +22,14 @@ from checkpoints.reclaim import MAX_CALL_SECONDS, artifacts, queue
 from checkpoints.reclaim.artifacts import ArtifactDeletion, Artifacts, InvalidUriError
 from checkpoints.reclaim.audit import (
     INVALID_MESSAGE,
-    POSSIBLE_CONFLICT,
-    SAVED_AGAIN,
     describe,
     report,
     to_logged,
 )
 from checkpoints.reclaim.queue import Message
+from checkpoints.reclaim.reasons import POSSIBLE_CONFLICT, SAVED_AGAIN, SHARED, Refusal
 from checkpoints.records.record import key
-from checkpoints.telemetry import logger
+from checkpoints.telemetry import describe_error, logger
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -82,8 +81,8 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> None:
             message = Message.read(record.body)
             reclaim = Reclaim(message, context)
             logger.append_keys(**describe(message))
-        except Exception:
-            logger.exception(INVALID_MESSAGE)
+        except Exception as error:
+            logger.error(INVALID_MESSAGE, extra=describe_error(error))
             raise
         reclaim.run(bucket)
 
@@ -256,11 +255,11 @@ class Reclaim:
                 elif targets.cover(other):
                     covers_others = True
         if self._message.protected:
-            raise RefusedError("protected")
+            raise RefusedError(Refusal.PROTECTED)
         if owner is not None:
-            raise KeptError(reason="shared", other_step=to_logged(owner))
+            raise KeptError(reason=SHARED, other_step=to_logged(owner))
         if covers_others:
-            raise RefusedError("covers_other_checkpoints")
+            raise RefusedError(Refusal.COVERS_OTHER_CHECKPOINTS)
 
     def _read_records(self) -> Iterator[Mapping[str, Any]]:
         """Yield the step and the URI of all records of the model."""

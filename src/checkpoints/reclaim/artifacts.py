@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
 from checkpoints.reclaim import CONFIG
+from checkpoints.reclaim.reasons import Refusal
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -56,20 +57,20 @@ class Artifacts(NamedTuple):
         """
         artifacts = cls.split(uri)
         if not artifacts:
-            raise InvalidUriError("not_an_s3_uri")
+            raise InvalidUriError(Refusal.NOT_AN_S3_URI)
         key = artifacts.key
         if bucket not in (None, artifacts.bucket):
-            raise InvalidUriError("another_bucket")
+            raise InvalidUriError(Refusal.ANOTHER_BUCKET)
         if not re.search(r"[^\s/]", key):
-            raise InvalidUriError("blank_key")
+            raise InvalidUriError(Refusal.BLANK_KEY)
         if key != key.rstrip() or _CONTROL_CHARACTER.search(key):
-            raise InvalidUriError("invalid_characters")
+            raise InvalidUriError(Refusal.INVALID_CHARACTERS)
         try:
             size = len(key.encode())
         except UnicodeEncodeError:
-            raise InvalidUriError("not_unicode") from None
+            raise InvalidUriError(Refusal.NOT_UNICODE) from None
         if size > MAX_KEY_BYTES:
-            raise InvalidUriError("uri_too_long")
+            raise InvalidUriError(Refusal.URI_TOO_LONG)
         return artifacts
 
     @classmethod
@@ -144,7 +145,7 @@ class ArtifactDeletion:
         if not self.artifacts.is_prefix:
             folder = self.artifacts._replace(key=f"{self.artifacts.key}/")
             if any(_list(self._client, folder, limit=1)):
-                raise InvalidUriError("no_trailing_slash")
+                raise InvalidUriError(Refusal.NO_TRAILING_SLASH)
         for objects in _list(self._client, self.artifacts):
             ensure_allowed()
             self.found += len(objects)

@@ -2,6 +2,7 @@
 
 from checkpoints.reclaim.artifacts import ArtifactDeletion
 from checkpoints.reclaim.queue import Message
+from checkpoints.reclaim.reasons import POSSIBLE_CONFLICT
 from checkpoints.records.numbers import to_integer
 from checkpoints.telemetry import describe_error, emit_metrics, logger
 
@@ -15,8 +16,6 @@ OUTCOMES = {
     "retry": (logger.warning, "Reclaim interrupted"),
 }
 INVALID_MESSAGE = "Invalid message"
-SAVED_AGAIN = "saved_again"
-POSSIBLE_CONFLICT = "conflict_possible"  # the reason if the last question was not answered
 
 # The metrics that count an outcome. The queues and AWS Lambda have metrics for the others.
 METRICS = {

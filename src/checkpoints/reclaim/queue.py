@@ -18,6 +18,7 @@ import boto3
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from checkpoints.reclaim import CONFIG, MAX_ATTEMPTS
+from checkpoints.reclaim.reasons import Refusal
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -65,13 +66,13 @@ class Message(NamedTuple):
             return None
         attribute = image.get("artifact_uri", {"S": ""})
         uri = attribute.get("S")
-        problem = None
+        problem: str | None = None
         if not image:
-            problem = "no_old_image"
+            problem = Refusal.NO_OLD_IMAGE
         elif uri is None:
-            problem = "not_a_string"
+            problem = Refusal.NOT_A_STRING
         elif len(uri) > MAX_CHARACTERS:
-            problem = "uri_too_long"
+            problem = Refusal.URI_TOO_LONG
         # Rounded down, so that objects stay that were saved in the same second.
         deleted_at = math.floor(float(change["ApproximateCreationDateTime"]))
         return cls(
