@@ -153,11 +153,11 @@ e2e: .venv/ready .tools/ministack/ready .tools/sam/ready ## Run the end-to-end t
 	$(python) -m pytest --timeout 300 -o faulthandler_timeout=360 tests/e2e
 
 .PHONY: bench
-bench: .venv/bench .tools/sam/ready ## Compare with other implementations, write docs/benchmarks.md
+bench: .venv/bench ## Compare with other implementations, write docs/benchmarks.md
 	@PYTHONPATH=tests $(python) benchmarks/run.py
 
 .PHONY: bench-check
-bench-check: bench-types .tools/sam/ready ## Run the benchmarks, and fail if a target is missed
+bench-check: bench-types ## Run the benchmarks, and fail if a target is missed
 	@PYTHONPATH=tests $(python) benchmarks/run.py --check
 
 .PHONY: bench-types

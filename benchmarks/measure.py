@@ -6,17 +6,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from statistics import median
+from typing import NamedTuple
 
-from packages import BUILD, NAMES, OURS, SEQUENTIAL, BenchError
+from packages import BUILD, NAMES, OURS, BenchError
 from runtime import TIMEOUT_SECONDS, Function, Invocation, running
 from server import serving
 from stub import Stub
 
 from events import make_event
 
-COLD_STARTS = 11  # of each package
+COLD_STARTS = 21  # of each package
 MAX_RUNS, MAX_SECONDS = 60, 1.0  # of each request: at most 60, and none starts after one second
-BODY_BYTES = 5_900_000  # Lambda accepts events of up to 6 MB
 WRITE_LIMIT = 1_000  # units per second, of one partition
 LIMITED_STEPS = 30_000
 
@@ -30,9 +30,8 @@ class Case:
 
     requested: int
     present: range
-    foreign: tuple[int, ...] = ()  # also present, but owned by another entity
+    foreign: tuple[int, ...] = ()  # owned by another entity, so missing for the caller
     repeats: int = 1  # how often the request contains each step
-    latency: float = 0.005  # seconds per call of DynamoDB
 
     @property
     def label(self) -> str:
@@ -42,28 +41,33 @@ class Case:
         return f"{label}, {missing:,} missing" if missing else label
 
 
-PRESENT = {size: Case(size, range(size)) for size in (1, 10, 100, 1_000, 10_000)}
-HALF_MISSING = Case(100, range(0, 100, 2))
+ONE, HUNDRED, THOUSAND, TEN_THOUSAND = (Case(n, range(n)) for n in (1, 100, 1_000, 10_000))
+HALF_MISSING = Case(100, range(0, 100, 2), foreign=(7, 9))
 SPARSE = Case(100_000, range(0, 100_000, 334))
-CASES = sorted((*PRESENT.values(), HALF_MISSING, SPARSE), key=lambda case: case.requested)
-HIGH_LATENCY = replace(PRESENT[10_000], latency=0.02)
-CORRECTNESS_CASES = [
-    Case(size, range(0, 2 * size, 2), foreign=(4, 7), repeats=2) for size in (10, 250)
-]
-# The largest bodies, with the shortest steps and with six digits each.
+CASES = (ONE, HUNDRED, HALF_MISSING, THOUSAND, TEN_THOUSAND, SPARSE)
+# The largest bodies, with the shortest steps and with six digits each. Lambda accepts 6 MB.
+BODY_BYTES = 5_900_000
 REPEATED_STEP = Case(1, range(1), repeats=BODY_BYTES // 2)
 DISTINCT_STEPS = range(100_000, 100_000 + BODY_BYTES // 7)
+
+
+class Limits(NamedTuple):
+    """What an implementation does with a throttled request, and with a large body."""
+
+    status: int
+    deleted: int
+    used: float  # share of the write units that were available
+    peak_bytes: int
 
 
 class Bench:
     """The measurements and their results."""
 
     def __init__(self, progress: Callable[[str], None]) -> None:
-        self.cold_starts: dict[str, float] = {}  # in seconds
+        self.cold_starts: dict[str, list[float]] = {name: [] for name in NAMES}  # in seconds
         self.requests: dict[tuple[str, Case], Invocation] = {}  # without those that take too long
-        self.peaks: dict[str, dict[str, int]] = {}  # in bytes
-        # The status, the number of deleted checkpoints, and the used share of the write limit.
-        self.limited: dict[str, tuple[int, int, float]] = {}
+        self.limits: dict[str, Limits] = {}
+        self.peak_bytes = 0  # of this API, for both of the largest bodies
         files = [file for file in (BUILD / OURS).rglob("*") if file.is_file()]
         self.package_bytes = sum(file.stat().st_size for file in files)
         self._progress = progress
@@ -74,102 +78,66 @@ class Bench:
         with serving(self._stub.respond) as self._endpoint:
             self._cold_starts()
             self._requests()
-            self._concurrency()
-            self._memory()
-            self._write_limit()
+            self._large_requests()
 
     def _cold_starts(self) -> None:
-        seconds: dict[str, list[float]] = {name: [] for name in NAMES}
         for turn in range(COLD_STARTS + 1):
             self._progress(f"cold starts, {turn} of {COLD_STARTS}")
             for name in NAMES:
                 with running(name, self._endpoint) as function:
-                    invocation = self._send(name, function, PRESENT[1])
+                    invocation = self._send(name, function, ONE)
                 if turn:  # the first turn only fills the file cache
-                    seconds[name].append(invocation.seconds_since_start)
-        self.cold_starts = {name: median(turns) for name, turns in seconds.items()}
+                    self.cold_starts[name].append(invocation.seconds_since_start)
 
     def _requests(self) -> None:
         with ExitStack() as stack:
             functions = {name: stack.enter_context(running(name, self._endpoint)) for name in NAMES}
-            for name, function in functions.items():
-                self._progress(f"correctness of {name}")
-                for case in CORRECTNESS_CASES:
-                    self._send(name, function, case)
             for case in CASES:
-                self._progress(case.label)
-                medians = self._send_in_turns(functions, case)
-                for name, request in medians.items():
-                    self.requests[name, case] = request
-                    if 10 * request.seconds > TIMEOUT_SECONDS:  # ten times as many would time out
+                self._send_in_turns(functions, case)
+                for name in list(functions):  # ten times as many steps would time out
+                    if 10 * self.requests[name, case].seconds > TIMEOUT_SECONDS:
                         del functions[name]
 
-    def _concurrency(self) -> None:
-        self._progress("10,000 steps at 20 ms per call")
-        with (
-            running(OURS, self._endpoint) as ours,
-            running(SEQUENTIAL, self._endpoint) as sequential,
-        ):
-            functions = {OURS: ours, SEQUENTIAL: sequential}
-            medians = self._send_in_turns(functions, HIGH_LATENCY)
-        self.requests |= {(name, HIGH_LATENCY): request for name, request in medians.items()}
-
-    def _memory(self) -> None:
-        label = f"{REPEATED_STEP.repeats:,} steps, 1 distinct"
-        self.peaks[label] = {}
+    def _large_requests(self) -> None:
+        steps = range(LIMITED_STEPS)
         for name in NAMES:
-            self._progress(f"memory of {name}, {label}")
+            self._progress(f"memory and write limit, {name}")
             with running(name, self._endpoint) as function:
                 self._send(name, function, REPEATED_STEP)
-                self.peaks[label][name] = function.peak_bytes()
-        label = f"{len(DISTINCT_STEPS):,} steps, all distinct"
-        self._progress(f"memory of {OURS}, {label}")
-        with running(OURS, self._endpoint) as function:
-            invocation, _ = self._send_too_large(OURS, function, DISTINCT_STEPS)
-            if invocation.status != HTTPStatus.SERVICE_UNAVAILABLE:
-                raise BenchError(f"{OURS}, {label}: {invocation}")
-            self.peaks[label] = {OURS: function.peak_bytes()}
-
-    def _write_limit(self) -> None:
-        for name in NAMES:
-            self._progress(f"write limit, {name}")
-            with running(name, self._endpoint) as function:
-                self._send(name, function, PRESENT[1])
-                steps = range(LIMITED_STEPS)
+                peak_bytes = function.peak_bytes()
+                if name == OURS:
+                    self._send_too_large(name, function, DISTINCT_STEPS)
+                    self.peak_bytes = function.peak_bytes()
                 invocation, deleted = self._send_too_large(name, function, steps, WRITE_LIMIT)
             # At the start, one second's worth of units is saved.
             available = WRITE_LIMIT * (1 + invocation.seconds)
             used = self._stub.usage["write_units"] / available
-            self.limited[name] = (invocation.status, deleted, used)
+            self.limits[name] = Limits(invocation.status, deleted, used, peak_bytes)
 
-    def _send_in_turns(
-        self, functions: Mapping[str, Function], case: Case
-    ) -> dict[str, Invocation]:
-        """Return the median times of a request. The counts are the same each time."""
+    def _send_in_turns(self, functions: Mapping[str, Function], case: Case) -> None:
+        """Add the median times of a request to the results. The counts are the same each time."""
+        self._progress(case.label)
         runs: dict[str, list[Invocation]] = {name: [] for name in functions}
         for _ in range(MAX_RUNS):
             for name, done in runs.items():
                 if sum(run.seconds for run in done) < MAX_SECONDS:
                     done.append(self._send(name, functions[name], case))
-        medians = {}
         for name, done in runs.items():
             cpu = median(run.cpu_seconds for run in done)
             seconds = median(run.seconds for run in done)
-            medians[name] = replace(done[-1], seconds=seconds, cpu_seconds=cpu)
-        return medians
+            self.requests[name, case] = replace(done[-1], seconds=seconds, cpu_seconds=cpu)
 
     def _send(self, name: str, function: Function, case: Case) -> Invocation:
         """Send a request, and check the response and the checkpoints that are left."""
         stub = self._stub
-        stub.reset(case.present, case.foreign, case.latency)
+        stub.reset(case.present, case.foreign)
         requested = list(range(case.requested))
         invocation = function.invoke(_make_event(requested * case.repeats))
-        mine = set(case.present) - set(case.foreign)
-        not_found = [step for step in requested if step not in mine]
+        not_found = [step for step in requested if step not in case.present]
         expected = {"deleted_count": len(requested) - len(not_found), "not_found_steps": not_found}
         if invocation.status != HTTPStatus.OK or json.loads(invocation.body) != expected:
             raise BenchError(f"{name}, {case}: {invocation.status} {invocation.body[:2000]}")
-        if stub.entities.keys() != mine.difference(requested).union(case.foreign):
+        if stub.entities.keys() != set(case.foreign):
             raise BenchError(f"{name} left wrong checkpoints in the table: {case}")
         return replace(invocation, usage=stub.usage)
 
@@ -178,18 +146,19 @@ class Bench:
     ) -> tuple[Invocation, int]:
         """Send a request that cannot finish in time. Also return how many checkpoints it deleted.
 
-        If the status is 503, check the counts in the response.
+        This API must respond with 503, and the counts in the response must be correct.
         """
-        self._stub.reset(steps, latency=0.005, write_limit=write_limit)
+        self._stub.reset(steps, write_limit=write_limit)
         invocation = function.invoke(_make_event(steps), SHORT_TIMEOUT_SECONDS)
         deleted = len(steps) - len(self._stub.entities)
-        if invocation.status == HTTPStatus.OK:
-            raise BenchError(f"{name} finished a request that is too large to finish")
-        if invocation.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        if name == OURS:
+            if invocation.status != HTTPStatus.SERVICE_UNAVAILABLE:
+                raise BenchError(f"{name}, {len(steps):,} steps: {invocation}")
             body = json.loads(invocation.body)
-            more = deleted - body["deleted_count"]
-            if not 0 <= more <= body["unconfirmed_count"]:
+            if not 0 <= deleted - body["deleted_count"] <= body["unconfirmed_count"]:
                 raise BenchError(f"{name} deleted {deleted} checkpoints, but returned {body}")
+        elif invocation.status == HTTPStatus.OK:
+            raise BenchError(f"{name} finished a request that is too large to finish")
         return invocation, deleted
 
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import Any
 
 from packages import BUILD, HANDLERS, RUNTIME
 from server import Response, serving
@@ -48,9 +47,8 @@ class Invocation:
     body: str
     seconds: float
     cpu_seconds: float = 0
-    log_bytes: int = 0
     seconds_since_start: float = 0  # from the start of the process to the response
-    usage: Counter[str] = field(default_factory=Counter)  # calls, read_units, write_units
+    usage: Counter[str] = field(default_factory=Counter)  # see Stub
 
 
 class Function:
@@ -58,12 +56,11 @@ class Function:
 
     process: subprocess.Popen[bytes]
 
-    def __init__(self, log: IO[bytes]) -> None:
+    def __init__(self) -> None:
         self.events: SimpleQueue[tuple[object, float] | None] = SimpleQueue()
         self._responses: SimpleQueue[Invocation] = SimpleQueue()
-        self._log = log
         self._start = time.perf_counter()
-        self._usage_before = (0.0, 0.0, 0)  # `_usage()` when the event was sent
+        self._usage_before = (0.0, 0.0)  # `_usage()` when the event was sent
 
     def invoke(self, event: object, seconds: float = TIMEOUT_SECONDS) -> Invocation:
         """Send an event to the function. Kill the function at the timeout, as Lambda does."""
@@ -82,9 +79,9 @@ class Function:
     def respond(self, path: str, _headers: Message, body: bytes) -> Response:
         """Handle a request to the runtime API: send the next event, or receive a response."""
         if not path.endswith("/next"):
-            now, cpu, logged = self._usage()
-            start, cpu_before, logged_before = self._usage_before
-            taken = (now - start, cpu - cpu_before, logged - logged_before, now - self._start)
+            now, cpu = self._usage()
+            start, cpu_before = self._usage_before
+            taken = (now - start, cpu - cpu_before, now - self._start)
             response: Any = {"statusCode": 502, "body": body.decode()}  # the function failed
             if path.endswith("/response"):
                 response = json.loads(body)
@@ -104,39 +101,37 @@ class Function:
         self._usage_before = self._usage()
         return 200, headers, event
 
-    def _usage(self) -> tuple[float, float, int]:
-        """Return the time, the CPU time of the process, and the size of its log."""
+    def _usage(self) -> tuple[float, float]:
+        """Return the time, and the CPU time of the process."""
         cpu_clock = ~self.process.pid << 3 | 2  # the same as clock_getcpuclockid(3)
-        now = time.perf_counter()
-        return now, time.clock_gettime(cpu_clock), os.fstat(self._log.fileno()).st_size
+        return time.perf_counter(), time.clock_gettime(cpu_clock)
 
 
 @contextmanager
 def running(name: str, endpoint: str) -> Iterator[Function]:
     """Start a package as a function that uses DynamoDB at this endpoint. Kill it at the end."""
-    with TemporaryFile() as log:
-        function = Function(log)
-        with serving(function.respond) as address:
-            endpoints = {
-                "AWS_LAMBDA_RUNTIME_API": address,
-                "AWS_ENDPOINT_URL_DYNAMODB": f"http://{endpoint}",
-            }
-            # Do not use the virtual environment: Lambda has only the package and its own libraries.
-            python = str(Path(sys.executable).resolve())
-            function.process = subprocess.Popen(  # noqa: S603 Lambda's runtime client
-                [python, "-S", "-m", "awslambdaric", HANDLERS[name]],
-                cwd=BUILD / name,
-                env=ENVIRONMENT | endpoints,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                process_group=0,
-            )
-            try:
-                # Use one core: in AWS, the function has less than one.
-                os.sched_setaffinity(function.process.pid, {min(os.sched_getaffinity(0))})
-                yield function
-            finally:
-                function.process.kill()
-                function.process.wait()
-                function.events.put(None)
+    function = Function()
+    with serving(function.respond) as address:
+        endpoints = {
+            "AWS_LAMBDA_RUNTIME_API": address,
+            "AWS_ENDPOINT_URL_DYNAMODB": f"http://{endpoint}",
+        }
+        # Do not use the virtual environment: Lambda has only the package and its own libraries.
+        python = str(Path(sys.executable).resolve())
+        function.process = subprocess.Popen(  # noqa: S603 Lambda's runtime client
+            [python, "-S", "-m", "awslambdaric", HANDLERS[name]],
+            cwd=BUILD / name,
+            env=ENVIRONMENT | endpoints,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            process_group=0,
+        )
+        try:
+            # Use one core: in AWS, the function has less than one.
+            os.sched_setaffinity(function.process.pid, {min(os.sched_getaffinity(0))})
+            yield function
+        finally:
+            function.process.kill()
+            function.process.wait()
+            function.events.put(None)

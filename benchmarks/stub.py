@@ -4,12 +4,10 @@ import hashlib
 import json
 import re
 import time
-import zlib
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable
 from email.message import Message
-from math import ceil
 from threading import Lock
 from typing import Any
 
@@ -17,9 +15,9 @@ from server import Response
 
 from events import ENTITY, MODEL, TOKEN
 
-RECORD_BYTES = 200  # size of one checkpoint's record
-PAGE_RECORDS = 1024 * 1024 // RECORD_BYTES  # of one Query, which reads at most 1 MB
-READ_UNIT_BYTES = 4096
+PAGE_RECORDS = 1024 * 1024 // 200  # a Query reads at most 1 MB, and a record has 200 bytes
+
+LATENCY_SECONDS = 0.005  # of each call
 
 TOKEN_RECORD = {
     "token_hash": {"S": hashlib.sha256(TOKEN.encode()).hexdigest()},
@@ -33,7 +31,7 @@ type Json = dict[str, Any]
 
 
 class _DynamoDBError(Exception):
-    """The arguments are an error code and, for a cancelled transaction, one code per item."""
+    """The error's code, and for a cancelled transaction also the code of each item."""
 
 
 class Stub:
@@ -44,67 +42,53 @@ class Stub:
         self.reset()
 
     def reset(
-        self,
-        steps: Iterable[int] = (),
-        foreign: Iterable[int] = (),
-        latency: float = 0.0,
-        write_limit: float = 0.0,
+        self, steps: Iterable[int] = (), foreign: Iterable[int] = (), write_limit: float = 0.0
     ) -> None:
-        """Replace the checkpoints, and set the `usage` to zero: calls, read units, write units.
+        """Replace the checkpoints, and set the `usage` to zero.
 
-        The caller owns the checkpoints at `steps`, another entity those at `foreign`. `latency` is
-        in seconds per call. `write_limit` is in units per second, and 0 is no limit. Unused units
-        are saved, up to one second's worth.
+        The caller owns the checkpoints at `steps`, another entity those at `foreign`. `write_limit`
+        is in units per second, and 0 is no limit. Unused units are saved, up to one second's worth.
         """
         self.entities = dict.fromkeys(steps, ENTITY) | dict.fromkeys(foreign, "another-team")
         self._order = sorted(self.entities)  # still contains the deleted steps
-        self._latency = latency
         self._write_limit = self._saved_units = write_limit
         self._saved_at = time.perf_counter()
-        self.usage = Counter[str]()
+        self._open_calls = 0
+        self.usage = Counter[str]()  # calls, concurrent_calls (at most), write_units
 
     def respond(self, _path: str, headers: Message, body: bytes) -> Response:
         """Handle one request in DynamoDB's protocol."""
         operation = headers["X-Amz-Target"].partition(".")[2]
         method = getattr(self, "_" + re.sub(r"(?<!^)(?=[A-Z])", "_", operation).lower())
         with self._lock:
+            self._open_calls += 1
             self.usage["calls"] += 1
+            self.usage["concurrent_calls"] = max(self.usage["concurrent_calls"], self._open_calls)
             try:
                 status, result = 200, method(json.loads(body))
             except _DynamoDBError as error:
                 code, *reasons = error.args
                 status, result = 400, {"__type": f"com.amazonaws.dynamodb.v20120810#{code}"}
                 result["CancellationReasons"] = [{"Code": reason} for reason in reasons]
-        time.sleep(self._latency)
-        response = json.dumps(result).encode()
-        return status, {"x-amz-crc32": str(zlib.crc32(response))}, response
+        time.sleep(LATENCY_SECONDS)
+        with self._lock:
+            self._open_calls -= 1
+        return status, {}, json.dumps(result).encode()
 
     def _get_item(self, request: Json) -> Json:
-        self.usage["read_units"] += 1
         is_known = request["Key"]["token_hash"] == TOKEN_RECORD["token_hash"]
         return {"Item": TOKEN_RECORD} if is_known else {}
-
-    def _batch_get_item(self, request: Json) -> Json:
-        ((table, requested),) = request["RequestItems"].items()
-        self.usage["read_units"] += len(requested["Keys"])
-        entities = [(key["step"], self._entity(key)) for key in requested["Keys"]]
-        items = [{"step": step, "entity": {"S": entity}} for step, entity in entities if entity]
-        return {"Responses": {table: items}, "UnprocessedKeys": {}}
 
     def _query(self, request: Json) -> Json:
         values = request["ExpressionAttributeValues"]
         names = re.findall(r"BETWEEN (:\w+) AND (:\w+)", request["KeyConditionExpression"])[0]
         first, last = (int(values[name]["N"]) for name in names)
-        if "ExclusiveStartKey" in request:
-            first = int(request["ExclusiveStartKey"]["step"]["N"]) + 1
         begin, end = bisect_left(self._order, first), bisect_right(self._order, last)
-        size = min(request.get("Limit", end), PAGE_RECORDS)
-        steps = self._order[begin : min(end, begin + size)]
+        steps = self._order[begin : min(end, begin + PAGE_RECORDS)]
         keys = [{"model_id": {"S": MODEL}, "step": {"N": str(step)}} for step in steps]
-        self.usage["read_units"] += ceil(max(1, len(keys) * RECORD_BYTES) / READ_UNIT_BYTES)
         owners = [values[name]["S"] for name in re.findall(r":\w+", request["FilterExpression"])]
         items = [{"step": key["step"]} for key in keys if self._entity(key) in owners]
-        more = {"LastEvaluatedKey": keys[-1]} if begin + size < end else {}
+        more = {"LastEvaluatedKey": keys[-1]} if begin + PAGE_RECORDS < end else {}
         return {"Items": items, "Count": len(items), "ScannedCount": len(keys), **more}
 
     def _delete_item(self, delete: Json) -> Json:

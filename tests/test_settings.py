@@ -47,7 +47,6 @@ PYTHON_PLACES = {
     ".python-version": r"^(.+)$",
     "CONTRIBUTING.md": r"Python (\d+\.\d+)",
     "README.md": r"Python (\d+\.\d+) \(from GitHub",
-    "benchmarks/peers/template.yaml": r"Runtime: python(.*)",
     "docs/operations.md": r"Python (\d+\.\d+)",
     "pyproject.toml": r'requires-python = ">=(\d+\.\d+),<',
     "src/Makefile": r"^version := (.*)$",
