@@ -88,7 +88,7 @@ Delete some checkpoints:
 Or delete all checkpoints except some:
 
   export CHECKPOINTS_API_URL=$API_URL CHECKPOINTS_TOKEN=$TOKEN
-  .venv/bin/python scripts/prune.py {MODEL} \\
+  .venv/bin/python cli/prune.py {MODEL} \\
       --keep-last 2 --keep-best loss:min=3
 
 To use AWS tools and this project's commands with the emulator, first run these

@@ -65,9 +65,11 @@ def test_each_command_of_make_and_each_script_exists(page: Path) -> None:
 
     for line in re.findall(r"^make ([a-z][a-z0-9 -]*)", "\n".join(code), re.MULTILINE):
         assert set(line.split()) <= targets, line
-    for script in re.findall(r"scripts/\w+\.py", page.read_text()):
+    for script in re.findall(r"(?:cli|scripts)/\w+\.py", page.read_text()):
         assert (ROOT / script).exists(), script
-    for script, arguments in re.findall(r"(scripts/\w+\.py)((?:\\\n|[^\n#])*)", "\n".join(code)):
+    for script, arguments in re.findall(
+        r"((?:cli|scripts)/\w+\.py)((?:\\\n|[^\n#])*)", "\n".join(code)
+    ):
         for option in re.findall(r" (--[a-z-]+)", arguments):
             assert f'"{option}"' in (ROOT / script).read_text(), (script, option)
 

@@ -13,13 +13,14 @@ from unittest import mock
 
 import pytest
 
+from cli import prune
 from commands import run_command
 from emulators import environment as settings
 from emulators.aws import ROOT, AwsEmulator
 from emulators.environment import direct_connections
 from events import TOKEN
 from faulty_dynamodb import Endpoint, serving
-from scripts import local, prune, serve, tokens
+from scripts import local, serve, tokens
 
 NOTHING = "http://127.0.0.1:9"  # no program listens there
 PROXIES = {
@@ -293,8 +294,9 @@ def test_prune_reaches_an_emulator_if_a_proxy_is_set(
     monkeypatch.setenv("CHECKPOINTS_API_URL", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("CHECKPOINTS_TOKEN", TOKEN)
 
-    with serving(server):
-        assert 0 == prune.main(["resnet-50", "--all"]), capsys.readouterr().err
+    with serving(server), pytest.raises(SystemExit) as exited:
+        prune.app(["resnet-50", "--all"])
+    assert 0 == exited.value.code, capsys.readouterr().err
 
 
 def test_serve_and_local_print_the_export_that_curl_needs_if_a_proxy_is_set() -> None:

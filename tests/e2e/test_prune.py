@@ -14,7 +14,7 @@ def prune(
     deployment: Deployment, token: str, *rules: str, model_id: str = MODEL
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: S603 it is ours
-        [sys.executable, "-W", "error", ROOT / "scripts" / "prune.py", model_id, *rules, "--yes"],
+        [sys.executable, "-W", "error", ROOT / "cli" / "prune.py", model_id, *rules, "--yes"],
         env=os.environ
         | {"CHECKPOINTS_API_URL": deployment.outputs["ApiUrl"], "CHECKPOINTS_TOKEN": token},
         capture_output=True,

@@ -1,0 +1,1 @@
+"""Commands for people who use or operate the API."""
