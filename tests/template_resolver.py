@@ -2,6 +2,7 @@
 
 import copy
 import re
+from functools import cache
 from typing import Any
 
 import boto3
@@ -25,22 +26,26 @@ PSEUDO_PARAMETERS = {
 }
 
 
-def deployed(template: Json | None = None, /, **parameters: str) -> Json:
+def deployed(**parameters: str) -> Json:
     """Return the stack's resources with plain values, where a resource is its logical id.
 
-    Parameters have their defaults unless given, and the code its place in a bucket.
+    Parameters have their defaults unless given, and the code its place in a bucket. Do not change
+    the result.
     """
-    return _parts(template, parameters, "Resources")
+    resources: Json = resolved(**parameters)["Resources"]
+    return resources
 
 
 def outputs_of(**parameters: str) -> dict[str, str]:
     """Return the values of the stack's outputs, where a resource is its logical id."""
-    outputs = _parts(None, parameters, "Outputs")
+    outputs = resolved(**parameters)["Outputs"]
     return {name: output["Value"] for name, output in outputs.items()}
 
 
-def _parts(template: Json | None, parameters: dict[str, str], section: str) -> Json:
-    template = copy.deepcopy(template or read_template())
+@cache
+def resolved(**parameters: str) -> Json:
+    """Return the resources and the outputs of the stack."""
+    template = copy.deepcopy(read_template())
     template["Globals"]["Function"]["CodeUri"] = "s3://packages/package"
     defaults = {name: kind["Default"] for name, kind in template["Parameters"].items()}
     assert set(parameters) <= set(defaults)
@@ -51,9 +56,12 @@ def _parts(template: Json | None, parameters: dict[str, str], section: str) -> J
 
     stack = _Stack(PSEUDO_PARAMETERS | values, transformed["Conditions"])
     return {
-        name: stack.resolve(part)
-        for name, part in transformed[section].items()
-        if "Condition" not in part or stack.holds(part["Condition"])
+        section: {
+            name: stack.resolve(part)
+            for name, part in transformed[section].items()
+            if "Condition" not in part or stack.holds(part["Condition"])
+        }
+        for section in ("Resources", "Outputs")
     }
 
 
@@ -87,15 +95,9 @@ def only(resources: Json, kind: str) -> Json:
     return properties
 
 
-def function_of(resources: Json, name: str = "ApiFunction") -> Json:
-    """Return the properties of a function, by default of the API's."""
-    properties: Json = resources[name]["Properties"]
-    return properties
-
-
-def allowed(resources: Json, name: str = "ApiFunction") -> dict[str, set[str]]:
+def allowed(resources: Json, name: str) -> dict[str, set[str]]:
     """Return all actions that the role of a function allows, by resource."""
-    role = resources[function_of(resources, name)["Role"].removesuffix(".Arn")]["Properties"]
+    role = resources[resources[name]["Properties"]["Role"].removesuffix(".Arn")]["Properties"]
     assert "ManagedPolicyArns" not in role
     (policy,) = role["Policies"]
     actions: dict[str, set[str]] = {}
@@ -113,7 +115,7 @@ class _Stack:
         holds: bool = self.resolve(self._conditions[condition])
         return holds
 
-    def resolve(self, value: Any) -> Any:  # noqa: C901, PLR0911, PLR0912 there are so many functions
+    def resolve(self, value: Any) -> Any:  # noqa: C901, PLR0911 there are so many functions
         match value:
             case {"Ref": name}:
                 return self._values.get(name, name)
@@ -131,14 +133,11 @@ class _Stack:
                 return all(map(self.resolve, conditions))
             case {"Condition": name} if len(value) == 1:
                 return self.holds(name)
-            case {"Fn::GetAtt": [name, attribute]}:
-                return f"{name}.{attribute}"
             case {"Fn::GetAtt": name}:
-                return name
-            case {"Fn::Sub": [text, names]}:
-                return self._substitute(text, {key: self.resolve(v) for key, v in names.items()})
+                return name if isinstance(name, str) else ".".join(name)
             case {"Fn::Sub": text}:
-                return self._substitute(text, {})
+                text, names = (text, {}) if isinstance(text, str) else text
+                return self._substitute(text, self.resolve(names))
             case dict():
                 assert not any(key.startswith("Fn::") for key in value), value
                 resolved = {key: self.resolve(element) for key, element in value.items()}
