@@ -352,8 +352,6 @@ OTHER = [
     *({"S": uri(key)} for key in ("m/10/", "m/10", "M/1/", "/m/1/")),
     {"S": "s3://b/m/1/"},
 ]
-
-
 WRONG = {
     "not_a_string": {"SS": [uri("m/1/")]},
     "invalid_characters": {"S": uri("m/1/ ")},
@@ -898,6 +896,10 @@ def is_valid(name: str) -> bool:
 @example(objects={"m/1": BEFORE}, records=[("m/1", DELETED_AT)], saved={0: "m/10"})
 @example(objects={"m/10": BEFORE}, records=[("m/10", DELETED_AT)], saved={1: "m/1"})
 @example(objects={"m/1": BEFORE, "m/1/a": BEFORE}, records=[("m/1", DELETED_AT)], saved={})
+@example(objects={"m/1 /a": BEFORE}, records=[("m/1 /", DELETED_AT)], saved={0: "m/1 /a"})
+@example(objects={"m/1 /a": BEFORE}, records=[("m/1 /", DELETED_AT)], saved={1: "m/1 /a"})
+@example(objects={"m/1 /a": BEFORE}, records=[("m/1 /a", DELETED_AT)], saved={0: "m/1 /"})
+@example(objects={"m/1 /a": BEFORE}, records=[("m/1 /a", DELETED_AT)], saved={1: "m/1 /"})
 def test_deletes_the_objects_of_deleted_records_unless_another_has_them_or_they_are_newer(
     objects: dict[str, datetime], records: list[tuple[str, datetime]], saved: dict[int, str]
 ) -> None:
