@@ -514,6 +514,7 @@ def test_stops_and_reports_a_conflict_that_no_later_attempt_could_see(
     assert "m/1/d" in stored_objects()
     (line,) = log_lines(written := lines())
     assert ("ERROR", "conflict") == (line["level"], line["outcome"])
+    assert not any("exception" in each for each in written)  # there is nothing to repair
     assert keys - stored_objects() <= set(line["object_keys"])
     assert 1 == metrics(written)["ReclaimConflicts"]
 
