@@ -1,37 +1,31 @@
-"""Inject faults into single calls of a client of boto3."""
+"""Inject faults into single calls of clients of boto3."""
 
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError, EndpointConnectionError
 
 type Request = dict[str, Any]
 type Apply = Callable[..., Any]
 type ClientFault = Callable[[Request, Apply], Any]
+type Fail = Callable[..., None]
 
 
-class FaultyClient:
-    """Replaces the calls of a client, and forwards those without a fault."""
+def faults_of(monkeypatch: pytest.MonkeyPatch, *clients: Any) -> Fail:
+    """Return a function that injects faults into the next calls of an operation, one each."""
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self._replaced: set[str] = set()
-
-    def fail(self, operation: str, *faults: ClientFault) -> None:
-        """Inject these faults into the next calls of an operation, one each."""
+    def fail(operation: str, *faults: ClientFault) -> None:
+        (client,) = [each for each in clients if hasattr(each, operation)]
+        apply = getattr(type(client), operation).__get__(client)
         queue = iter(faults)
 
         def call(**request: Any) -> Any:
-            fault = next(queue, pass_on)
-            return fault(request, getattr(type(self._client), operation).__get__(self._client))
+            return next(queue, pass_on)(request, apply)
 
-        self._replaced.add(operation)
-        setattr(self._client, operation, call)
+        monkeypatch.setattr(client, operation, call)
 
-    def heal(self) -> None:
-        """Remove all faults."""
-        for operation in self._replaced:
-            vars(self._client).pop(operation, None)
+    return fail
 
 
 def pass_on(request: Request, apply: Apply) -> Any:
@@ -39,7 +33,7 @@ def pass_on(request: Request, apply: Apply) -> Any:
     return apply(**request)
 
 
-def s3_error(status: int, code: str) -> ClientFault:
+def error_of(status: int, code: str) -> ClientFault:
     """Return an error; the call has no effect."""
     response: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
 
@@ -51,13 +45,13 @@ def s3_error(status: int, code: str) -> ClientFault:
 
 def drop_call(_request: Request, _apply: Apply) -> Any:
     """Cut the connection before the call has an effect."""
-    raise EndpointConnectionError(endpoint_url="https://s3")
+    raise EndpointConnectionError(endpoint_url="https://aws")
 
 
 def lose_reply(request: Request, apply: Apply) -> Any:
     """Apply the call, then cut the connection."""
     apply(**request)
-    raise ConnectionClosedError(endpoint_url="https://s3")
+    raise ConnectionClosedError(endpoint_url="https://aws")
 
 
 def blank_reply(_request: Request, _apply: Apply) -> Any:
@@ -69,18 +63,20 @@ def object_errors(codes: dict[str, str]) -> ClientFault:
     """Delete the objects of a call, except those with an error code."""
 
     def fault(request: Request, apply: Apply) -> Any:
-        others = [each for each in request["Delete"]["Objects"] if each["Key"] not in codes]
-        response = apply(**request | {"Delete": {"Objects": others}})
-        return response | {"Errors": [{"Key": key, "Code": code} for key, code in codes.items()]}
+        objects = request["Delete"]["Objects"]
+        others = [each for each in objects if each["Key"] not in codes]
+        response = apply(**request | {"Delete": {"Objects": others}}) if others else {}
+        failed = [each["Key"] for each in objects if each["Key"] in codes]
+        return response | {"Errors": [{"Key": key, "Code": codes[key]} for key in failed]}
 
     return fault
 
 
-def after(action: Callable[[], object]) -> ClientFault:
-    """Run something before the call takes effect."""
+def after(action: Callable[[], object], then: ClientFault = pass_on) -> ClientFault:
+    """Run something before the call."""
 
     def fault(request: Request, apply: Apply) -> Any:
         action()
-        return apply(**request)
+        return then(request, apply)
 
     return fault

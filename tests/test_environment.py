@@ -67,7 +67,6 @@ MISUSED = {  # by make, uv, pip or pytest
 }
 SAMPLE = (
     "tests/test_audit.py::test_the_first_request_of_a_process_counts_as_one_cold_start",
-    "tests/test_local.py",
     "tests/test_prune.py::test_prints_the_example_of_the_readme",
     "tests/test_settings.py::test_each_request_returns_500_and_logs_the_wrong_setting[no region]",
     "tests/test_smoke.py::test_passes_on_a_good_stack_and_leaves_nothing",
@@ -91,6 +90,14 @@ def run(*command: str, stdin: str = "", **environment: str) -> "subprocess.Compl
     )
 
 
+def test_nothing_is_inherited_but_what_programs_need_and_what_the_user_wants_to_see() -> None:
+    with mock.patch.object(settings, "INHERITED", HOSTILE | MISUSED | {"PATH": "/bin"}):
+        environment = settings.isolated()
+
+    assert settings.DEFINED | {"NO_COLOR": "1", "PATH": "/bin", "TERM": "dumb"} == environment
+    assert "80" == environment["COLUMNS"]
+
+
 def test_the_tests_pass_with_the_settings_that_people_have() -> None:
     done = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *SAMPLE, **HOSTILE)
 
@@ -112,10 +119,15 @@ def test_any_version_of_uv_can_run_prune_py_in_this_folder() -> None:
     assert "required-version" not in project["tool"].get("uv", {})
 
 
-def test_make_drops_what_changes_what_is_installed_or_where() -> None:
-    printed = run("make", "--file", "-", "probe", stdin=PROBE, **MISUSED, PIP_USER="1").stdout
+def make_environment(**environment: str) -> dict[str, str]:
+    """Return the environment of the commands of make."""
+    printed = run("make", "--file", "-", "probe", stdin=PROBE, **environment).stdout
+    return dict(line.partition("=")[::2] for line in printed.splitlines())
 
-    environment = dict(line.partition("=")[::2] for line in printed.splitlines())
+
+def test_make_drops_what_changes_what_is_installed_or_where() -> None:
+    environment = make_environment(**MISUSED, PIP_USER="1")
+
     assert set() == environment.keys() & MISUSED.keys()
     assert "0" == environment["PIP_USER"]
 
@@ -130,14 +142,11 @@ def test_make_keeps_what_says_from_where_to_install() -> None:
         "UV_INDEX_URL": "https://index.example.com",
         "UV_OFFLINE": "1",
     }
-
-    printed = run("make", "--file", "-", "probe", stdin=PROBE, **settings, no_proxy="").stdout
-
-    environment = dict(line.partition("=")[::2] for line in printed.splitlines())
     direct = "127.0.0.1,localhost,example.com"
-    assert settings | {"NO_PROXY": direct, "no_proxy": direct} == {
-        name: environment.get(name) for name in (*settings, "no_proxy")
-    }
+
+    environment = make_environment(**settings, no_proxy="")
+
+    assert (settings | {"NO_PROXY": direct, "no_proxy": direct}).items() <= environment.items()
 
 
 COMPANY = "https://user:a=b@index.example.com/simple"
@@ -154,9 +163,8 @@ COMPANY = "https://user:a=b@index.example.com/simple"
     ids=str,
 )
 def test_pip_and_uv_use_the_index_that_is_set_for_one_of_them(settings: dict[str, str]) -> None:
-    printed = run("make", "--file", "-", "probe", stdin=PROBE, **settings).stdout
+    environment = make_environment(**settings)
 
-    environment = dict(line.partition("=")[::2] for line in printed.splitlines())
     uv = environment.get("UV_DEFAULT_INDEX") or environment["UV_INDEX_URL"]
     assert (COMPANY, COMPANY) == (environment["PIP_INDEX_URL"], uv.removeprefix("company="))
 
@@ -224,12 +232,8 @@ def test_make_installs_from_another_index_as_a_company_has(tmp_path: Path) -> No
 
     with serving(server):
         index = f"http://127.0.0.1:{server.server_port}/simple"
-        done = run(
-            "sh",
-            stdin=script.replace("--quiet ", ""),
-            UV_DEFAULT_INDEX=index,
-            UV_CACHE_DIR=str(tmp_path),
-        )
+        settings = {"UV_DEFAULT_INDEX": index, "UV_CACHE_DIR": str(tmp_path)}
+        done = run("sh", stdin=script.replace("--quiet ", ""), **settings)
 
     assert 0 == done.returncode, done.stderr
     assert "\n + cfn-lint==" in done.stderr
