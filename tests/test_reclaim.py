@@ -281,6 +281,7 @@ REFUSED: dict[str, list[object]] = {
     ],
     "uri_too_long": [uri("x" * 1025), uri("é" * 512 + "/"), uri("\U0001f3cb" * 100_000)],
     "no_trailing_slash": [uri("m/1"), uri("m/10")],  # it probably means the folder
+    "not_unicode": [uri("\ud800/")],
 }  # fmt: skip
 
 
