@@ -7,6 +7,7 @@ import openai
 import pytest
 from openai.pagination import AsyncCursorPage
 
+from checkpoints.api.auth import READ_SCOPE
 from checkpoints.dynamodb import MAX_ATTEMPTS
 from deployment import Deployment
 from events import MODEL
@@ -46,49 +47,57 @@ def delete(
         )
 
 
-def test_deletes_through_the_sdk(deployment: Deployment, token: str) -> None:
+def test_a_dry_run_and_the_deletion_through_the_sdk(deployment: Deployment, token: str) -> None:
     deployment.put_checkpoints(range(3))
-
-    assert Deletion(deleted_count=2, not_found_steps=[9]) == delete(deployment, token, [0, 1, 9])
-    assert {2} == deployment.stored_steps()
-
-
-def test_a_dry_run_through_the_sdk_deletes_nothing(deployment: Deployment, token: str) -> None:
-    deployment.put_checkpoints(range(3))
+    expected = {"deleted_count": 2, "not_found_steps": [9]}
 
     dry_run = delete(deployment, token, [0, 1, 9], dry_run=True)
 
-    assert Deletion(deleted_count=2, not_found_steps=[9], dry_run=True) == dry_run
+    assert Deletion(**expected, dry_run=True) == dry_run
     assert {0, 1, 2} == deployment.stored_steps()
+    assert Deletion(**expected) == delete(deployment, token, [0, 1, 9])
+    assert {2} == deployment.stored_steps()
 
 
 def test_the_sdk_repeats_what_was_not_finished(deployment: Deployment, token: str) -> None:
-    """Fail until the function gives up once, and then succeed."""
+    """The function gives up twice, and then succeeds."""
     deployment.put_checkpoints(range(3))
-    deployment.endpoint.fail("GetItem", *[reject(500, "InternalServerError")] * MAX_ATTEMPTS)
+    faults = [reject(500, "InternalServerError")] * MAX_ATTEMPTS
+    deployment.endpoint.fail("GetItem", *faults, *faults)
 
+    with pytest.raises(openai.InternalServerError) as failure:
+        delete(deployment, token, [0, 1, 2], retries=0)
+
+    response = failure.value.response
+    assert (503, "2") == (response.status_code, response.headers["Retry-After"])
     assert Deletion(deleted_count=3, not_found_steps=[]) == delete(deployment, token, [0, 1, 2])
-    assert MAX_ATTEMPTS + 1 == deployment.endpoint.calls.count("GetItem")
+    assert 2 * MAX_ATTEMPTS + 1 == deployment.endpoint.calls.count("GetItem")
 
 
 def test_the_sdk_raises_the_right_errors_for_refusals(deployment: Deployment) -> None:
-    with pytest.raises(openai.AuthenticationError) as refusal:
-        delete(deployment, "unknown", [1])
+    reader = deployment.issue_token("reader", scopes=[READ_SCOPE])
 
-    assert {"detail": "Invalid or expired token"} == refusal.value.body
+    with pytest.raises(openai.AuthenticationError) as unknown:
+        delete(deployment, "unknown", [1])
+    with pytest.raises(openai.PermissionDeniedError) as under_scoped:
+        delete(deployment, reader, [1])
+
+    assert {"detail": "Invalid or expired token"} == unknown.value.body
+    assert {"detail": "The token lacks the scope checkpoints:delete"} == under_scoped.value.body
 
 
 @pytest.mark.parametrize(
-    ("query", "requests"), [({}, 13), ({"limit": 100, "order": "desc"}, 3), ({"limit": 7}, 36)]
+    ("query", "requests"), [({}, 13), ({"limit": 100}, 3), ({"limit": 1, "order": "desc"}, 250)]
 )
 def test_lists_everything_and_deletes_all_but_two(
     deployment: Deployment, token: str, query: dict[str, Any], requests: int
 ) -> None:
-    """The whole clean-up that clients do."""
-    steps = range(-500, 2_000, 10)
+    """The whole clean-up that clients do, next to the checkpoints of another entity."""
+    steps, others = range(-500, 2_000, 10), range(-495, 2_000, 100)
     metrics = {"M": {"loss": {"N": "0.125"}, "epoch": {"N": "3"}}}
     deployment.put_checkpoints(steps, metrics=metrics)
-    deployment.put_checkpoints(range(-495, 2_000, 100), entity="speech-team")
+    deployment.put_checkpoints(others, entity="speech-team")
+
     listed = asyncio.run(list_all(deployment, token, query))
 
     expected = reversed(steps) if query.get("order") == "desc" else steps
@@ -100,8 +109,9 @@ def test_lists_everything_and_deletes_all_but_two(
 
     kept = {-500, 1_990}
     gone = [checkpoint.step for checkpoint in listed if checkpoint.step not in kept]
-    assert Deletion(deleted_count=248, not_found_steps=[]) == delete(deployment, token, gone)
-    assert kept | set(range(-495, 2_000, 100)) == deployment.stored_steps()
+    expected_deletion = Deletion(deleted_count=248, not_found_steps=list(others))
+    assert expected_deletion == delete(deployment, token, [*gone, *others])
+    assert kept | set(others) == deployment.stored_steps()
 
 
 async def list_all(deployment: Deployment, token: str, query: dict[str, Any]) -> list[Checkpoint]:
