@@ -7,7 +7,7 @@ import pytest
 import requests
 
 from checkpoints.api.auth import DELETE_SCOPE, READ_SCOPE
-from deployment import Deployment, Role, Send
+from deployment import Deployment, Send
 from emulators.aws import aws_emulator, build
 from emulators.records import ARTIFACTS_BUCKET
 from events import MODEL, Response
@@ -63,14 +63,6 @@ def send(deployment: Deployment, token: str) -> Send:
         return Response(response.status_code, dict(response.headers), response.json())
 
     return send
-
-
-@pytest.fixture
-def role(deployment: Deployment) -> Iterator[Role]:
-    """Return the role of the API's function, and restore its policy after the test."""
-    role = Role(deployment, "ApiFunctionRole")
-    yield role
-    role.give_back()
 
 
 @pytest.fixture(autouse=True)
