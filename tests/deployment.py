@@ -62,12 +62,6 @@ class Deployment:
         table = self.outputs["TokensTableName"]
         return tokens.issue(client, table, entity=entity, name=name, scopes=scopes)
 
-    def put_token(self, token: str, *, scope: str) -> None:
-        """Save a token with a known value."""
-        client = self.cloud.client("dynamodb")
-        table = self.outputs["TokensTableName"]
-        records.put_token(client, table, token, entity=ENTITY, scopes=[scope])
-
     def put_objects(self, *keys: str, body: bytes = b"weights") -> None:
         """Save an object at each key of the artifacts bucket."""
         client = self.cloud.client("s3")

@@ -5,16 +5,16 @@ This is all of `sam local invoke` but the container.
 
 import os
 import shlex
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
 
 from emulators.aws import BUILD, architecture, free_port
 from events import Response, read_response
@@ -27,7 +27,9 @@ type InvokePackage = Callable[[Any], Response]
 @contextmanager
 def package_running(handler: str, environment: Mapping[str, str]) -> Iterator[InvokePackage]:
     """Run the package by the runtime interface emulator that the SAM CLI has for its container."""
-    emulator = _rapid_folder() / f"aws-lambda-rie-{architecture()}"
+    (tool,) = shlex.split(os.environ["SAM"])
+    name = f"samcli/local/rapid/aws-lambda-rie-{architecture()}"
+    (emulator,) = Path(tool).parents[1].glob(f"lib/python*/site-packages/{name}")
     address = f"127.0.0.1:{free_port(0)}"
     process = subprocess.Popen(  # noqa: S603 it comes with the SAM CLI
         [
@@ -47,34 +49,15 @@ def package_running(handler: str, environment: Mapping[str, str]) -> Iterator[In
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    session = requests.Session()
+    session.mount("http://", HTTPAdapter(max_retries=Retry(connect=8, backoff_factor=0.1)))
     url = f"http://{address}/2015-03-31/functions/function/invocations"
 
     def invoke(event: Any) -> Response:
-        return read_response(requests.post(url, json=event, timeout=60).json())
+        return read_response(session.post(url, json=event, timeout=60).json())
 
     try:
-        _wait_until_listening(int(address.rpartition(":")[2]))
         yield invoke
     finally:
         process.terminate()
         process.wait(10)
-
-
-def _rapid_folder() -> Path:
-    """Return where the SAM CLI keeps what it puts into its containers."""
-    (tool,) = shlex.split(os.environ["SAM"])
-    locate = "import pathlib, samcli; print(pathlib.Path(samcli.__file__).parent / 'local/rapid')"
-    found = subprocess.run(  # noqa: S603 the Makefile names it
-        [Path(tool).with_name("python"), "-c", locate], capture_output=True, text=True, check=True
-    )
-    return Path(found.stdout.strip())
-
-
-def _wait_until_listening(port: int) -> None:
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        with socket.socket() as connection:
-            if connection.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise TimeoutError(port)

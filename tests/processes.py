@@ -1,6 +1,5 @@
 """Run commands that run until they are stopped, and find the processes they leave behind."""
 
-import os
 import re
 import signal
 import socket
@@ -32,11 +31,14 @@ class Command:
                 return line
         raise AssertionError(f"ended without {text!r}: {self.lines}")
 
-    def stop(self, name: signal.Signals) -> tuple[int, list[str]]:
-        """Send it a signal; return its exit code and the last two lines it printed."""
+    def stop(self, name: signal.Signals) -> None:
+        """Send it a signal, and check that it ends without an error and leaves nothing running."""
+        started = descendants(self.process.pid)
+        assert started
         self.process.send_signal(name)
         rest, _ = self.process.communicate(timeout=30)
-        return self.process.returncode, rest.splitlines()[-2:]
+        assert (0, STOPPED) == (self.process.returncode, rest.splitlines()[-2:])
+        assert set() == started & processes().keys()
 
 
 @contextmanager
@@ -71,8 +73,8 @@ def sam_commands(port: int) -> list[str]:
     return re.findall(r"^.* local (?:invoke|start-api) .*$", printed.stdout, re.MULTILINE)
 
 
-def descendants(pid: int) -> set[int]:
-    """Return all descendants of a process."""
+def processes() -> dict[int, int]:
+    """Return the parent of each process that exists."""
     listed = subprocess.run(
         ["ps", "-A", "-o", "pid=,ppid="],  # noqa: S607 it has another place on each system
         capture_output=True,
@@ -80,20 +82,16 @@ def descendants(pid: int) -> set[int]:
         check=True,
     )
     lines = (line.split() for line in listed.stdout.splitlines())
-    parents = {int(child): int(parent) for child, parent in lines}
+    return {int(child): int(parent) for child, parent in lines}
+
+
+def descendants(pid: int) -> set[int]:
+    """Return all descendants of a process."""
+    parents = processes()
     found = {pid}
     while more := {child for child, parent in parents.items() if parent in found} - found:
         found |= more
     return found - {pid}
-
-
-def is_running(pid: int) -> bool:
-    """Return whether the process exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def own_address() -> str:

@@ -1,29 +1,17 @@
-"""The package as it was built, and run by Lambda's own runtime client.
-
-This is all of `sam local invoke` but the container.
-"""
+"""The package as it was built."""
 
 import json
-import os
-import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+import sysconfig
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from deployment import Deployment
-from emulators import STACK
-from emulators.aws import BUILD, ROOT, build_environment
+from emulators.aws import ROOT, build_environment
 from emulators.template import read_template
-from events import MODEL, SAMPLE_STATUSES, make_event
-from package import PACKAGE, InvokePackage, package_running
+from package import PACKAGE
 from template_resolver import of_type
-
-EVENTS = ROOT / "events"
-MAKE = ["make", "-C", str(ROOT / "src"), "build-ApiFunction"]
 
 IMPORT = """
 import json, sys
@@ -37,22 +25,21 @@ def audit(event, arguments):
         written.append(str(arguments[0]))
 
 sys.addaudithook(audit)
-import checkpoints.api.app, checkpoints.reclaim.app, checkpoints.reclaim.queue
+from checkpoints.api.app import lambda_handler
+from checkpoints.reclaim.app import lambda_handler
+from checkpoints.reclaim.queue import lambda_handler
 print(json.dumps({
     "compiled": compiled,
     "written": written,
-    "origins": [module.__file__ for module in sys.modules.values() if hasattr(module, "__file__")],
-    "handlers": [
-        callable(module.lambda_handler)
-        for module in (checkpoints.api.app, checkpoints.reclaim.app, checkpoints.reclaim.queue)
-    ],
+    "loaded": [module.__file__ for module in sys.modules.values() if hasattr(module, "__file__")],
 }))
 """
 
+pytestmark = pytest.mark.usefixtures("deployment")  # which builds the package
 
-@pytest.fixture(scope="module")
-def imported(deployment: Deployment) -> dict[str, Any]:  # noqa: ARG001 it builds
-    """Import the handler as Lambda does: the standard library and the package, nothing else."""
+
+def test_is_complete_and_compiled() -> None:
+    """Import the handlers as Lambda does: the standard library and the package, nothing else."""
     process = subprocess.run(  # noqa: S603 it is ours
         [sys.executable, "-I", "-S", "-c", IMPORT, PACKAGE],
         env={},
@@ -61,31 +48,17 @@ def imported(deployment: Deployment) -> dict[str, Any]:  # noqa: ARG001 it build
         check=False,
         timeout=60,
     )
+
     assert process.returncode == 0, process.stderr
-    found: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
-    return found
+    found: dict[str, list[str]] = json.loads(process.stdout.splitlines()[-1])
+    # Python creates code objects in memory, whose "file" is something like <string>.
+    assert [] == [path for path in found["compiled"] if "<" not in path]
+    assert [] == found["written"]
+    places = (str(PACKAGE), sysconfig.get_path("stdlib"))
+    assert [] == [path for path in found["loaded"] if not path.startswith(places)]
 
 
-def test_contains_all_handlers(imported: dict[str, Any]) -> None:
-    assert [True] * 3 == imported["handlers"]
-
-
-def test_compiles_nothing_when_it_is_imported(imported: dict[str, Any]) -> None:
-    """The only exceptions are code objects that Python creates in memory."""
-    assert [] == [path for path in imported["compiled"] if "<" not in path]
-
-
-def test_writes_nothing_when_it_is_imported(imported: dict[str, Any]) -> None:
-    assert [] == imported["written"]
-
-
-def test_contains_all_its_dependencies(imported: dict[str, Any]) -> None:
-    standard_library = Path(os.__file__).parent
-    for origin in imported["origins"]:
-        assert Path(origin).is_relative_to(PACKAGE) or Path(origin).is_relative_to(standard_library)
-
-
-def test_runs_on_both_architectures(imported: dict[str, Any]) -> None:  # noqa: ARG001 it builds
+def test_runs_on_both_architectures() -> None:
     """Each compiled file is there once for each processor, as CPython 3.13 names it there."""
     aarch64, x86_64 = 0xB7, 0x3E
 
@@ -110,7 +83,10 @@ def elf_machines(folder: Path) -> dict[str, int]:
 def build_into(folder: Path, python: str) -> subprocess.CompletedProcess[str]:
     """Run the makefile as `sam build` does."""
     return subprocess.run(  # noqa: S603 it is ours
-        [*MAKE, f"PYTHON={python}", f"ARTIFACTS_DIR={folder}"],
+        [
+            *("make", "-C", ROOT / "src", "build-ApiFunction"),
+            *(f"PYTHON={python}", f"ARTIFACTS_DIR={folder}"),
+        ],
         env=build_environment(),
         capture_output=True,
         text=True,
@@ -128,20 +104,14 @@ def test_is_not_built_with_a_file_for_one_architecture_only(tmp_path: Path) -> N
     assert f"these compiled files are for only one of them: ./{name}" in process.stderr
 
 
-def test_brings_no_service_model_but_those_of_three_services() -> None:
-    models = (path.parent for path in PACKAGE.rglob("service-2.json*"))
-
-    assert {f"botocore/data/{name}" for name in ("dynamodb", "s3", "sqs")} == {
-        str(path.parent.relative_to(PACKAGE)) for path in models
-    }
-    assert not list(PACKAGE.rglob("resources-1.json*"))
-
-
-def test_contains_only_the_endpoints_of_these_services() -> None:
+def test_leaves_out_what_no_function_uses() -> None:
+    models = {path.parts[-3] for path in PACKAGE.rglob("service-2.json*")}
     known = json.loads((PACKAGE / "botocore" / "data" / "endpoints.json").read_bytes())
 
+    assert {"dynamodb", "s3", "sqs"} == models
     for partition in known["partitions"]:
-        assert {"dynamodb", "s3", "sqs"} == set(partition["services"])
+        assert models == set(partition["services"])
+    assert [] == [*PACKAGE.rglob("resources-1.json*"), *PACKAGE.glob("aws_xray_sdk*")]
 
 
 def test_is_the_same_for_all_functions() -> None:
@@ -167,88 +137,3 @@ def test_refuses_to_build_with_another_python(tmp_path: Path, python: str) -> No
         "PYTHON=/path/to/python3.13 for sam build\n"
     ) in process.stderr
     assert [] == list(tmp_path.iterdir())
-
-
-def test_leaves_the_x_ray_sdk_out() -> None:
-    assert not list(PACKAGE.glob("aws_xray_sdk*"))
-
-
-@pytest.fixture(scope="module")
-def invoke(deployment: Deployment) -> Iterator[InvokePackage]:
-    """Run the package in the environment that the deployed function has."""
-    template = read_template(BUILD / "template.yaml")
-    function = template["Resources"]["ApiFunction"]["Properties"]
-    variables = {
-        name: resolve(value, deployment)
-        for name, value in function["Environment"]["Variables"].items()
-    }
-    with package_running(function["Handler"], variables | deployment.cloud.environment) as invoke:
-        yield invoke
-
-
-def resolve(value: dict[str, Any], deployment: Deployment) -> str:
-    """Return an environment variable of the template as it is in a deployment."""
-    match value:
-        case {"Ref": "DynamoDBEndpoint"}:
-            return deployment.endpoint.url
-        case {"Ref": "AWS::StackName"}:
-            return STACK
-        case {"Fn::If": ["HasExistingTable", _, own]}:
-            return resolve(own, deployment)
-        case {"Ref": table}:
-            return deployment.outputs[f"{table}Name"]
-    raise ValueError(value)
-
-
-@pytest.mark.parametrize(("name", "status"), SAMPLE_STATUSES.items())
-def test_returns_the_expected_status_for_every_sample_event(
-    deployment: Deployment, invoke: InvokePackage, name: str, status: int
-) -> None:
-    for token, scope in (
-        ("vision-team-demo-token", "checkpoints:delete"),
-        ("speech-team-demo-token", "checkpoints:delete"),
-        ("read-only-demo-token", "checkpoints:read"),
-    ):
-        deployment.put_token(token, scope=scope)
-
-    assert status == invoke(json.loads((EVENTS / f"{name}.json").read_bytes())).status
-
-
-def test_deletes(deployment: Deployment, invoke: InvokePackage, token: str) -> None:
-    deployment.put_checkpoints(range(3))
-
-    response = invoke(make_event(steps=[0, 1, 9], token=token))
-
-    assert {"deleted_count": 2, "not_found_steps": [9]} == response.body
-    assert {2} == deployment.stored_steps()
-
-
-def test_takes_a_slash_in_the_model_id(
-    deployment: Deployment, invoke: InvokePackage, token: str
-) -> None:
-    deployment.put_checkpoints(range(1), model_id="a/b")
-
-    response = invoke(make_event(steps=[0], token=token, model_id="a/b"))
-
-    assert {"deleted_count": 1, "not_found_steps": []} == response.body
-
-
-def test_takes_an_event_that_the_sam_cli_generates(
-    deployment: Deployment, invoke: InvokePackage, token: str
-) -> None:
-    deployment.put_checkpoints(range(3))
-    generated = subprocess.run(  # noqa: S603 the Makefile names it
-        [
-            *shlex.split(os.environ["SAM"]),
-            *("local", "generate-event", "apigateway", "aws-proxy", "--method", "DELETE"),
-            *("--resource", "/v1/preview/models/{model_id}/checkpoints"),
-            *("--path", f"v1/preview/models/{MODEL}/checkpoints", "--body", '{"steps": [0, 9]}'),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    event = json.loads(generated.stdout)
-    event["headers"]["Authorization"] = f"Bearer {token}"
-
-    assert {"deleted_count": 1, "not_found_steps": [9]} == invoke(event).body
