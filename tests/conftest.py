@@ -17,9 +17,10 @@ from emulators import STACK
 from emulators.dynamodb import clear_tables, embedded_dynamodb, put_token
 from emulators.invocation import lambda_context
 from emulators.storage import embedded_bucket
-from events import ENTITY, TOKEN, Call, Invoke, Response, make_event, read_response
+from events import ENTITY, TOKEN, Call, Invoke, Response, make_event
 from faulty_dynamodb import Endpoint
 from logs import CurrentStdout, Lines
+from published import read_response
 
 os.environ["POWERTOOLS_SERVICE_NAME"] = STACK  # Powertools reads it at the import
 
@@ -76,7 +77,7 @@ def invoke(endpoint: Endpoint) -> Invoke:  # noqa: ARG001 what the function is c
 
     def invoke(event: Any, milliseconds: int = 29_000) -> Response:
         context = lambda_context(milliseconds)
-        response = read_response(app.lambda_handler(event, context))
+        response = read_response(event, app.lambda_handler(event, context))
         assert context.get_remaining_time_in_millis() > 0  # or Lambda would have killed it
         return response
 

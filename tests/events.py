@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import EllipsisType
 from typing import Any
@@ -40,11 +40,15 @@ type Call = Callable[..., "Response"]
 
 @dataclass(frozen=True)
 class Response:
-    """What the caller sees: the status, the headers, and the body as JSON."""
+    """What the caller sees: the status, the headers, and the body as JSON.
+
+    `size` is the number of characters that the function returned, which Lambda limits.
+    """
 
     status: int
     headers: dict[str, str]
     body: Any
+    size: int = field(default=0, compare=False)
 
 
 # All refusals of a token.
@@ -182,13 +186,3 @@ def make_stream_record(
         },
         "eventSourceARN": "arn:aws:dynamodb:us-east-1:123456789012:table/t/stream/s",
     }
-
-
-def read_response(response: Mapping[str, Any]) -> Response:
-    """Parse the function's response, and check that API Gateway accepts it."""
-    assert set(response) == {"statusCode", "body", "isBase64Encoded", "multiValueHeaders"}
-    assert response["isBase64Encoded"] is False
-    headers = {}
-    for name, values in response["multiValueHeaders"].items():
-        (headers[name],) = values
-    return Response(response["statusCode"], headers, json.loads(response["body"]))

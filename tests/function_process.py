@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emulators.invocation import lambda_context
-from events import Response, read_response
 
-if TYPE_CHECKING:
-    from faulty_dynamodb import Endpoint  # slow to import, and only the tests' own process has it
+if TYPE_CHECKING:  # these are slow to import, and only the tests' own process needs them
+    from events import Response
+    from faulty_dynamodb import Endpoint
 
 
 @dataclass(frozen=True)
 class Outcome:
     """The responses of a process, its output and log, and its memory usage."""
 
-    responses: list[Response]
+    responses: list["Response"]
     log: str
     peak_megabytes: int
 
@@ -39,6 +39,8 @@ def run_in_a_process(
     **environment: str,
 ) -> Outcome:
     """Start a function with this environment, and send events to it."""
+    from published import read_response  # noqa: PLC0415 see above
+
     process = subprocess.run(  # noqa: S603 it is this file
         [sys.executable, __file__],
         input=json.dumps(events),
@@ -57,7 +59,7 @@ def run_in_a_process(
     *log, last = process.stdout.splitlines()
     responses, peak = json.loads(last)
     return Outcome(
-        [read_response(response) for response in responses],
+        [read_response(*each) for each in zip(events, responses, strict=True)],
         "\n".join(log) + process.stderr,
         peak // 1024,
     )

@@ -17,7 +17,8 @@ from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
 from emulators.aws import BUILD, architecture, free_port
-from events import Response, read_response
+from events import Response
+from published import read_response
 
 PACKAGE = BUILD / "ApiFunction"
 
@@ -54,7 +55,7 @@ def package_running(handler: str, environment: Mapping[str, str]) -> Iterator[In
     url = f"http://{address}/2015-03-31/functions/function/invocations"
 
     def invoke(event: Any) -> Response:
-        return read_response(session.post(url, json=event, timeout=60).json())
+        return read_response(event, session.post(url, json=event, timeout=60).json())
 
     try:
         yield invoke

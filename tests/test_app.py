@@ -24,8 +24,8 @@ from events import (
     invalid,
     make_event,
     query,
-    read_response,
 )
+from published import read_response
 
 AUTHORIZATION = {"Authorization": f"Bearer {TOKEN}"}
 NOT_FOUND = Response(404, JSON, {"detail": "Not Found"})
@@ -179,9 +179,9 @@ def test_handles_values_that_no_gateway_sends(invoke: Invoke, event: object, sta
     ids=["none", "incomplete"],
 )
 def test_returns_500_without_a_complete_context(context: Any) -> None:
-    response = app.lambda_handler(make_event(steps=[1]), context)
+    event = make_event(steps=[1])
 
-    assert INTERNAL_SERVER_ERROR == read_response(response)
+    assert INTERNAL_SERVER_ERROR == read_response(event, app.lambda_handler(event, context))
     assert {MODEL: {1}} == stored_checkpoints()
 
 

@@ -12,6 +12,7 @@ from emulators.aws import aws_emulator, build
 from emulators.records import ARTIFACTS_BUCKET
 from events import MODEL, Response
 from faulty_dynamodb import Endpoint
+from published import read_http_response
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +61,7 @@ def send(deployment: Deployment, token: str) -> Send:
             headers=headers,
             timeout=60,
         )
-        return Response(response.status_code, dict(response.headers), response.json())
+        return read_http_response(response)
 
     return send
 
