@@ -6,6 +6,7 @@ isolate()  # before the imports below, because some libraries read the environme
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -102,6 +103,16 @@ def bucket(endpoint: Endpoint) -> Iterator[None]:
             function.connect.cache_clear()
             function.connect()
         yield
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Record the function's pauses before its retries, in full length, but do not wait."""
+    pauses: list[float] = []
+    monkeypatch.setattr(dynamodb, "INITIAL_BACKOFF_SECONDS", 0.1)
+    monkeypatch.setattr(dynamodb, "MAX_BACKOFF_SECONDS", 2.0)
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    return pauses
 
 
 @pytest.fixture(autouse=True)

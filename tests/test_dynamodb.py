@@ -3,16 +3,15 @@
 import json
 import time
 from typing import Any
-from unittest import mock
 
 import boto3
 import pytest
 from botocore.exceptions import CredentialRetrievalError
 
-from checkpoints import dynamodb
 from checkpoints.api import app
+from checkpoints.api.auth import READ_SCOPE
 from checkpoints.dynamodb import MAX_ATTEMPTS, MAX_CREDENTIAL_ATTEMPTS
-from emulators.dynamodb import put_checkpoints, stored_checkpoints
+from emulators.dynamodb import put_checkpoints, put_token, stored_checkpoints
 from events import (
     ENTITY,
     INTERNAL_SERVER_ERROR,
@@ -23,6 +22,8 @@ from events import (
     deleted,
     failed_deletion,
     make_event,
+    query,
+    would_delete,
 )
 from faulty_dynamodb import (
     Apply,
@@ -46,6 +47,11 @@ from function_process import run_in_a_process
 # Milliseconds: enough for one attempt and its response, and half a second of retries.
 SHORT = 13_000
 LATE = 0.3  # seconds, of which the function waits 0.2
+
+permanent = {
+    "not allowed": reject(400, "AccessDeniedException"),
+    "not signed": reject(400, "MissingAuthenticationTokenException"),
+}
 
 throttling = {
     "throttled": reject(400, "ProvisionedThroughputExceededException"),
@@ -105,7 +111,7 @@ def internal_error(*, unconfirmed: int = 0) -> Response:
 @pytest.fixture
 def fault(request: pytest.FixtureRequest) -> Fault:
     """Return the fault of the case, and shorten the timeouts of the function."""
-    rejections = throttling | bad_credentials | throttling_of_transactions
+    rejections = permanent | throttling | bad_credentials | throttling_of_transactions
     fault = (rejections | without_effect | with_effect)[request.param]
     if fault in late:
         request.getfixturevalue("_impatient")
@@ -132,6 +138,21 @@ def test_a_short_fault_of_a_read_does_not_change_the_response(
     assert {MODEL: {0}} == stored_checkpoints()
     calls = endpoint.calls.count(operation)
     assert calls == 2 or (fault in late and calls > 2)
+
+
+def test_a_short_fault_of_a_dry_run_or_a_list_does_not_change_the_response(
+    call: Call, endpoint: Endpoint
+) -> None:
+    put_token("reader", entity=ENTITY, scopes=[READ_SCOPE])
+    put_checkpoints(MODEL, range(100), entity="speech-team")
+    put_checkpoints(MODEL, [100], entity=ENTITY)
+    endpoint.fail("BatchGetItem", throttling["throttled"])
+    endpoint.fail("Query", pass_on, throttling["throttled"], without_effect["server error"])
+
+    assert would_delete(1) == call(steps=[100], **query(dry_run="true"))
+    response = call(method="GET", token="reader", **query(limit=2))
+    assert [100] == [checkpoint["step"] for checkpoint in response.body["data"]]
+    assert (2, 6) == tuple(map(endpoint.calls.count, ("BatchGetItem", "Query")))
 
 
 @cases(throttling, bad_credentials, throttling_of_transactions, without_effect, with_effect)
@@ -243,27 +264,10 @@ def test_starts_no_attempt_whose_timeouts_end_after_the_deadline(
     assert is_tried == bool(endpoint.calls)
 
 
-@pytest.mark.usefixtures("_impatient")
-def test_a_timeout_leaves_a_transaction_unconfirmed_even_if_retries_are_throttled(
-    call: Call, endpoint: Endpoint
-) -> None:
-    put_checkpoints(MODEL, [1, 2], entity=ENTITY)
-    endpoint.fail("TransactWriteItems", stall(LATE))
-    endpoint.keep_failing("TransactWriteItems", cancel("ThrottlingError"))
-
-    assert UNCONFIRMED == call(steps=[1, 2], milliseconds=3_700)
-
-
-def test_backoff_grows_and_is_random(call: Call, endpoint: Endpoint) -> None:
+def test_backoff_grows_and_is_random(call: Call, endpoint: Endpoint, pauses: list[float]) -> None:
     endpoint.keep_failing("GetItem", drop_request)
-    pauses: list[float] = []
 
-    with (
-        mock.patch.object(dynamodb, "INITIAL_BACKOFF_SECONDS", 0.1),
-        mock.patch.object(dynamodb, "MAX_BACKOFF_SECONDS", 2.0),
-        mock.patch.object(time, "sleep", pauses.append),
-    ):
-        assert NOTHING_DELETED == call(steps=[1])
+    assert NOTHING_DELETED == call(steps=[1])
 
     longest = [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0]
     assert all(pause <= most for pause, most in zip(pauses, longest, strict=True))
@@ -282,90 +286,75 @@ def test_tells_dynamodb_the_sdk_the_environment_and_the_application(endpoint: En
 
 # Permanent faults: the response is 500 at once, with correct counts.
 
-invalid_transaction = pytest.mark.parametrize(
+
+@cases(permanent, bad_credentials)
+@pytest.mark.parametrize("operation", ["GetItem", "Query", "TransactWriteItems"])
+def test_a_permanent_fault_is_not_retried_and_bad_credentials_only_a_few_times(
+    call: Call, endpoint: Endpoint, pauses: list[float], operation: str, fault: Fault
+) -> None:
+    steps = list(range(101)) if operation == "Query" else [0]
+    put_checkpoints(MODEL, steps, entity=ENTITY)
+    endpoint.keep_failing(operation, fault)
+
+    expected = INTERNAL_SERVER_ERROR if operation == "GetItem" else internal_error()
+    assert expected == call(steps=steps)
+    attempts = 1 if fault in permanent.values() else MAX_CREDENTIAL_ATTEMPTS
+    assert attempts == endpoint.calls.count(operation)
+    assert sum(pauses) < 2
+    assert {MODEL: set(steps)} == stored_checkpoints()
+
+
+@pytest.mark.parametrize(
     "invalid",
     [reject(400, "ValidationException"), cancel("ValidationError")],
     ids=["rejected", "cancelled"],
 )
-
-
-@pytest.mark.parametrize("operation", ["GetItem", "Query", "TransactWriteItems"])
-@pytest.mark.parametrize("code", ["AccessDeniedException", "MissingAuthenticationTokenException"])
-def test_a_permanent_fault_is_not_retried(
-    call: Call, endpoint: Endpoint, operation: str, code: str
-) -> None:
-    put_checkpoints(MODEL, range(101), entity=ENTITY)
-    endpoint.keep_failing(operation, reject(400, code))
-
-    expected = INTERNAL_SERVER_ERROR if operation == "GetItem" else internal_error()
-    assert expected == call(steps=list(range(101)))
-    assert endpoint.calls.count(operation) <= 2  # two transactions run at the same time
-    assert {MODEL: set(range(101))} == stored_checkpoints()
-
-
-@cases(bad_credentials)
-@pytest.mark.parametrize("operation", ["GetItem", "TransactWriteItems"])
-def test_credentials_that_stay_bad_are_an_internal_error_after_a_few_attempts(
-    call: Call, endpoint: Endpoint, operation: str, fault: Fault
-) -> None:
-    put_checkpoints(MODEL, [1], entity=ENTITY)
-    endpoint.keep_failing(operation, fault)
-    pauses: list[float] = []
-
-    with (
-        mock.patch.object(dynamodb, "INITIAL_BACKOFF_SECONDS", 0.1),
-        mock.patch.object(dynamodb, "MAX_BACKOFF_SECONDS", 2.0),
-        mock.patch.object(time, "sleep", pauses.append),
-    ):
-        response = call(steps=[1])
-
-    assert (INTERNAL_SERVER_ERROR if operation == "GetItem" else internal_error()) == response
-    assert MAX_CREDENTIAL_ATTEMPTS == endpoint.calls.count(operation)
-    assert sum(pauses) < 2
-    assert {MODEL: {1}} == stored_checkpoints()
-
-
-def test_bad_credentials_do_not_confirm_that_an_earlier_attempt_failed(
-    call: Call, endpoint: Endpoint
-) -> None:
-    put_checkpoints(MODEL, [1], entity=ENTITY)
-    endpoint.fail("TransactWriteItems", lose_response)
-    endpoint.keep_failing("TransactWriteItems", bad_credentials["expired"])
-
-    assert internal_error(unconfirmed=1) == call(steps=[1])
-
-
-@invalid_transaction
-def test_an_invalid_transaction_is_sent_again_in_halves(
+def test_an_invalid_transaction_is_sent_again_in_halves_until_it_has_a_single_delete(
     call: Call, endpoint: Endpoint, invalid: Fault
 ) -> None:
     put_checkpoints(MODEL, range(50), entity=ENTITY)
     endpoint.fail("TransactWriteItems", invalid, invalid)
 
-    assert deleted(50) == call(steps=list(range(50)))
-    assert {} == stored_checkpoints()
+    assert deleted(42) == call(steps=list(range(8, 50)))
+    assert 5 == endpoint.calls.count("TransactWriteItems")
 
-
-@invalid_transaction
-def test_a_single_invalid_delete_is_an_internal_error(
-    call: Call, endpoint: Endpoint, invalid: Fault
-) -> None:
-    put_checkpoints(MODEL, range(8), entity=ENTITY)
     endpoint.keep_failing("TransactWriteItems", invalid)
 
     assert internal_error() == call(steps=list(range(8)))
-    assert endpoint.calls.count("TransactWriteItems") == 4
+    assert 5 + 4 == endpoint.calls.count("TransactWriteItems")
     assert {MODEL: set(range(8))} == stored_checkpoints()
 
 
-def test_a_transaction_is_not_halved_if_an_earlier_attempt_may_have_succeeded(
-    call: Call, endpoint: Endpoint
-) -> None:
-    """A half has another token, so what was already deleted would be reported as not found."""
-    put_checkpoints(MODEL, range(4), entity=ENTITY)
-    endpoint.fail("TransactWriteItems", lose_response, reject(400, "ValidationException"))
+# What happened to a transaction, after several different faults
 
-    assert internal_error(unconfirmed=4) == call(steps=list(range(4)))
+
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize(
+    ("faults", "response"),
+    [
+        ([stall(LATE), *[cancel("ThrottlingError")] * 200], UNCONFIRMED),
+        ([lose_response, *[bad_credentials["expired"]] * 5], internal_error(unconfirmed=2)),
+        # A half would have another token, so what was already deleted would not be found.
+        ([lose_response, reject(400, "ValidationException")], internal_error(unconfirmed=2)),
+        # All attempts have the same token, so after a cancellation, none of them succeeded.
+        (
+            [
+                without_effect["server error"],
+                cancel("ConditionalCheckFailed"),
+                permanent["not allowed"],
+            ],
+            internal_error(unconfirmed=0),
+        ),
+    ],
+    ids=["throttled", "bad credentials", "invalid", "cancelled"],
+)
+def test_what_follows_a_fault_with_an_unknown_outcome(
+    call: Call, endpoint: Endpoint, faults: list[Fault], response: Response
+) -> None:
+    put_checkpoints(MODEL, [1, 2], entity=ENTITY)
+    endpoint.fail("TransactWriteItems", *faults)
+
+    assert response == call(steps=[1, 2], milliseconds=3_700)
 
 
 def test_concurrent_transactions_are_counted_exactly_if_responses_are_lost(
@@ -376,17 +365,6 @@ def test_concurrent_transactions_are_counted_exactly_if_responses_are_lost(
 
     assert deleted(350, range(350, 360)) == call(steps=list(range(360)))
     assert {} == stored_checkpoints()
-
-
-def test_a_cancellation_confirms_that_no_earlier_attempt_succeeded(
-    call: Call, endpoint: Endpoint
-) -> None:
-    """All attempts have the same ClientRequestToken."""
-    put_checkpoints(MODEL, [1], entity=ENTITY)
-    denied = reject(400, "AccessDeniedException")
-    endpoint.fail("TransactWriteItems", reject(500, "InternalServerError"), pass_on, denied)
-
-    assert internal_error(unconfirmed=0) == call(steps=[1, 2])
 
 
 def test_an_unknown_exception_leaves_the_transaction_unconfirmed(
@@ -413,7 +391,7 @@ def test_an_internal_error_decides_the_response_even_if_an_outage_came_first(
         if request["TransactItems"][0]["Delete"]["Key"]["step"]["N"] == "0":
             return reject(500, "InternalServerError")(request, apply)
         time.sleep(0.05)
-        return reject(400, "AccessDeniedException")(request, apply)
+        return permanent["not allowed"](request, apply)
 
     endpoint.keep_failing("TransactWriteItems", fail)
 

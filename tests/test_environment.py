@@ -66,7 +66,7 @@ MISUSED = {  # by make, uv, pip or pytest
     "UV_PYTHON": "3.9",
 }
 SAMPLE = (
-    "tests/test_audit.py::test_the_first_request_of_a_process_counts_as_one_cold_start",
+    "tests/api/test_audit.py::test_the_first_request_of_a_process_counts_as_one_cold_start",
     "tests/test_prune.py::test_prints_the_example_of_the_readme",
     "tests/test_settings.py::test_each_request_returns_500_and_logs_the_wrong_setting[no region]",
     "tests/test_smoke.py::test_passes_on_a_good_stack_and_leaves_nothing",

@@ -67,19 +67,19 @@ def test_rejects_other_methods_and_paths(
 @pytest.mark.parametrize(
     ("encoded", "model_id"),
     [
-        pytest.param("a%20b", "a b", id="space"),
-        pytest.param("a+b", "a+b", id="plus is a plus"),
-        pytest.param("a%2Bb", "a+b", id="encoded plus"),
-        pytest.param("a%2Fb", "a/b", id="slash"),
-        pytest.param("%C3%A9t%C3%A9", "été", id="not ASCII"),
-        pytest.param("été", "été", id="not ASCII and not encoded"),
-        pytest.param("a%2520b", "a%20b", id="decoded once"),
-        pytest.param("100%", "100%", id="a percent sign that encodes nothing"),
-        pytest.param("%00", "\0", id="null character"),
-        pytest.param("%F0%9F%9A%80", "🚀", id="beyond the basic plane"),
-        pytest.param("a%0Ab", "a\nb", id="newline"),
-        pytest.param("%3Cmodel_id%3E", "<model_id>", id="angle brackets"),
-        pytest.param("..", "..", id="dots"),
+        ("a%20b", "a b"),
+        ("a+b", "a+b"),
+        ("a%2Bb", "a+b"),
+        ("a%2Fb", "a/b"),
+        ("%C3%A9t%C3%A9", "été"),
+        ("été", "été"),
+        ("a%2520b", "a%20b"),
+        ("100%", "100%"),
+        ("%00", "\0"),
+        ("%F0%9F%9A%80", "🚀"),
+        ("a%0Ab", "a\nb"),
+        ("%3Cmodel_id%3E", "<model_id>"),
+        ("..", ".."),
     ],
 )
 def test_decodes_the_model_id_once(call: Call, encoded: str, model_id: str) -> None:
@@ -118,58 +118,36 @@ def test_uses_only_the_method_path_token_and_body(call: Call, event: dict[str, A
 
 @pytest.mark.parametrize("base_path", ["/ml", "/ml/platform-2.0", "/v1", "/v1/preview", "/%C3%A9"])
 def test_works_behind_a_custom_domain_with_a_base_path(call: Call, base_path: str) -> None:
-    path = f"{base_path}/v1/preview/models/{MODEL}/checkpoints"
-    context = {
-        "resourcePath": "/v1/preview/models/{model_id}/checkpoints",
-        "path": path,
-        "stage": "prod",
-        "domainName": "api.example.com",
-        "domainPrefix": "api",
-        "requestId": "gateway-request-1",
-    }
-
-    assert deleted(1, [2]) == call(path=path, requestContext=context, steps=[1, 2])
-    assert {} == stored_checkpoints()
-    assert NOT_FOUND == call(path=f"{base_path}/v1/preview/models/{MODEL}", requestContext=context)
-
-
-def test_a_base_path_does_not_change_the_model_id(call: Call) -> None:
+    """The base path is no part of the model id, although the two can look alike."""
     model_id = "x/v1/preview/models/y"
-    put_checkpoints(model_id, [1], entity=ENTITY)
-    put_checkpoints("y", [1], entity=ENTITY)
-    encoded = quote(model_id, safe="")
+    for each in (model_id, "y"):
+        put_checkpoints(each, [1], entity=ENTITY)
+    models = f"{base_path}/v1/preview/models"
 
-    assert deleted(1) == call(path=f"/ml/v1/preview/models/{encoded}/checkpoints", steps=[1])
-    assert NOT_FOUND == call(path=f"/ml/v1/preview/models/{model_id}/checkpoints", steps=[1])
-    assert {MODEL: {1}, "y": {1}} == stored_checkpoints()
-
-
-@pytest.mark.parametrize(
-    "event",
-    [
-        pytest.param(None, id="null"),
-        pytest.param([], id="a list"),
-        pytest.param("event", id="a string"),
-        pytest.param({}, id="empty"),
-        pytest.param({"path": None, "httpMethod": None}, id="null path and method"),
-        pytest.param({"version": "2.0", "rawPath": "/"}, id="of an HTTP API"),
-        pytest.param(make_event() | {"headers": [], "multiValueHeaders": 7}, id="headers"),
-    ],
-)
-def test_returns_500_for_an_event_of_another_kind(invoke: Invoke, event: object) -> None:
-    assert INTERNAL_SERVER_ERROR == invoke(event)
+    assert deleted(1, [2]) == call(path=f"{models}/{MODEL}/checkpoints", steps=[1, 2])
+    assert deleted(1) == call(path=f"{models}/{quote(model_id, safe='')}/checkpoints", steps=[1])
+    assert NOT_FOUND == call(path=f"{models}/{model_id}/checkpoints", steps=[1])
+    assert NOT_FOUND == call(path=f"{models}/{MODEL}", steps=[1])
+    assert {"y": {1}} == stored_checkpoints()
 
 
 @pytest.mark.parametrize(
     ("event", "status"),
     [
-        pytest.param(make_event(path="/v1/\ud800"), 404, id="path that is not Unicode"),
-        pytest.param(make_event(requestContext=None, steps=[1]), 200, id="null request context"),
-        pytest.param(make_event() | {"body": 7}, 422, id="a number as body"),
-        pytest.param(make_event() | {"body": {"steps": [1]}}, 422, id="an object as body"),
+        (None, 500),
+        ([], 500),
+        ("event", 500),
+        ({}, 500),
+        ({"path": None, "httpMethod": None}, 500),
+        ({"version": "2.0", "rawPath": "/"}, 500),  # of an HTTP API
+        (make_event() | {"headers": [], "multiValueHeaders": 7}, 500),
+        (make_event(path="/v1/\ud800"), 404),
+        (make_event(requestContext=None, steps=[1]), 200),
+        (make_event() | {"body": 7}, 422),
+        (make_event() | {"body": {"steps": [1]}}, 422),
     ],
 )
-def test_handles_values_that_no_gateway_sends(invoke: Invoke, event: object, status: int) -> None:
+def test_handles_what_no_gateway_sends(invoke: Invoke, event: object, status: int) -> None:
     assert status == invoke(event).status
 
 

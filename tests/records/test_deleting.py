@@ -1,53 +1,75 @@
-"""A request deletes exactly the given steps, and the response is exact."""
+"""A request deletes exactly the given steps, and a dry run before it says so exactly."""
 
 import json
 import re
-import time
+from collections.abc import Iterable
+from itertools import count
 from typing import Any
-from unittest import mock
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from checkpoints.records.batches import CONCURRENT_BATCHES
 from emulators.dynamodb import put_checkpoints, put_token, stored_checkpoints
-from events import ENTITY, MODEL, NOTHING_DELETED, Call, deleted, failed_deletion
+from events import (
+    ENTITY,
+    MODEL,
+    NOTHING_DELETED,
+    Call,
+    deleted,
+    failed_deletion,
+    query,
+    would_delete,
+)
 from faulty_dynamodb import Apply, Endpoint, Fault, Reply, cancel, pass_on
 
-
-def test_deletes_what_exists_and_reports_what_does_not(call: Call) -> None:
-    put_checkpoints(MODEL, [12, 13, 14], entity=ENTITY)
-
-    assert deleted(2, [99]) == call(steps=[12, 13, 99])
-    assert {MODEL: {14}} == stored_checkpoints()
+DRY_RUN = query(dry_run="true")
 
 
-@pytest.mark.parametrize(
-    ("steps", "count", "not_found"),
-    [
-        pytest.param([], 0, [], id="none"),
-        pytest.param([7], 0, [7], id="one missing"),
-        pytest.param([9, 8, 7, 8, 9], 0, [9, 8, 7], id="missing in the order of the request"),
-        pytest.param([1, 1, 2, 1], 2, [], id="repeats count once"),
-        pytest.param([0, -0], 1, [], id="minus zero is zero"),
-        pytest.param([-5], 1, [], id="negative"),
-        pytest.param([-6], 0, [-6], id="negative and missing"),
-        pytest.param([10**40], 1, [], id="many digits but few significant ones"),
-        pytest.param([10**37 + 1], 1, [], id="as many digits as DynamoDB holds"),
-        pytest.param([10**38 + 1], 0, [10**38 + 1], id="a digit more"),
-        pytest.param([10**125], 0, [10**125], id="as large as DynamoDB holds"),
-        pytest.param([10**126], 0, [10**126], id="larger"),
-        pytest.param([-(10**126), 1], 1, [-(10**126)], id="smaller"),
-        pytest.param([10**4299, 2], 1, [10**4299], id="4,300 digits"),
-    ],
-)
-def test_the_response_names_each_distinct_step_without_a_checkpoint(
-    call: Call, steps: list[int], count: int, not_found: list[int]
+def assert_deletes(
+    number: int, call: Call, steps: list[int], not_found: Iterable[int] = (), **event: Any
 ) -> None:
-    present = {0, 1, 2, 3, -5, 10**40, 10**37 + 1}
-    put_checkpoints(MODEL, present, entity=ENTITY)
+    """Send a dry run, which changes nothing, and then the deletion: they have the same counts."""
+    before, not_found = stored_checkpoints(), list(not_found)
+    assert would_delete(number, not_found) == call(steps=steps, **DRY_RUN, **event)
+    assert before == stored_checkpoints()
+    assert deleted(number, not_found) == call(steps=steps, **event)
 
-    assert deleted(count, not_found) == call(steps=steps)
-    assert {MODEL: present - set(steps)} == stored_checkpoints()
+
+numbers = count()
+own_or_others = st.sampled_from([ENTITY, "speech-team"])
+large = st.sampled_from([10**37 + 1, 1 - 10**38])
+too_large = st.sampled_from([10**38 + 1, 10**126, -(10**126), 10**4_299])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    owners=st.dictionaries(st.integers(-20, 20) | large, own_or_others, max_size=20),
+    asked=st.lists(st.integers(-22, 22) | large | too_large, max_size=30),
+    many=st.booleans(),
+)
+def test_the_counts_are_exact(
+    call: Call, owners: dict[int, str], asked: list[int], *, many: bool
+) -> None:
+    """A repeated step counts once, and what was not found is in the order of the request."""
+    model_id = str(next(numbers))  # a new one for each example
+    for step, owner in owners.items():
+        put_checkpoints(model_id, [step], entity=owner)
+    steps = [*asked, *range(18, 140)] if many else asked
+    own = {step for step, owner in owners.items() if owner == ENTITY}
+    not_found = [step for step in dict.fromkeys(steps) if step not in own]
+
+    assert_deletes(len(own & set(steps)), call, steps, not_found, model_id=model_id)
+    assert set(owners) - (own & set(steps)) == stored_checkpoints().get(model_id, set())
+
+
+def test_finds_numbers_with_as_many_digits_as_dynamodb_holds(call: Call) -> None:
+    """The property above and the dry run have none of them, because moto cannot read them."""
+    put_checkpoints(MODEL, [10**40, -(10**125), 2], entity=ENTITY)
+
+    assert deleted(2, [10**125]) == call(steps=[10**40, 10**125, -(10**125)])
+    assert {MODEL: {2}} == stored_checkpoints()
 
 
 @pytest.mark.parametrize("step", [10**38 + 1, 10**126, -(10**38) - 1, -(10**126)])
@@ -60,44 +82,65 @@ def test_sends_no_step_that_is_too_large_for_dynamodb(
     assert deleted(0, [*extreme, step]) == call(steps=[*extreme, step])
     assert deleted(0, [step, 10**125]) == call(steps=[step, 10**125])
 
-    asked = [
-        [int(action["Delete"]["Key"]["step"]["N"]) for action in request["TransactItems"]]
+    assert [[str(each) for each in extreme], [str(10**125)]] == sent_transactions(endpoint)
+
+
+def sent_transactions(endpoint: Endpoint) -> list[list[str]]:
+    """Return the steps of each transaction."""
+    return [
+        [action["Delete"]["Key"]["step"]["N"] for action in request["TransactItems"]]
         for request in endpoint.requests
         if "TransactItems" in request
     ]
-    assert [extreme, [10**125]] == asked
 
 
-@pytest.mark.parametrize("count", [99, 100, 101, 250])
+@pytest.mark.parametrize(
+    ("steps", "model_id"),
+    [
+        ([], MODEL),
+        ([10**126, 10**38 + 1], MODEL),
+        ([1], "é" * 1_025),
+        (list(range(101)), "é" * 1_025),
+    ],
+    ids=["no steps", "too large steps", "too long model id", "too long model id, many steps"],
+)
+def test_reads_and_sends_nothing_for_impossible_keys(
+    call: Call, endpoint: Endpoint, steps: list[int], model_id: str
+) -> None:
+    assert_deletes(0, call, steps, steps, model_id=model_id)
+    assert ["GetItem"] * 2 == endpoint.calls
+
+
+def test_deletes_for_a_model_with_the_longest_id(call: Call) -> None:
+    model_id = "é" * 1_024
+    put_checkpoints(model_id, [1], entity=ENTITY)
+
+    assert_deletes(1, call, [1], model_id=model_id)
+
+
+@pytest.mark.parametrize("number", [99, 100, 101, 250])
 @pytest.mark.parametrize("missing", ["none", "every third", "all"])
-def test_deletes_any_number(call: Call, count: int, missing: str) -> None:
-    steps = list(range(10 * count, 0, -10))
+def test_deletes_any_number(call: Call, endpoint: Endpoint, number: int, missing: str) -> None:
+    """Up to 100 steps need no query."""
+    steps = list(range(10 * number, 0, -10))
     not_found = {"none": [], "every third": steps[::3], "all": steps}[missing]
     put_checkpoints(MODEL, set(steps) - set(not_found) | {5}, entity=ENTITY)
 
-    assert deleted(count - len(not_found), not_found) == call(steps=steps)
+    assert_deletes(number - len(not_found), call, steps, not_found)
     assert {MODEL: {5}} == stored_checkpoints()
+    assert (number > 100) == ("Query" in endpoint.calls)
 
 
 def test_deletes_only_what_the_model_has_if_there_are_many_steps(
     call: Call, endpoint: Endpoint
 ) -> None:
     put_checkpoints(MODEL, range(0, 30_000, 100), entity=ENTITY)
+    steps = list(range(100_000))
 
-    response = call(steps=list(range(100_000)))
-
-    assert (
-        deleted(300, [step for step in range(100_000) if step % 100 or step >= 30_000]) == response
-    )
-    assert ["GetItem", "Query"] + ["TransactWriteItems"] * 3 == endpoint.calls
+    assert_deletes(300, call, steps, [step for step in steps if step % 100 or step >= 30_000])
+    dry_run = ["GetItem", "Query"]
+    assert dry_run + ["GetItem", "Query"] + ["TransactWriteItems"] * 3 == endpoint.calls
     assert {} == stored_checkpoints()
-
-
-def test_needs_no_query_if_one_transaction_is_enough(call: Call, endpoint: Endpoint) -> None:
-    put_checkpoints(MODEL, range(100), entity=ENTITY)
-
-    assert deleted(100) == call(steps=list(range(100)))
-    assert ["GetItem", "TransactWriteItems"] == endpoint.calls
 
 
 # Sparse steps: their number limits the reads, not the size of the model.
@@ -129,13 +172,11 @@ def test_sparse_steps_take_a_few_consistent_reads(call: Call, endpoint: Endpoint
 
 @pytest.mark.usefixtures("_large_model")
 def test_reads_keys_again_if_dynamodb_leaves_them_unprocessed(
-    call: Call, endpoint: Endpoint
+    call: Call, endpoint: Endpoint, pauses: list[float]
 ) -> None:
     endpoint.fail("BatchGetItem", leave_unprocessed(80), leave_unprocessed(7), pass_on)
-    pauses: list[float] = []
 
-    with mock.patch.object(time, "sleep", pauses.append):
-        assert SPARSE_DELETED == call(steps=SPARSE)
+    assert SPARSE_DELETED == call(steps=SPARSE)
     assert 2 == len(pauses)
     assert 3 == endpoint.calls.count("BatchGetItem")
     assert LEFT == stored_checkpoints()
@@ -206,67 +247,46 @@ def test_reads_dense_steps_page_by_page(call: Call, endpoint: Endpoint) -> None:
 
 # The checkpoints of others
 
-either_way = pytest.mark.parametrize("count", [1, 101], ids=["in one transaction", "after a query"])
+either_way = pytest.mark.parametrize(
+    "number", [1, 101], ids=["in one transaction", "after a query"]
+)
 
 
 @either_way
-def test_deletes_only_the_callers_checkpoints_of_the_model(call: Call, count: int) -> None:
+def test_deletes_only_the_callers_checkpoints_of_the_model(call: Call, number: int) -> None:
     """Others' checkpoints are not changed, and cannot be told apart from missing ones."""
-    others = range(count, count + 4)
+    others = range(number, number + 4)
     other_models = [MODEL + "0", MODEL.upper(), MODEL[:-1]]
-    put_checkpoints(MODEL, range(count), entity=ENTITY, uri={"S": "x"}, step_name={"S": "entity"})
+    put_checkpoints(MODEL, range(number), entity=ENTITY, uri={"S": "x"}, step_name={"S": "entity"})
     for step, entity in zip(others, ["speech-team", f"{ENTITY}-2", ENTITY[:-1], ""], strict=True):
         put_checkpoints(MODEL, [step], entity=entity, owner={"S": ENTITY})
     for model_id in other_models:
-        put_checkpoints(model_id, range(count + 4), entity=ENTITY)
+        put_checkpoints(model_id, range(number + 4), entity=ENTITY)
+    put_token("other-token", entity="speech-team")
 
-    assert deleted(count, others) == call(steps=list(range(count + 4)))
-    left = {model_id: set(range(count + 4)) for model_id in other_models}
+    assert_deletes(number, call, list(range(number + 4)), others)
+    left = {model_id: set(range(number + 4)) for model_id in other_models}
     assert left | {MODEL: {*others}} == stored_checkpoints()
+    assert_deletes(1, call, [number, number + 1], [number + 1], token="other-token")
+    assert left | {MODEL: {*others[1:]}} == stored_checkpoints()
 
 
 @either_way
-def test_ignores_a_checkpoint_whose_step_is_not_an_integer(call: Call, count: int) -> None:
-    put_checkpoints(MODEL, range(count), entity=ENTITY)
+def test_ignores_a_checkpoint_whose_step_is_not_an_integer(call: Call, number: int) -> None:
+    put_checkpoints(MODEL, range(number), entity=ENTITY)
     put_checkpoints(MODEL, [0], entity=ENTITY, step={"N": "0.5"})
 
-    assert deleted(count) == call(steps=list(range(count)))
-
-
-@either_way
-def test_a_model_id_that_is_too_long_has_no_checkpoints(
-    call: Call, endpoint: Endpoint, count: int
-) -> None:
-    steps = list(range(count))
-
-    assert deleted(0, steps) == call(steps=steps, model_id="é" * 1_025)
-    assert ["GetItem"] == endpoint.calls
-
-
-def test_deletes_for_a_model_with_the_longest_id(call: Call) -> None:
-    model_id = "é" * 1_024
-    put_checkpoints(model_id, [1], entity=ENTITY)
-
-    assert deleted(1) == call(steps=[1], model_id=model_id)
-
-
-def test_each_token_deletes_the_checkpoints_of_its_entity(call: Call) -> None:
-    put_token("other-token", entity="speech-team")
-    put_checkpoints(MODEL, [1, 2], entity=ENTITY)
-    put_checkpoints(MODEL, [3, 4], entity="speech-team")
-
-    assert deleted(2, [1, 2]) == call(steps=[1, 2, 3, 4], token="other-token")
-    assert deleted(2, [3, 4]) == call(steps=[1, 2, 3, 4])
-    assert {} == stored_checkpoints()
+    assert would_delete(number) == call(steps=list(range(number)), **DRY_RUN)
+    assert deleted(number) == call(steps=list(range(number)))
 
 
 def test_a_deletion_that_stops_says_how_much_it_deleted(call: Call, endpoint: Endpoint) -> None:
-    count = (3 + 2 * CONCURRENT_BATCHES) * 100
-    put_checkpoints(MODEL, range(count), entity=ENTITY)
+    steps = list(range((3 + 2 * CONCURRENT_BATCHES) * 100))
+    put_checkpoints(MODEL, steps, entity=ENTITY)
     endpoint.fail("TransactWriteItems", *[pass_on] * 3)
     endpoint.keep_failing("TransactWriteItems", cancel("ThrottlingError"))
 
-    response = call(steps=list(range(count)), milliseconds=13_500)
+    response = call(steps=steps, milliseconds=14_500)
 
     detail = (
         "The database is not available, so the deletion stopped. Deleted: 300. Possibly deleted: "
@@ -275,15 +295,11 @@ def test_a_deletion_that_stops_says_how_much_it_deleted(call: Call, endpoint: En
     )
     assert failed_deletion(503, detail, deleted=300) == response
     (left,) = stored_checkpoints().values()
-    assert count - 300 == len(left)
-    sent = {
-        request["TransactItems"][0]["Delete"]["Key"]["step"]["N"]
-        for request in endpoint.requests
-        if "TransactItems" in request
-    }
+    assert len(steps) - 300 == len(left)
+    sent = {first for first, *_ in sent_transactions(endpoint)}
     assert len(sent) <= 3 + CONCURRENT_BATCHES  # after a failure, no other was started
 
     endpoint.heal()
 
-    gone = sorted(set(range(count)) - left)
-    assert deleted(len(left), gone) == call(steps=list(range(count)))
+    gone = sorted(set(steps) - left)
+    assert deleted(len(left), gone) == call(steps=steps)

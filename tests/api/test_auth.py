@@ -1,0 +1,172 @@
+"""Authentication and scopes."""
+
+import os
+import time
+from typing import Any
+from unittest import mock
+
+import boto3
+import pytest
+
+from checkpoints.api.auth import DELETE_SCOPE, READ_SCOPE, hash_token
+from emulators.dynamodb import put_checkpoints, put_token, stored_checkpoints
+from events import ENTITY, MODEL, TOKEN, Call, Response, deleted, query, refused
+from faulty_dynamodb import Endpoint
+
+NOT_AUTHENTICATED = refused(401, "Not authenticated", 'Bearer realm="checkpoints"')
+INVALID_TOKEN = refused(
+    401, "Invalid or expired token", 'Bearer realm="checkpoints", error="invalid_token"'
+)
+NOW = 2_000_000_000
+LIST: dict[str, Any] = {"method": "GET"} | query(limit="not a number")
+
+
+def insufficient(scope: str) -> Response:
+    """Return the response to a request whose token lacks a scope."""
+    challenge = f'Bearer realm="checkpoints", error="insufficient_scope", scope="{scope}"'
+    return refused(403, f"The token lacks the scope {scope}", challenge)
+
+
+@pytest.fixture(autouse=True)
+def _one_checkpoint(_fresh_tables: None) -> None:
+    put_checkpoints(MODEL, [1], entity=ENTITY)
+
+
+def put_record(token: str, **attributes: dict[str, Any]) -> None:
+    """Save a token that has only these attributes."""
+    record = {"token_hash": {"S": hash_token(token)}} | attributes
+    boto3.client("dynamodb").put_item(TableName=os.environ["TOKENS_TABLE"], Item=record)
+
+
+def assert_refused(
+    call: Call, endpoint: Endpoint, response: Response, event: dict[str, Any], *, reads: int = 1
+) -> None:
+    """Send this event with several bodies: each is refused for the same reason, without effect."""
+    bodies = ['{"steps": [1]}', '{"steps": [1], "dry_run": true}', "not JSON", None]
+    for body in bodies:
+        assert response == call(**event, body=body)
+    assert ["GetItem"] * reads * len(bodies) == endpoint.calls
+    assert {MODEL: {1}} == stored_checkpoints()
+
+
+GOOD = f"Bearer {TOKEN}"
+MALFORMED = [
+    "", "Bearer", "Bearer ", TOKEN, f"Basic {TOKEN}", f"Bearer{TOKEN}", f"Bearer\t{TOKEN}",
+    f" {GOOD}", f"{GOOD} ", f"{GOOD}\n", f"{GOOD}\0", f'Bearer "{TOKEN}"', f"{GOOD}, {GOOD}",
+    f"{GOOD} {TOKEN}", "Bearer =", "Bearer a=b", "Bearer tökén", "Bearer \ud800",
+    f"Bearer {'ä' * 9_000}", f"\uff22earer {TOKEN}", None, 7,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        *({"headers": {"Authorization": value}} for value in MALFORMED),
+        {"headers": {}, "multiValueHeaders": {}},
+        {"headers": None, "multiValueHeaders": None},
+        {"headers": {}, "multiValueHeaders": {"Authorization": None}},
+        {"headers": {}, "multiValueHeaders": {"Authorization": []}},
+        {"headers": {"X-Authorization": GOOD}},
+        {"multiValueHeaders": {"Authorization": [GOOD, GOOD]}},
+        {"multiValueHeaders": {"Authorization": ["Basic x", GOOD]}},
+        {"multiValueHeaders": {"Authorization": [GOOD], "AUTHORIZATION": [GOOD]}},
+        {
+            "headers": {"Authorization": GOOD, "authorization": "Bearer x"},
+            "multiValueHeaders": None,
+        },
+    ],
+    ids=lambda event: ascii(event)[:60],
+)
+def test_refuses_absent_malformed_and_repeated_credentials_without_reading_a_table(
+    call: Call, endpoint: Endpoint, event: dict[str, Any]
+) -> None:
+    assert_refused(call, endpoint, NOT_AUTHENTICATED, event, reads=0)
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["unknown", TOKEN.upper(), f"{TOKEN}=", hash_token(TOKEN), "x" * 9_000, "-._~+/=="],
+    ids=["unknown", "other case", "padded", "hash of a good one", "long", "signs only"],
+)
+def test_refuses_a_token_that_was_not_issued(call: Call, endpoint: Endpoint, token: str) -> None:
+    assert_refused(call, endpoint, INVALID_TOKEN, {"token": token})
+
+
+def test_refuses_a_revoked_token_immediately(call: Call, endpoint: Endpoint) -> None:
+    assert deleted(0) == call(steps=[])
+    boto3.client("dynamodb").delete_item(
+        TableName=os.environ["TOKENS_TABLE"], Key={"token_hash": {"S": hash_token(TOKEN)}}
+    )
+
+    assert INVALID_TOKEN == call(steps=[])
+    assert ["GetItem", "GetItem"] == endpoint.calls
+    assert [True, True] == [read["ConsistentRead"] for read in endpoint.requests]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"entity": {"S": ENTITY}, "scopes": {"SS": [DELETE_SCOPE]}},
+        {"entity": {"S": ENTITY}, "scopes": {"SS": [READ_SCOPE]}},
+        {},
+    ],
+    ids=["with the scope", "without the scope", "without an entity"],
+)
+def test_refuses_an_expired_token_whatever_its_record_is(
+    call: Call, endpoint: Endpoint, attributes: dict[str, Any]
+) -> None:
+    put_record("just-expired", expires_at={"N": str(NOW)}, **attributes)
+
+    with mock.patch.object(time, "time", return_value=NOW):
+        assert_refused(call, endpoint, INVALID_TOKEN, {"token": "just-expired"})
+
+
+def test_accepts_a_token_until_the_moment_it_expires(call: Call) -> None:
+    put_token("old-token", entity=ENTITY, expires_at={"N": str(NOW)})
+
+    with mock.patch.object(time, "time", return_value=NOW - 0.001):
+        assert deleted(1) == call(token="old-token", steps=[1])
+
+
+@pytest.mark.parametrize(
+    "scopes",
+    [
+        {"SS": [READ_SCOPE]},
+        {"SS": ["checkpoints", "checkpoints:delete:x", "checkpoints:*", "*"]},
+        {"SS": ["CHECKPOINTS:DELETE"]},
+        {"S": DELETE_SCOPE},
+    ],
+    ids=["another", "similar ones", "in capitals", "not a set"],
+)
+def test_refuses_a_token_without_the_scope(
+    call: Call, endpoint: Endpoint, scopes: dict[str, Any]
+) -> None:
+    put_record("under-scoped", entity={"S": ENTITY}, scopes=scopes)
+
+    assert_refused(call, endpoint, insufficient(DELETE_SCOPE), {"token": "under-scoped"})
+
+
+def test_the_scope_to_delete_is_not_enough_to_list(call: Call, endpoint: Endpoint) -> None:
+    assert_refused(call, endpoint, insufficient(READ_SCOPE), LIST)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Authorization", f"Bearer {TOKEN}"),
+        ("authorization", f"bearer {TOKEN}"),
+        ("AUTHORIZATION", f"BEARER {TOKEN}"),
+        ("aUTHORIZATION", f"bEARER   {TOKEN}"),
+    ],
+)
+@pytest.mark.parametrize("event", [{"multiValueHeaders": None}, {}], ids=["headers", "both"])
+def test_accepts_the_header_and_its_scheme_in_any_case(
+    call: Call, name: str, value: str, event: dict[str, None]
+) -> None:
+    assert deleted(1) == call(headers={name: value}, steps=[1], **event)
+
+
+def test_accepts_a_token_without_a_name_and_with_more_scopes(call: Call) -> None:
+    put_record("bare", entity={"S": ENTITY}, scopes={"SS": [READ_SCOPE, DELETE_SCOPE]})
+
+    assert deleted(1) == call(token="bare", steps=[1])
