@@ -12,7 +12,7 @@ import pytest
 
 from checkpoints.api import app
 from checkpoints.api.auth import READ_SCOPE, hash_token
-from emulators.dynamodb import put_checkpoints, put_token
+from emulators.dynamodb import put_checkpoints, put_token, stored_checkpoints
 from events import (
     ENTITY,
     INTERNAL_SERVER_ERROR,
@@ -27,7 +27,7 @@ from events import (
     query,
     would_delete,
 )
-from faulty_dynamodb import Endpoint, Fault, Reply, cancel, lose_response, pass_on, reject, stall
+from faulty_dynamodb import Endpoint, Reply, cancel, lose_response, pass_on, reject, stall
 from function_process import run_in_a_process
 from logs import Lines, log_lines, metrics
 
@@ -158,56 +158,46 @@ def test_a_refusal_is_logged_with_its_reason_and_whom_the_token_belongs_to(
     assert {f"RequestsRefused {reason}": 1} == metrics(written)
 
 
-def test_an_incomplete_deletion_is_logged_with_confirmed_and_unconfirmed_steps(
-    call: Call, endpoint: Endpoint, lines: Lines
-) -> None:
-    put_checkpoints(MODEL, range(250), entity=ENTITY)
-    endpoint.fail("TransactWriteItems", pass_on)
-    endpoint.keep_failing("TransactWriteItems", lose_response)
-
-    assert 503 == call(steps=list(range(250))).status
-
-    first, second = log_lines(written := lines())
-    deleted_steps = first.pop("deleted_steps")
-    count = sum(last - first + 1 for first, last in deleted_steps)
-    assert {
-        "level": "ERROR",
-        "message": "Deletion incomplete",
-        "status": 503,
-        "deleted_count": count,
-        "unconfirmed_count": 250 - count,
-    } | DELETION == first
-    ranges = deleted_steps + second["unconfirmed_steps"]
-    assert set(range(250)) == {step for first, last in ranges for step in range(first, last + 1)}
-    assert "ConnectionClosedError" in written[0]["exception"]
-    counts = {"CheckpointsDeleted": count, "DeletionsIncomplete": 1, "RequestsUnavailable": 1}
-    assert counts == metrics(written)
-
-
-@pytest.mark.parametrize(
-    ("fault", "name"),
-    [
-        (DENIED, "AccessDeniedException"),
+STOPPED = {  # by the cause, which is in the line
+    "ConnectionClosedError": (503, lose_response, "RequestsUnavailable"),
+    "AccessDeniedException": (500, DENIED, "RequestsFailed"),
+    "TransactionCanceledException": (
+        500,
         # One reason more than there are actions, as DynamoDB never would.
-        (cancel(*["ConditionalCheckFailed"] * 101), "TransactionCanceledException"),
-    ],
-    ids=["not allowed", "too many reasons"],
-)
-def test_an_internal_error_after_some_deletions_logs_them(
-    call: Call, endpoint: Endpoint, lines: Lines, fault: Fault, name: str
+        cancel(*["ConditionalCheckFailed"] * 101),
+        "RequestsFailed",
+    ),
+}
+
+
+@pytest.mark.parametrize("cause", STOPPED)
+def test_an_incomplete_deletion_is_logged_with_confirmed_and_unconfirmed_steps(
+    call: Call, endpoint: Endpoint, lines: Lines, cause: str
 ) -> None:
+    """What DynamoDB rejected is not unconfirmed. Here, what is unconfirmed was deleted."""
+    status, fault, metric = STOPPED[cause]
     put_checkpoints(MODEL, range(500), entity=ENTITY)
     endpoint.fail("TransactWriteItems", pass_on)
     endpoint.keep_failing("TransactWriteItems", fault)
 
-    assert 500 == call(steps=list(range(500))).status
+    assert status == call(steps=list(range(500))).status
 
-    line = (written := lines())[0]
-    assert ("Deletion incomplete", 100) == (line["message"], line["deleted_count"])
-    assert 0 == line["unconfirmed_count"]  # DynamoDB rejected it, so nothing was deleted
-    assert name in line["exception"]
-    counts = {"CheckpointsDeleted": 100, "DeletionsIncomplete": 1, "RequestsFailed": 1}
-    assert counts == metrics(written)
+    first, *others = log_lines(written := lines())
+    ranges = first.pop("deleted_steps") + [
+        pair for line in others for pair in line["unconfirmed_steps"]
+    ]
+    gone = [step for first, last in ranges for step in range(first, last + 1)]
+    assert {
+        "level": "ERROR",
+        "message": "Deletion incomplete",
+        "status": status,
+        "deleted_count": 100,
+        "unconfirmed_count": len(gone) - 100,
+    } | DELETION == first
+    assert {*range(500)} - {*gone} == stored_checkpoints().get(MODEL, set())
+    assert bool(others) == (fault is lose_response)
+    assert cause in written[0]["exception"]
+    assert {"CheckpointsDeleted": 100, "DeletionsIncomplete": 1, metric: 1} == metrics(written)
 
 
 NO_LIST = Response(
@@ -254,26 +244,23 @@ def test_a_line_never_has_fields_of_an_earlier_request(call: Call, lines: Lines)
     assert {"entity", "token_name", "token_id", "model_id", "dry_run"}.isdisjoint(lines()[0])
 
 
-def test_the_first_request_of_a_process_counts_as_one_cold_start(endpoint: Endpoint) -> None:
+@pytest.mark.parametrize(
+    ("initialization", "cold_starts"), [("on-demand", 1), ("provisioned-concurrency", 0)]
+)
+def test_the_first_request_of_a_process_counts_as_one_cold_start(
+    endpoint: Endpoint, initialization: str, cold_starts: int
+) -> None:
     """Also if it has several lines, as after a failure. The libraries log nothing."""
     endpoint.fail("TransactWriteItems", OUTAGE, DENIED)
 
-    outcome = run_in_a_process(endpoint, [make_event(steps=[1])] * 3)
+    outcome = run_in_a_process(
+        endpoint, [make_event(steps=[1])] * 3, AWS_LAMBDA_INITIALIZATION_TYPE=initialization
+    )
 
     assert [500, 200, 200] == [response.status for response in outcome.responses]
     assert 4 == outcome.log.count('"correlation_id"')
-    assert 1 == outcome.log.count('"Name":"ColdStart"')
+    assert cold_starts == outcome.log.count('"Name":"ColdStart"')
     assert all("{" == line[0] for line in outcome.log.splitlines() if line)
-
-
-def test_provisioned_concurrency_has_no_cold_starts(endpoint: Endpoint) -> None:
-    outcome = run_in_a_process(
-        endpoint,
-        [make_event(steps=[1])],
-        AWS_LAMBDA_INITIALIZATION_TYPE="provisioned-concurrency",
-    )
-
-    assert "ColdStart" not in outcome.log
 
 
 def test_a_line_has_the_time_the_invocation_and_the_trace(
