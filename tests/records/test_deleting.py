@@ -121,14 +121,17 @@ def test_deletes_for_a_model_with_the_longest_id(call: Call) -> None:
 @pytest.mark.parametrize("number", [99, 100, 101, 250])
 @pytest.mark.parametrize("missing", ["none", "every third", "all"])
 def test_deletes_any_number(call: Call, endpoint: Endpoint, number: int, missing: str) -> None:
-    """Up to 100 steps need no query."""
+    """Up to 100 steps need no query, and the deletion does not read them at all."""
     steps = list(range(10 * number, 0, -10))
     not_found = {"none": [], "every third": steps[::3], "all": steps}[missing]
     put_checkpoints(MODEL, set(steps) - set(not_found) | {5}, entity=ENTITY)
 
     assert_deletes(number - len(not_found), call, steps, not_found)
     assert {MODEL: {5}} == stored_checkpoints()
-    assert (number > 100) == ("Query" in endpoint.calls)
+    _, read, _, *calls = endpoint.calls  # both requests read the token first
+    assert ("BatchGetItem" if number <= 100 else "Query") == read
+    assert number <= 100 or "Query" == calls.pop(0)
+    assert {"TransactWriteItems"} >= set(calls)
 
 
 def test_deletes_only_what_the_model_has_if_there_are_many_steps(
