@@ -10,7 +10,17 @@ import pytest
 
 from checkpoints.api.auth import DELETE_SCOPE, READ_SCOPE, hash_token
 from emulators.dynamodb import put_checkpoints, put_token, stored_checkpoints
-from events import ENTITY, MODEL, TOKEN, Call, Response, deleted, query, refused
+from events import (
+    ENTITY,
+    INTERNAL_SERVER_ERROR,
+    MODEL,
+    TOKEN,
+    Call,
+    Response,
+    deleted,
+    query,
+    refused,
+)
 from faulty_dynamodb import Endpoint
 
 NOT_AUTHENTICATED = refused(401, "Not authenticated", 'Bearer realm="checkpoints"')
@@ -119,6 +129,15 @@ def test_refuses_an_expired_token_whatever_its_record_is(
 
     with mock.patch.object(time, "time", return_value=NOW):
         assert_refused(call, endpoint, INVALID_TOKEN, {"token": "just-expired"})
+
+
+def test_a_token_without_an_entity_is_an_internal_error(call: Call) -> None:
+    """It must not own the checkpoints that have an empty entity."""
+    put_record("damaged", scopes={"SS": [DELETE_SCOPE]})
+    put_checkpoints(MODEL, [2], entity="")
+
+    assert INTERNAL_SERVER_ERROR == call(token="damaged", steps=[2])
+    assert {MODEL: {1, 2}} == stored_checkpoints()
 
 
 def test_accepts_a_token_until_the_moment_it_expires(call: Call) -> None:
