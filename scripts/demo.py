@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from cli.terminal import Parser, emphasize, run
 from emulators.environment import isolate
-from scripts.terminal import Parser, emphasize, run
 
 if TYPE_CHECKING:
     from emulators.dynamodb import Table

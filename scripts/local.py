@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from cli.stacks import report_errors
+from cli.terminal import Parser, run, say, stop_on_signals
 from emulators.aws import (
     EVERY_ADDRESS,
     MAX_PORT,
@@ -17,8 +19,6 @@ from emulators.aws import (
 from emulators.dynamodb import create_tables
 from emulators.environment import direct_export, isolate
 from emulators.records import MODEL, put_demo
-from scripts.stacks import report_errors
-from scripts.terminal import Parser, run, say, stop_on_signals
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

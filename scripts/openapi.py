@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from checkpoints.api.app import RESOURCE, app
 from checkpoints.api.requests import DeleteCheckpointsRequest, ListCheckpointsRequest
 from checkpoints.api.responses import HTTPValidationError
-from scripts.terminal import Parser
+from cli.terminal import Parser
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "openapi.json"
 

@@ -11,9 +11,9 @@ from typing import Any
 import boto3
 from botocore.exceptions import NoRegionError
 
+from cli.stacks import BucketAccessError, UsageError, check_bucket, report_errors
+from cli.terminal import Parser, run
 from emulators.template import read_template
-from scripts.stacks import BucketAccessError, UsageError, check_bucket, report_errors
-from scripts.terminal import Parser, run
 
 NONE = "none"  # the value that turns an optional feature off
 

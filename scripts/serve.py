@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from checkpoints.api.auth import DELETE_SCOPE, READ_SCOPE
+from cli import tokens
+from cli.logs import read_events
+from cli.stacks import report_errors
+from cli.terminal import Parser, run, say, stop_on_signals
 from emulators import STACK
 from emulators.aws import AwsEmulator, aws_emulator, build, free_port
 from emulators.environment import direct_export, isolate
 from emulators.records import ARTIFACTS_BUCKET, ENTITY, MODEL, STEPS, artifact_keys, put_demo_model
-from scripts import tokens
-from scripts.logs import read_events
-from scripts.stacks import report_errors
-from scripts.terminal import Parser, run, say, stop_on_signals
 
 OVERLAP_MILLISECONDS = 5_000  # an event can appear in the log some time after its timestamp
 EXPECTED_MESSAGES = ("Deletion completed", "Checkpoints listed")  # the counts say the same
@@ -96,7 +96,7 @@ exports:
 
   export {_assign(settings, "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")}
   export {_assign(settings, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-  .venv/bin/python scripts/tokens.py list --stack {STACK}
+  .venv/bin/python cli/tokens.py list --stack {STACK}
   aws dynamodb scan --table-name {outputs["CheckpointsTableName"]}
   aws dynamodb scan --table-name {outputs["TokensTableName"]}
   aws s3 ls --recursive s3://{ARTIFACTS_BUCKET}

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import boto3
 import pytest
 
+from cli import stacks, terminal
 from faulty_dynamodb import Endpoint, Server, serving
-from scripts import stacks, terminal
 
 STACK = "deployed"
 LOG_GROUP = "ApiFunctionLogGroup"

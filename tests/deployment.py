@@ -11,13 +11,13 @@ from typing import Any
 from urllib.parse import quote
 
 from checkpoints.api.auth import DELETE_SCOPE
+from cli import tokens
+from cli.logs import read_events
 from emulators import STACK, records
 from emulators.aws import AwsEmulator
 from emulators.records import ARTIFACTS_BUCKET
 from events import ENTITY, MODEL, Response
 from faulty_dynamodb import Endpoint
-from scripts import tokens
-from scripts.logs import read_events
 
 type Send = Callable[..., Response]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from cli.terminal import say
 from events import SAMPLE_STATUSES
 from scripts.demo import main
-from scripts.terminal import say
 
 ROOT = Path(__file__).parents[1]
 

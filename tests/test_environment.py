@@ -13,14 +13,14 @@ from unittest import mock
 
 import pytest
 
-from cli import prune
+from cli import prune, tokens
 from commands import run_command
 from emulators import environment as settings
 from emulators.aws import ROOT, AwsEmulator
 from emulators.environment import direct_connections
 from events import TOKEN
 from faulty_dynamodb import Endpoint, serving
-from scripts import local, serve, tokens
+from scripts import local, serve
 
 NOTHING = "http://127.0.0.1:9"  # no program listens there
 PROXIES = {

@@ -18,15 +18,15 @@ from unittest import mock
 import boto3
 import pytest
 
-import scripts.artifact_recovery
+import cli.artifact_recovery
 from checkpoints import telemetry
 from checkpoints.api import audit
+from cli import restore
 from commands import LOG_GROUP, STACK, Result, Run, create_log, log, run_command
 from emulators.dynamodb import put_checkpoints, stored_checkpoints
 from emulators.records import Attribute
 from events import ENTITY, MODEL, Call
 from faulty_dynamodb import Apply, Endpoint, Fault, Reply, lose_response, pass_on, reject
-from scripts import restore
 
 RESTORED = "restored-checkpoints"
 HEADLINE = f"Model: '{MODEL}'\nFrom: {RESTORED}\nTo: CheckpointsTable\n"
@@ -678,7 +678,7 @@ def test_says_which_artifacts_were_restored_when_it_fails(
 
     session.events.register("before-call.s3.DeleteObject", deny)
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", session)
-    monkeypatch.setattr(scripts.artifact_recovery, "CONCURRENT_CHECKPOINTS", 1)
+    monkeypatch.setattr(cli.artifact_recovery, "CONCURRENT_CHECKPOINTS", 1)
 
     told = report(
         "Restored: 2 (1-2)",

@@ -11,13 +11,13 @@ from urllib.parse import unquote
 import boto3
 import pytest
 
+from cli import smoke
 from commands import BUCKET_DENIED, Result, Run, denied_s3, run_command
 from emulators.dynamodb import stored_checkpoints
 from emulators.records import ARTIFACTS_BUCKET
 from emulators.template import read_template
 from events import TOKEN, Invoke, make_event
 from faulty_dynamodb import Apply, Endpoint, Reply, Server, pass_on, reject, serving
-from scripts import smoke
 
 type Respond = Callable[[str, dict[str, str], str], tuple[int, str]]  # path, headers, body
 

@@ -11,9 +11,10 @@ import boto3
 import pytest
 from botocore.config import Config
 
+from cli import restore, smoke, tokens
+from cli.stacks import EXPIRED_CREDENTIALS, report_errors
 from emulators.aws import AwsEmulator
-from scripts import local, preflight, restore, serve, smoke, tokens
-from scripts.stacks import EXPIRED_CREDENTIALS, report_errors
+from scripts import local, preflight, serve
 
 type Main = Callable[[Sequence[str]], int]
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from scripts import local, openapi, preflight, restore, serve, smoke, tokens
+from cli import restore, smoke, tokens
+from scripts import local, openapi, preflight, serve
 
 # For each command, what it needs besides the option that is given twice.
 OPTIONS = [

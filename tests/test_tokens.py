@@ -17,13 +17,13 @@ import pytest
 from botocore.stub import Stubber
 
 from checkpoints.api.auth import hash_token
+from cli import tokens
 from commands import Result, Run
 from emulators.dynamodb import put_checkpoints, put_token
 from events import ENTITY, MODEL, Call
 from faulty_dynamodb import Endpoint, reject
-from scripts import tokens
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "tokens.py"
+SCRIPT = Path(__file__).parents[1] / "cli" / "tokens.py"
 ISSUE = ["issue", "--entity", ENTITY, "--name", "laptop", "--scope", "checkpoints:delete"]
 
 
@@ -263,7 +263,7 @@ def test_refuses_a_token_on_the_command_line_and_does_not_repeat_it(
     assert token not in refused.stderr
     assert refused.stderr.endswith(
         ": error: Do not put a token on the command line, where the shell's history and the list "
-        "of processes show it. Revoke it now: run `.venv/bin/python scripts/tokens.py revoke "
+        "of processes show it. Revoke it now: run `.venv/bin/python cli/tokens.py revoke "
         "--stack STACK -`, and paste the token at the prompt.\n"
     )
 

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
+from cli import tokens
 from deployment import Deployment, Send
 from emulators import STACK
 from events import Response
-from scripts import tokens
 
 
 def status_and_body(response: Response) -> tuple[int, object]:

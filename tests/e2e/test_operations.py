@@ -4,11 +4,11 @@ import json
 import time
 from typing import Any
 
+from cli import restore, smoke
+from cli.logs import read_events
 from deployment import Deployment, Send, run_script
 from emulators.records import put_checkpoints
 from events import ENTITY
-from scripts import restore, smoke
-from scripts.logs import read_events
 
 MODEL = "mistaken"
 RESTORED = "restored-checkpoints"

@@ -16,8 +16,8 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from checkpoints.api.auth import DELETE_SCOPE, READ_SCOPE, TOKEN_ID_DIGITS, hash_token
-from scripts.stacks import UsageError, describe, output_of, report_errors
-from scripts.terminal import Parser, parse_duration, run
+from cli.stacks import UsageError, describe, output_of, report_errors
+from cli.terminal import Parser, parse_duration, run
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         parser.error(
             "Do not put a token on the command line, where the shell's history and the list of "
-            "processes show it. Revoke it now: run `.venv/bin/python scripts/tokens.py revoke "
+            "processes show it. Revoke it now: run `.venv/bin/python cli/tokens.py revoke "
             f"--stack STACK {STANDARD_INPUT}`, and paste the token at the prompt."
         )
     options = parser.parse_args(arguments)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from uuid import UUID
 
 from checkpoints.records.numbers import storable
-from scripts import logs
-from scripts.stacks import UsageError
+from cli import logs
+from cli.stacks import UsageError
 
 MAX_STEPS = 1_000_000
 

@@ -15,10 +15,9 @@ from boto3.dynamodb.conditions import Key
 from botocore.exceptions import BotoCoreError, ClientError
 
 from checkpoints.api.auth import hash_token
-from emulators.records import put_checkpoints, put_token
-from scripts import stacks
-from scripts.deletions import format_steps
-from scripts.stacks import (
+from cli import stacks
+from cli.deletions import format_steps
+from cli.stacks import (
     BucketAccessError,
     UsageError,
     check_bucket,
@@ -26,7 +25,8 @@ from scripts.stacks import (
     output_of,
     report_errors,
 )
-from scripts.terminal import Parser, run, stop_on_signals
+from cli.terminal import Parser, run, stop_on_signals
+from emulators.records import put_checkpoints, put_token
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

@@ -18,10 +18,10 @@ from boto3.dynamodb.types import TypeDeserializer
 from botocore.config import Config
 
 from checkpoints.records.record import MAX_MODEL_ID_BYTES
-from scripts.artifact_recovery import Recovery
-from scripts.deletions import Deleted, find_in_log, format_steps, parse_steps
-from scripts.stacks import UsageError, output_of, report_errors
-from scripts.terminal import Parser, run, run_concurrently, stop_on_signals
+from cli.artifact_recovery import Recovery
+from cli.deletions import Deleted, find_in_log, format_steps, parse_steps
+from cli.stacks import UsageError, output_of, report_errors
+from cli.terminal import Parser, run, run_concurrently, stop_on_signals
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
