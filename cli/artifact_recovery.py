@@ -9,7 +9,7 @@ import boto3
 from botocore.config import Config
 
 from checkpoints.reclaim.artifacts import Artifacts, InvalidUriError
-from cli.deletions import format_steps
+from cli.steps import format_steps
 from cli.terminal import run_concurrently
 
 if TYPE_CHECKING:

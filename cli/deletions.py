@@ -1,18 +1,12 @@
-"""Read from the function's log which steps a request deleted, or parse a list of steps."""
+"""Read from the function's log which steps a request deleted."""
 
-import argparse
-import re
-from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
-from itertools import groupby
 from typing import NamedTuple
 from uuid import UUID
 
-from checkpoints.records.numbers import storable
 from cli import logs
-from cli.stacks import UsageError
-
-MAX_STEPS = 1_000_000
+from cli.errors import CommandError
+from cli.steps import expand
 
 
 class Deleted(NamedTuple):
@@ -30,7 +24,7 @@ def find_in_log(log_group: str, request: UUID, *, since: datetime) -> Deleted:
     The search starts at `since`.
 
     Raises:
-        UsageError: the log has no line of the request.
+        CommandError: the log has no line of the request.
 
     """
     # CloudWatch can return a line twice.
@@ -39,7 +33,7 @@ def find_in_log(log_group: str, request: UUID, *, since: datetime) -> Deleted:
     # Filter the lines, because a caller can put the id of another request into its own log lines.
     lines = [line for line in fields if line.get("function_request_id") == str(request)]
     if not lines:
-        raise UsageError(
+        raise CommandError(
             f"{log_group} has no line with the function_request_id {request} since "
             f"{since.astimezone(UTC):%Y-%m-%d %H:%M} UTC. Lines appear some seconds after the "
             "request. If the request is older, restore the table to an earlier time."
@@ -61,45 +55,3 @@ def find_in_log(log_group: str, request: UUID, *, since: datetime) -> Deleted:
         lines[0].get("entity"),
         complete=len(steps) == expected,
     )
-
-
-def parse_steps(text: str) -> list[int]:
-    """Return the steps of a list such as `100,200-203`.
-
-    Raises:
-        ArgumentTypeError: it is not such a list, or a step is too large for DynamoDB.
-
-    """
-    ranges = []
-    for part in text.split(","):
-        match = re.fullmatch(r"(-?[0-9]{1,126})(?:-(-?[0-9]{1,126}))?", part.strip())
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
-        if first > last or storable([first, last]) != [first, last]:
-            raise argparse.ArgumentTypeError(f"{part[:40]!r} is not a step or a range like 200-203")
-        ranges.append((first, last))
-    try:
-        return expand(ranges)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def expand(ranges: Iterable[Sequence[int]]) -> list[int]:
-    """Return the steps of ranges `[first, last]`, ascending and without duplicates.
-
-    Raises:
-        UsageError: there are more than `MAX_STEPS`.
-
-    """
-    ranges = list(ranges)
-    if sum(last - first + 1 for first, last in ranges) > MAX_STEPS:
-        raise UsageError(f"more than {MAX_STEPS:,} steps; use a smaller range in --steps")
-    return sorted({step for first, last in ranges for step in range(first, last + 1)})
-
-
-def format_steps(steps: Collection[int]) -> str:
-    """Format ascending steps for `parse_steps`."""
-    runs = [
-        [step for _, step in run]
-        for _, run in groupby(enumerate(steps), lambda pair: pair[1] - pair[0])
-    ]
-    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from cli.terminal import say
+from commands import run_command
 from events import SAMPLE_STATUSES
 from scripts.demo import main
 
+STOPPING = "\nStopping, which can take a moment.\n\nStopped.\n"
 ROOT = Path(__file__).parents[1]
 
 
@@ -101,18 +103,15 @@ def test_explains_why_a_file_is_not_an_event(
     content: bytes | None,
     message: str,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = tmp_path / "event.json"
     if content is not None:
         path.write_bytes(content)
-    monkeypatch.setattr(sys, "argv", ["demo.py", str(path)])
 
-    with pytest.raises(SystemExit) as stop:
-        main()
+    code, sent, told = run_command(main, str(path), capsys=capsys)
 
-    printed = ("", f"demo.py: {message.format(repr(str(path)))}\n")
-    assert (2, *printed) == (stop.value.code, *capsys.readouterr())
+    assert (2, "") == (code, sent)
+    assert told.endswith(f"\n\nError: Invalid value: {message.format(repr(str(path)))}\n")
 
 
 def test_sends_chosen_events_and_shows_the_log_if_the_function_fails(tmp_path: Path) -> None:
@@ -145,7 +144,7 @@ def test_sends_chosen_events_and_shows_the_log_if_the_function_fails(tmp_path: P
     ) == " ".join(summary.split())
 
 
-def test_prints_one_line_when_it_is_interrupted() -> None:
+def test_prints_no_traceback_when_it_is_interrupted() -> None:
     with subprocess.Popen(  # noqa: S603 it is ours
         [sys.executable, "-u", ROOT / "scripts" / "demo.py"],
         stdout=subprocess.PIPE,
@@ -157,7 +156,7 @@ def test_prints_one_line_when_it_is_interrupted() -> None:
         process.send_signal(signal.SIGINT)
         _, said = process.communicate()
 
-    assert (130, "\nStopped.\n") == (process.returncode, said)
+    assert (130, STOPPING) == (process.returncode, said)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from checkpoints.api.audit import Line
 from checkpoints.reclaim import audit as reclaim_audit
 from checkpoints.reclaim.reasons import Refusal
 from checkpoints.records import checkpoints, record
-from cli import tokens
+from cli.options import Scope
 from docs import API, OPERATIONS, README, first_cells, rows, section
 from emulators.aws import ROOT
 from emulators.template import read_template
@@ -65,10 +65,9 @@ def test_each_command_of_make_and_each_script_exists(page: Path) -> None:
 
     for line in re.findall(r"^make ([a-z][a-z0-9 -]*)", "\n".join(code), re.MULTILINE):
         assert set(line.split()) <= targets, line
-    for script in re.findall(r"(?:cli|scripts)/\w+\.py", page.read_text()):
+    for script in re.findall(r"scripts/\w+\.py", page.read_text()):
         assert (ROOT / script).exists(), script
-    pattern = r"((?:cli|scripts)/\w+\.py)((?:\\\n|[^\n#])*)"
-    for script, arguments in re.findall(pattern, "\n".join(code)):
+    for script, arguments in re.findall(r"(scripts/\w+\.py)((?:\\\n|[^\n#])*)", "\n".join(code)):
         for option in re.findall(r" (--[a-z-]+)", arguments):
             assert f'"{option}"' in (ROOT / script).read_text(), (script, option)
 
@@ -260,7 +259,7 @@ def test_each_route_is_published_and_deployed() -> None:
 
     assert sorted(published) == sorted(deployed), "Events of ApiFunction in template.yaml"
     scopes = {value for name, value in vars(auth).items() if name.endswith("_SCOPE")}
-    assert scopes == set(tokens.SCOPES), "SCOPES in cli/tokens.py"
+    assert scopes == set(Scope), "Scope in cli/options.py"
     assert scopes <= set(re.findall(r"`(.*?)`", API.read_text())), "docs/api.md"
 
 

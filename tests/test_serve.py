@@ -50,7 +50,7 @@ def test_shows_one_line_for_each_request(
         "TIME  422  N ms  Request refused: invalid request  vision-team/resnet-50",
         "TIME  401  N ms  Request refused: no credentials",
         f"TIME  500  N ms  Request failed: {cause}",
-    ] == [re.sub(r"^\d\d:\d\d:\d\d  (\d+)  [ \d]{5} ms", r"TIME  \1  N ms", x) for x in lines]
+    ] == [re.sub(r"^\d\d:\d\d:\d\d  (\d+)  [ \d,]{5} ms", r"TIME  \1  N ms", x) for x in lines]
 
 
 def line(**fields: object) -> str | None:
@@ -195,7 +195,7 @@ def test_prints_commands_to_paste_for_what_is_deployed() -> None:
         "export TOKEN=secret",
         "export AWS_ENDPOINT_URL=http://127.0.0.1:65535 AWS_DEFAULT_REGION=us-east-1",
         "export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test",
-        ".venv/bin/python cli/tokens.py list --stack checkpoints",
+        ".venv/bin/checkpoints tokens list --stack checkpoints",
         "aws dynamodb scan --table-name checkpoints-1",
         "aws dynamodb scan --table-name tokens-1",
         "aws s3 ls --recursive s3://training-artifacts",
