@@ -14,6 +14,7 @@ from uuid import UUID
 import typer
 from typer.core import TyperGroup
 
+from cli import prune
 from cli.command import Command, run
 from cli.options import (
     STANDARD_INPUT,
@@ -49,9 +50,9 @@ class TokensGroup(TyperGroup):
 
 app = typer.Typer(
     name="checkpoints",
-    help="Commands for people who operate the API.",
-    epilog="Set account and region with AWS_PROFILE and AWS_DEFAULT_REGION. Exit codes: 0 done, "
-    "1 not everything is done, 2 wrong usage, 130 interrupted.",
+    help="Commands for people who use or operate the API.",
+    epilog="Set account and region with AWS_PROFILE and AWS_DEFAULT_REGION; prune does not use "
+    "them. Exit codes: 0 done, 1 not everything is done, 2 wrong usage, 130 interrupted.",
     # Help is plain text: it starts faster, and no bracket in a text is taken for markup.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,  # they could print a token
@@ -61,6 +62,7 @@ tokens_app = typer.Typer(
     help="Issue, list and revoke the bearer tokens of the API.",
 )
 app.add_typer(tokens_app, name="tokens")
+app.add_typer(prune.app)
 
 
 @tokens_app.command(cls=Command)

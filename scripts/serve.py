@@ -81,7 +81,7 @@ Delete some checkpoints:
 Or delete all checkpoints except some:
 
   export CHECKPOINTS_API_URL=$API_URL CHECKPOINTS_TOKEN=$TOKEN
-  .venv/bin/python cli/prune.py {MODEL} \\
+  .venv/bin/checkpoints prune {MODEL} \\
       --keep-last 2 --keep-best loss:min=3
 
 To use AWS tools and this project's commands with the emulator, first run these
@@ -99,7 +99,7 @@ exports:
 
 Unlike AWS, the emulator does not throttle, and ignores the filters of log
 queries. If a model_id contains a /, write it as %252F in the path of a request,
-and as %2F in the MODEL of prune.py.
+and as %2F in the MODEL of checkpoints prune.
 
 Below is one line for each request, and one for each deleted checkpoint that had
 artifacts. Ctrl-C stops everything.

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from cli.terminal import say
 from commands import run_command
 from events import SAMPLE_STATUSES
 from scripts.demo import main
@@ -77,7 +76,6 @@ def test_sends_every_sample_event_and_sums_up() -> None:
         "207 checkpoints and 12 objects deleted in total."
     ) == " ".join(summary.split())
     assert all(line[-1] in ",;." for line in summary.splitlines())  # broken between the items
-    assert 80 >= max(map(len, shown.stdout.splitlines()))
     (excerpt,) = re.findall(
         r"^```text\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
     )
@@ -157,23 +155,3 @@ def test_prints_no_traceback_when_it_is_interrupted() -> None:
         _, said = process.communicate()
 
     assert (130, STOPPING) == (process.returncode, said)
-
-
-@pytest.mark.parametrize(
-    ("terminal", "no_color", "is_bold"),
-    [("xterm", "", True), ("xterm", "1", False), ("dumb", "", False), (None, "", False)],
-)
-def test_prints_in_bold_only_on_a_terminal_and_without_no_color(
-    terminal: str | None,
-    no_color: str,
-    is_bold: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal is not None)
-    monkeypatch.setenv("TERM", terminal or "xterm")
-    monkeypatch.setenv("NO_COLOR", no_color)
-
-    say("text")
-
-    assert ("\033[1mtext\033[0m\n" if is_bold else "text\n") == capsys.readouterr().out

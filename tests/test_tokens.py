@@ -19,8 +19,8 @@ ISSUE = ["issue", "--entity", ENTITY, "--name", "laptop", "--scope", "checkpoint
 
 @pytest.fixture
 def run(endpoint: Endpoint, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: str, stdin: bytes = b"") -> Result:
-        return run_on_stack("tokens", *arguments, endpoint=endpoint, capsys=capsys, stdin=stdin)
+    def run(*arguments: str, **others: Any) -> Result:
+        return run_on_stack("tokens", *arguments, endpoint=endpoint, capsys=capsys, **others)
 
     return run
 
@@ -134,6 +134,17 @@ def test_lists_tokens_without_their_secrets(run: Run) -> None:
     assert own[3].startswith(created)
     assert ["never", hash_token(token)[:8]] == own[4:]
     assert token not in listed
+
+
+@pytest.mark.parametrize(("no_color", "is_bold"), [("", True), ("1", False)])
+def test_prints_in_bold_on_a_terminal_without_no_color(
+    run: Run, no_color: str, is_bold: bool
+) -> None:
+    # Rich takes the output for a terminal.
+    listed = run("list", TTY_COMPATIBLE="1", TERM="xterm", NO_COLOR=no_color).stdout
+
+    assert is_bold == ("\x1b[1mENTITY" in listed)
+    assert is_bold == ("\x1b" in listed)
 
 
 @pytest.mark.parametrize(
