@@ -146,7 +146,7 @@ serve: .venv/ready .tools/ministack/ready .tools/sam/ready ## Deploy to a local 
 
 .PHONY: smoke
 smoke: .venv/ready ## Test the deployed STACK (default: checkpoints), optionally at URL
-	@$(python) scripts/smoke.py --stack "$(STACK)" $(if $(URL),--url "$(URL)")
+	@.venv/bin/checkpoints smoke --stack "$(STACK)" $(if $(URL),--url "$(URL)")
 
 .PHONY: e2e
 e2e: .venv/ready .tools/ministack/ready .tools/sam/ready ## Run the end-to-end tests against a local AWS emulator

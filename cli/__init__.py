@@ -1,1 +1,1 @@
-"""Commands for people who use or operate the API."""
+"""The command `checkpoints`, for people who use or operate the API."""

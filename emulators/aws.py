@@ -18,8 +18,10 @@ from urllib.parse import urlsplit
 
 import boto3
 
+from cli.errors import CommandError
+from cli.proxies import LOOPBACK
 from emulators import STACK
-from emulators.environment import INHERITED, LOOPBACK, isolated
+from emulators.environment import INHERITED, isolated
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / ".aws-sam" / "local"
@@ -32,7 +34,7 @@ START_SECONDS = 60
 STOP_SECONDS = 10
 
 
-class AwsEmulatorError(Exception):
+class AwsEmulatorError(CommandError):
     """The emulator, the build or the deployment failed, or a port is not free or not valid.
 
     The message is a sentence that says why.

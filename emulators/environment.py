@@ -7,11 +7,9 @@ Import only small modules here, because this runs before the others are imported
 """
 
 import os
-from collections.abc import Mapping
 from shlex import quote
 
-LOOPBACK = "127.0.0.1"
-WITHOUT_PROXY = f"{LOOPBACK},localhost"
+from cli.proxies import WITHOUT_PROXY, direct_connections
 
 # What programs need to run, and what the user wants to see on a terminal: NO_COLOR and TERM. The
 # Makefile sets SAM, MINISTACK and SAM_CLI_TELEMETRY. CI makes Hypothesis repeatable.
@@ -45,21 +43,6 @@ def isolate() -> None:
     """
     os.environ.clear()
     os.environ.update(isolated())
-
-
-def direct_connections(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return variables that make programs connect to this machine without the user's proxy.
-
-    If no proxy is set, there are none: on macOS, they would turn off the system's proxies.
-    """
-    # Names in lower case come last, and so they win, as in most programs.
-    settings = {name.lower(): environment[name] for name in sorted(environment)}
-    if not any(settings.get(name) for name in ("http_proxy", "https_proxy", "all_proxy")):
-        return {}
-    hosts = settings.get("no_proxy", "")
-    if hosts != "*" and not hosts.startswith(WITHOUT_PROXY):
-        hosts = f"{WITHOUT_PROXY},{hosts}".rstrip(",")
-    return {"NO_PROXY": hosts, "no_proxy": hosts}
 
 
 def direct_export() -> str:

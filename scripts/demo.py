@@ -11,11 +11,14 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from itertools import batched
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlencode
 
+import typer
+
+from cli.command import run
+from cli.terminal import say
 from emulators.environment import isolate
-from scripts.terminal import Parser, emphasize, run
 
 if TYPE_CHECKING:
     from emulators.dynamodb import Table
@@ -28,26 +31,27 @@ STEPS_PER_LINE = 4
 type Event = dict[str, Any]
 
 
-def main() -> int:
-    """Send the events named on the command line, or all events in events/."""
-    parser = Parser(
-        description=__doc__,
-        epilog="Each event starts with the same tables: three models, and the tokens of two teams.",
-    )
-    parser.add_argument(
-        "event",
-        nargs="*",
-        type=Path,
-        help="file with a REST API proxy event, such as events/no-token.json (default: all files "
-        "in events/)",
-    )
-    paths = parser.parse_args().event or sorted(
+def main(
+    event: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="EVENT",
+            help="File with a REST API proxy event, such as events/no-token.json. By default, all "
+            "files in events/.",
+        ),
+    ] = None,
+) -> int:
+    """Send sample events through the functions, with DynamoDB and S3 in memory, and show results.
+
+    Each event starts with the same tables: three models, and the tokens of two teams.
+    """
+    paths = event or sorted(
         EVENTS.glob("*.json"), key=lambda path: (path.name != FIRST_EVENT, path.name)
     )
     try:
         events = [(path.name, read_event(path)) for path in paths]
     except ValueError as error:
-        parser.exit(2, f"demo.py: {error}\n")
+        raise typer.BadParameter(str(error)) from None
     return send(events)
 
 
@@ -120,7 +124,8 @@ def send(events: list[tuple[str, Event]]) -> int:
             objects = stored_objects()
             log.seek(0)
             log.truncate()
-            print(f"\n{emphasize(name)}", flush=True)
+            print()
+            say(name)
             listing = sample_listing | {"path": event["path"]}
             if name == FIRST_EVENT:
                 show("before", *list_of(respond(listing)))
@@ -142,7 +147,8 @@ def send(events: list[tuple[str, Event]]) -> int:
             freed += len(objects - left)
             if response["statusCode"] == HTTPStatus.INTERNAL_SERVER_ERROR:
                 print(log.getvalue(), end="")
-    print("\n" + emphasize(summary_of(statuses, deleted, freed)))
+    print()
+    say(summary_of(statuses, deleted, freed))
     return int(HTTPStatus.INTERNAL_SERVER_ERROR in statuses)
 
 

@@ -1,11 +1,13 @@
 """Run a DynamoDB on this machine for `make invoke` and `make start-api`, with the demo's data."""
 
-import argparse
 import sys
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from cli.command import run
+from cli.terminal import say
 from emulators.aws import (
     EVERY_ADDRESS,
     MAX_PORT,
@@ -17,8 +19,6 @@ from emulators.aws import (
 from emulators.dynamodb import create_tables
 from emulators.environment import direct_export, isolate
 from emulators.records import MODEL, put_demo
-from scripts.stacks import report_errors
-from scripts.terminal import Parser, run, say, stop_on_signals
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -27,34 +27,24 @@ DEFAULT_PORT = 8000  # the same as in samconfig.toml
 TABLES = ("CheckpointsTable", "TokensTable")  # `sam local` replaces their !Ref with these names
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until interrupted, or reset the data; return the exit code."""
-    parser = Parser(description=__doc__)
-    parser.add_argument(
-        "--port",
-        type=int,
-        default=DEFAULT_PORT,
-        help="port that DynamoDB listens on (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--reseed",
-        action="store_true",
-        help="reset the records and tokens of the DynamoDB that is running on this port",
-    )
-    options = parser.parse_args(arguments)
-    stop_on_signals()
-    return report_errors("local.py", lambda: _run(options))
-
-
-def _run(options: argparse.Namespace) -> int:
+def main(
+    port: Annotated[int, typer.Option(help="Port that DynamoDB listens on.")] = DEFAULT_PORT,
+    reseed: Annotated[
+        bool,
+        typer.Option(
+            "--reseed",
+            help="Reset the records and tokens of the DynamoDB that is running on this port.",
+        ),
+    ] = False,
+) -> None:
+    """Run a DynamoDB on this machine for make invoke and make start-api, with the demo's data."""
     try:
-        if options.reseed:
-            _reseed(options.port)
+        if reseed:
+            _reseed(port)
         else:
-            _serve(options.port)
+            _serve(port)
     except KeyboardInterrupt:
         say("Stopped. No process is left running.")
-    return 0
 
 
 def _serve(port: int) -> None:

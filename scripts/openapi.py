@@ -2,34 +2,34 @@
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from aws_lambda_powertools.event_handler.openapi.models import HTTPBearer
 from pydantic import TypeAdapter
 
 from checkpoints.api.app import RESOURCE, app
 from checkpoints.api.requests import DeleteCheckpointsRequest, ListCheckpointsRequest
 from checkpoints.api.responses import HTTPValidationError
-from scripts.terminal import Parser
+from cli.command import run
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "openapi.json"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the document, or with `--check` only check whether the file is up to date."""
-    parser = Parser(description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing, and fail if the file is out of date"
-    )
-    check = parser.parse_args(arguments).check
+def main(
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Write nothing, and fail if the file is out of date."),
+    ] = False,
+) -> int:
+    """Write docs/openapi.json, the description of the API, from the code."""
     text = json.dumps(document(), indent=2) + "\n"
     if not check:
         DOCUMENT.write_text(text)
         return 0
     if not DOCUMENT.exists() or DOCUMENT.read_text() != text:
-        print("openapi.py: docs/openapi.json is out of date. Run make update.", file=sys.stderr)
+        print("Error: docs/openapi.json is out of date. Run make update.", file=sys.stderr)
         return 1
     return 0
 
@@ -84,4 +84,4 @@ def _parameter(name: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -11,9 +11,10 @@ from typing import Any
 import boto3
 from botocore.exceptions import NoRegionError
 
+from cli.command import report
+from cli.errors import CommandError
+from cli.stacks import BucketAccessError, check_bucket
 from emulators.template import read_template
-from scripts.stacks import BucketAccessError, UsageError, check_bucket, report_errors
-from scripts.terminal import Parser, run
 
 NONE = "none"  # the value that turns an optional feature off
 
@@ -27,28 +28,24 @@ _PARAMETER = re.compile(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check the options of `sam deploy`; return the exit code: 0 all is well, 1 not."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = Parser(
-        description=__doc__,
-        epilog="The options are those of sam deploy. Its other options are ignored.",
-        allow_abbrev=False,
-    )
+    # The options are those of sam deploy. If one is given twice, sam takes the last one too.
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--profile")
     parser.add_argument("--region")
     parser.add_argument("-g", "--guided", action="store_true")  # then sam asks for the region
     options, _ = parser.parse_known_args(arguments)
-    return report_errors("make deploy", lambda: _check(options, _overrides(arguments)))
+    return report(lambda: _check(options, _overrides(arguments)))
 
 
-def _check(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+def _check(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     parameters = parse_parameters(overrides)
     session = boto3.Session(profile_name=options.profile, region_name=options.region)
     if not session.region_name:
         if options.guided:
-            return 0
+            return
         raise NoRegionError
     session.client("sts").get_caller_identity()
     _check_artifacts_bucket(session, parameters.get("ArtifactsBucket", NONE))
-    return 0
 
 
 def _check_artifacts_bucket(session: boto3.Session, bucket: str) -> None:
@@ -57,7 +54,7 @@ def _check_artifacts_bucket(session: boto3.Session, bucket: str) -> None:
     Only warn if S3 denies access, because who deploys may have no access to the artifacts.
 
     Raises:
-        UsageError: there is no such bucket.
+        CommandError: there is no such bucket.
 
     """
     if bucket == NONE:
@@ -65,30 +62,30 @@ def _check_artifacts_bucket(session: boto3.Session, bucket: str) -> None:
     try:
         check_bucket(session.client("s3"), bucket)
     except BucketAccessError as error:
-        print(f"make deploy: warning: {error}", file=sys.stderr)
+        print(f"Warning: {error}", file=sys.stderr)
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:
     """Return the values of `--parameter-overrides`, up to the next option, as SAM reads them.
 
     Raises:
-        UsageError: the option is given twice, or without parameters, or parameters without it.
+        CommandError: the option is given twice, or without parameters, or parameters without it.
 
     """
     option = "--parameter-overrides"
     names = [word.partition("=")[0] for word in arguments]
     if names.count(option) > 1:
-        raise UsageError(f"Give {option} once, with all parameters.")
+        raise CommandError(f"Give {option} once, with all parameters.")
     start = names.index(option) if option in names else len(names)
     _, is_joined, value = arguments[start].partition("=") if option in names else ("", "", "")
     values = [*takewhile(lambda word: not word.startswith("-"), arguments[start + 1 :])]
     end = start + 1 + len(values)
     for name in names[:start] + names[end:]:
         if name in read_template()["Parameters"]:
-            raise UsageError(f"Write the parameter {name} after {option}.")
+            raise CommandError(f"Write the parameter {name} after {option}.")
     values = [value, *values] if is_joined else values
     if option in names and not "".join(values).strip():
-        raise UsageError(f"{option} needs parameters, such as ArtifactsBucket=my-weights.")
+        raise CommandError(f"{option} needs parameters, such as ArtifactsBucket=my-weights.")
     return values
 
 
@@ -99,7 +96,7 @@ def parse_parameters(overrides: Iterable[str]) -> dict[str, str]:
     other texts, without an error.
 
     Raises:
-        UsageError: SAM would refuse an override, ignore it, or drop a part of it.
+        CommandError: SAM would refuse an override, ignore it, or drop a part of it.
 
     """
     known = read_template()["Parameters"]
@@ -110,7 +107,7 @@ def parse_parameters(overrides: Iterable[str]) -> dict[str, str]:
         for part in parts:
             match = _PARAMETER.fullmatch(part)
             if not match or is_mixed or match[3] != NONE == match[3].lower():
-                raise UsageError(
+                raise CommandError(
                     f"Could not read the parameter {override!r}. Write Name=Value, without quotes, "
                     "such as ArtifactsBucket=my-weights. To turn a feature off, write "
                     f"ArtifactsBucket={NONE}."
@@ -119,9 +116,9 @@ def parse_parameters(overrides: Iterable[str]) -> dict[str, str]:
             if name not in known:
                 similar = difflib.get_close_matches(name, known, n=1)
                 hint = f" Did you mean {similar[0]}?" if similar else ""
-                raise UsageError(f"There is no parameter {name!r}.{hint}")
+                raise CommandError(f"There is no parameter {name!r}.{hint}")
             if name in parameters:
-                raise UsageError(f"The parameter {name} is given twice.")
+                raise CommandError(f"The parameter {name} is given twice.")
             _check_value(name, match[3], known[name])
             parameters[name] = match[3]
     return parameters
@@ -131,7 +128,7 @@ def _check_value(name: str, value: str, parameter: Mapping[str, Any]) -> None:
     """Refuse what CloudFormation would refuse, but only after the build.
 
     Raises:
-        UsageError: the template does not allow the value.
+        CommandError: the template does not allow the value.
 
     """
     allowed = [str(each) for each in parameter.get("AllowedValues", [])]
@@ -149,8 +146,8 @@ def _check_value(name: str, value: str, parameter: Mapping[str, Any]) -> None:
         meaning = f"{parameter['Description'].split('. ')[0].rstrip('.')}."
         wanted = parameter.get("ConstraintDescription", meaning)
     if not is_allowed:
-        raise UsageError(f"{name} cannot be {value!r}. {wanted}")
+        raise CommandError(f"{name} cannot be {value!r}. {wanted}")
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(main())

@@ -1,52 +1,45 @@
 """Build the functions, deploy the template to a local AWS emulator, and keep it running."""
 
-import argparse
 import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
 
 from checkpoints.api.auth import DELETE_SCOPE, READ_SCOPE
+from cli import tokens
+from cli.command import run
+from cli.logs import read_events
+from cli.terminal import say
 from emulators import STACK
 from emulators.aws import AwsEmulator, aws_emulator, build, free_port
 from emulators.environment import direct_export, isolate
 from emulators.records import ARTIFACTS_BUCKET, ENTITY, MODEL, STEPS, artifact_keys, put_demo_model
-from scripts import tokens
-from scripts.logs import read_events
-from scripts.stacks import report_errors
-from scripts.terminal import Parser, run, say, stop_on_signals
 
 OVERLAP_MILLISECONDS = 5_000  # an event can appear in the log some time after its timestamp
 EXPECTED_MESSAGES = ("Deletion completed", "Checkpoints listed")  # the counts say the same
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until interrupted; return the exit code."""
-    parser = Parser(description=__doc__)
-    parser.add_argument(
-        "--port", type=int, default=0, help="port to listen on (default: a free port)"
-    )
-    parser.add_argument(
-        "--verbose", action="store_true", help="show all log lines of the functions, unformatted"
-    )
-    options = parser.parse_args(arguments)
-    stop_on_signals()
-    return report_errors("serve.py", lambda: _run(options))
-
-
-def _run(options: argparse.Namespace) -> int:
+def main(
+    port: Annotated[int, typer.Option(help="Port to listen on. 0 is a free port.")] = 0,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", help="Show all log lines of the functions, unformatted."),
+    ] = False,
+) -> None:
+    """Build the functions, deploy the template to a local AWS emulator, and keep it running."""
     try:
-        port = free_port(options.port)  # before the build, which takes a while
+        port = free_port(port)  # before the build, which takes a while
         say("Building the functions")
         build()
         say("Starting the local AWS emulator")
         with aws_emulator(port) as emulator:
-            _serve(emulator, verbose=options.verbose)
+            _serve(emulator, verbose=verbose)
     except KeyboardInterrupt:
         say("Stopped. No process is left running.")
-    return 0
 
 
 def _serve(emulator: AwsEmulator, *, verbose: bool) -> None:
@@ -88,7 +81,7 @@ Delete some checkpoints:
 Or delete all checkpoints except some:
 
   export CHECKPOINTS_API_URL=$API_URL CHECKPOINTS_TOKEN=$TOKEN
-  .venv/bin/python cli/prune.py {MODEL} \\
+  .venv/bin/checkpoints prune {MODEL} \\
       --keep-last 2 --keep-best loss:min=3
 
 To use AWS tools and this project's commands with the emulator, first run these
@@ -96,7 +89,7 @@ exports:
 
   export {_assign(settings, "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")}
   export {_assign(settings, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-  .venv/bin/python scripts/tokens.py list --stack {STACK}
+  .venv/bin/checkpoints tokens list --stack {STACK}
   aws dynamodb scan --table-name {outputs["CheckpointsTableName"]}
   aws dynamodb scan --table-name {outputs["TokensTableName"]}
   aws s3 ls --recursive s3://{ARTIFACTS_BUCKET}
@@ -106,7 +99,7 @@ exports:
 
 Unlike AWS, the emulator does not throttle, and ignores the filters of log
 queries. If a model_id contains a /, write it as %252F in the path of a request,
-and as %2F in the MODEL of prune.py.
+and as %2F in the MODEL of checkpoints prune.
 
 Below is one line for each request, and one for each deleted checkpoint that had
 artifacts. Ctrl-C stops everything.

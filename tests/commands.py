@@ -1,21 +1,26 @@
-"""Run a command on a stack that has the embedded tables."""
+"""Run a command in this process, by default on a stack that has the embedded tables."""
 
+import io
 import os
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from typing import Any, NamedTuple
 
 import boto3
 import pytest
+from typer import Typer
+from typer.main import get_command
 
+from cli import stacks
+from cli.command import run
+from cli.main import app
 from faulty_dynamodb import Endpoint, Server, serving
-from scripts import stacks, terminal
 
 STACK = "deployed"
 LOG_GROUP = "ApiFunctionLogGroup"
-
 
 BUCKET_DENIED = (
     "S3 denies access to the bucket {!r}. Either the AWS credentials lack the permission "
@@ -53,13 +58,33 @@ type Run = Callable[..., Result]
 
 
 def run_command(
-    main: Callable[[Sequence[str]], int],
+    command: Typer | Callable[..., int | None],
+    *arguments: str,
+    capsys: pytest.CaptureFixture[str],
+    stdin: bytes = b"",
+    **environment: str | None,
+) -> Result:
+    """Run a command, or a function as one, with these changes of the environment."""
+    capsys.readouterr()  # what others printed before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        for name, value in environment.items():
+            patch.delenv(name) if value is None else patch.setenv(name, value)
+        try:
+            code: object = run(command, arguments)
+        except SystemExit as error:
+            code = error.code
+    return Result(code, *capsys.readouterr())
+
+
+def run_on_stack(
     *arguments: str,
     endpoint: Endpoint,
     capsys: pytest.CaptureFixture[str],
     outputs: Mapping[str, str] | None = None,
+    **others: Any,
 ) -> Result:
-    """Run a command for the stack; it finds DynamoDB at the endpoint.
+    """Run `checkpoints` on the stack, whose DynamoDB is the endpoint.
 
     The stack has more `outputs` if told.
     """
@@ -73,15 +98,22 @@ def run_command(
             "TokensTableName": os.environ["TOKENS_TABLE"],
         } | dict(outputs or {})
 
-    capsys.readouterr()  # what others printed before
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL_DYNAMODB", endpoint.url)
         patch.setattr(stacks, "read_outputs", read_outputs)  # an emulated stack takes seconds
-        try:
-            code: object = terminal.run(lambda: main(["--stack", STACK, *arguments]))
-        except SystemExit as error:
-            code = error.code
-    return Result(code, *capsys.readouterr())
+        patch.setenv("CHECKPOINTS_STACK", STACK)
+        patch.setenv("AWS_ENDPOINT_URL_DYNAMODB", endpoint.url)
+        return run_command(app, *arguments, capsys=capsys, **others)
+
+
+def subcommands(group: Any, path: str = "") -> dict[str, Any]:
+    """Return each command below a group by what to type for it, such as "tokens list"."""
+    found: dict[str, Any] = {}
+    for name, command in getattr(group, "commands", {}).items():
+        found |= {f"{path}{name}": command} | subcommands(command, f"{path}{name} ")
+    return found
+
+
+COMMANDS = subcommands(get_command(app))
 
 
 def create_log(log_group: str) -> None:

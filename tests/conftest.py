@@ -6,6 +6,7 @@ isolate()  # before the imports below, because some libraries read the environme
 
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from unittest import mock
 
 import pytest
 
+from cli.command import SIGNALS
 from docs import check_log_line
 from emulators import STACK
 from emulators.dynamodb import clear_tables, embedded_dynamodb, put_token
@@ -121,6 +123,15 @@ def _fresh_tables(endpoint: Endpoint) -> None:
     clear_tables()
     put_token(TOKEN, entity=ENTITY)
     endpoint.heal()
+
+
+@pytest.fixture(autouse=True)
+def _same_signal_handlers() -> Iterator[None]:
+    """Undo what a command changes that a test runs in this process."""
+    before = {name: signal.getsignal(name) for name in SIGNALS}
+    yield
+    for name, handler in before.items():
+        signal.signal(name, handler)
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from typing import Any
 from urllib.parse import quote
 
 from checkpoints.api.auth import DELETE_SCOPE
+from cli import tokens
+from cli.logs import read_events
 from emulators import STACK, records
 from emulators.aws import AwsEmulator
 from emulators.records import ARTIFACTS_BUCKET
 from events import ENTITY, MODEL, Response
 from faulty_dynamodb import Endpoint
-from scripts import tokens
-from scripts.logs import read_events
 
 type Send = Callable[..., Response]
 
@@ -92,13 +92,11 @@ class Deployment:
         return f"{self.outputs['ApiUrl']}/v1/preview/models/{quote(model_id, safe='')}/checkpoints"
 
 
-def run_script(
-    deployment: Deployment, module: Any, *arguments: str
-) -> subprocess.CompletedProcess[str]:
-    """Run one of the commands that operate a deployed stack."""
+def run_checkpoints(deployment: Deployment, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `checkpoints` on the deployed stack."""
     return subprocess.run(  # noqa: S603 it is ours
-        [sys.executable, "-W", "error", module.__file__, "--stack", STACK, *arguments],
-        env=os.environ | deployment.cloud.environment,
+        [sys.executable, "-W", "error", "-m", "cli.main", *arguments],
+        env=os.environ | deployment.cloud.environment | {"CHECKPOINTS_STACK": STACK},
         capture_output=True,
         text=True,
         check=False,

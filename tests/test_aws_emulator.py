@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
+from cli.proxies import LOOPBACK
 from emulators.aws import EVERY_ADDRESS, AwsEmulatorError, aws_emulator
-from emulators.environment import LOOPBACK
 from processes import own_address
 
 

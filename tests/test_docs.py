@@ -16,11 +16,11 @@ from checkpoints.api.audit import Line
 from checkpoints.reclaim import audit as reclaim_audit
 from checkpoints.reclaim.reasons import Refusal
 from checkpoints.records import checkpoints, record
+from cli.options import Scope
 from docs import API, OPERATIONS, README, first_cells, rows, section
 from emulators.aws import ROOT
 from emulators.template import read_template
 from events import AUTH_ERRORS
-from scripts import tokens
 from template_resolver import of_type
 
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -65,11 +65,9 @@ def test_each_command_of_make_and_each_script_exists(page: Path) -> None:
 
     for line in re.findall(r"^make ([a-z][a-z0-9 -]*)", "\n".join(code), re.MULTILINE):
         assert set(line.split()) <= targets, line
-    for script in re.findall(r"(?:cli|scripts)/\w+\.py", page.read_text()):
+    for script in re.findall(r"scripts/\w+\.py", page.read_text()):
         assert (ROOT / script).exists(), script
-    for script, arguments in re.findall(
-        r"((?:cli|scripts)/\w+\.py)((?:\\\n|[^\n#])*)", "\n".join(code)
-    ):
+    for script, arguments in re.findall(r"(scripts/\w+\.py)((?:\\\n|[^\n#])*)", "\n".join(code)):
         for option in re.findall(r" (--[a-z-]+)", arguments):
             assert f'"{option}"' in (ROOT / script).read_text(), (script, option)
 
@@ -87,7 +85,7 @@ def test_the_readme_names_parameters_of_the_template() -> None:
 
 
 def test_each_output_that_docs_and_scripts_read_exists() -> None:
-    scripts = "".join(path.read_text() for path in (ROOT / "scripts").glob("*.py"))
+    scripts = "".join(path.read_text() for path in (ROOT / "cli").glob("*.py"))
     names = {
         *re.findall(r"\$\(output (\w+)\)", OPERATIONS.read_text()),
         *re.findall(r"\boutput(?: that)? `(\w+)`", README.read_text() + OPERATIONS.read_text()),
@@ -261,7 +259,7 @@ def test_each_route_is_published_and_deployed() -> None:
 
     assert sorted(published) == sorted(deployed), "Events of ApiFunction in template.yaml"
     scopes = {value for name, value in vars(auth).items() if name.endswith("_SCOPE")}
-    assert scopes == set(tokens.SCOPES), "SCOPES in scripts/tokens.py"
+    assert scopes == set(Scope), "Scope in cli/options.py"
     assert scopes <= set(re.findall(r"`(.*?)`", API.read_text())), "docs/api.md"
 
 

@@ -14,13 +14,13 @@ from unittest import mock
 import pytest
 
 from cli import prune
-from commands import run_command
+from cli.proxies import direct_connections
+from commands import run_on_stack
 from emulators import environment as settings
 from emulators.aws import ROOT, AwsEmulator
-from emulators.environment import direct_connections
 from events import TOKEN
 from faulty_dynamodb import Endpoint, serving
-from scripts import local, serve, tokens
+from scripts import local, serve
 
 NOTHING = "http://127.0.0.1:9"  # no program listens there
 PROXIES = {
@@ -274,9 +274,7 @@ def test_the_commands_of_operators_reach_an_emulator_if_a_proxy_is_set(
 ) -> None:
     set_proxies(monkeypatch)
 
-    done = run_command(
-        lambda arguments: tokens.main(["list", *arguments]), endpoint=endpoint, capsys=capsys
-    )
+    done = run_on_stack("tokens", "list", endpoint=endpoint, capsys=capsys)
 
     assert (0, "") == (done.returncode, done.stderr)
 

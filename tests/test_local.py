@@ -2,10 +2,11 @@
 
 import shlex
 import socket
-from types import ModuleType
+from collections.abc import Callable
 
 import pytest
 
+from commands import Result, run_command
 from processes import sam_commands
 from scripts import local, serve
 
@@ -48,38 +49,29 @@ def test_prints_the_options_for_another_port(machine: str) -> None:
     assert ["local", "start-api"] == start_api[start_api.index("local") :][:2]
     for command in (invoke, start_api):
         assert ["--parameter-overrides", overrides] == command[-2:]
-    printed = local.instructions(65_535)
-    assert "make reseed PORT=65535 resets" in printed
-    assert 80 >= max(len(line) for line in printed.splitlines() if "ARGS=" not in line)
+    assert "make reseed PORT=65535 resets" in local.instructions(65_535)
 
 
-@pytest.mark.parametrize("script", [local, serve])
+@pytest.mark.parametrize("main", [local.main, serve.main])
 def test_starts_nothing_if_the_port_is_in_use(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    main: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name = {local: "local.py", serve: "serve.py"}[script]
-    monkeypatch.setattr(script, "stop_on_signals", lambda: None)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
 
-        assert 1 == script.main(["--port", str(port)])
+        refused = run_command(main, "--port", str(port), capsys=capsys)
 
     message = (
-        f"{name}: Cannot listen on port {port}: Address already in use. "
+        f"Error: Cannot listen on port {port}: Address already in use. "
         "Stop the program that uses it, or set PORT.\n"
     )
-    assert ("", message) == capsys.readouterr()
+    assert Result(1, "", message) == refused
 
 
-@pytest.mark.parametrize("port", [1, 99_999])
-def test_reseed_fails_if_nothing_is_running(
-    port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(local, "stop_on_signals", lambda: None)
+@pytest.mark.parametrize("port", ["1", "99999"])
+def test_reseed_fails_if_nothing_is_running(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    message = f"Error: No program listens on port {port}. Run make local first, or set PORT.\n"
 
-    assert 1 == local.main(["--reseed", "--port", str(port)])
-
-    assert (
-        "",
-        f"local.py: No program listens on port {port}. Run make local first, or set PORT.\n",
-    ) == capsys.readouterr()
+    assert Result(1, "", message) == run_command(
+        local.main, "--reseed", "--port", port, capsys=capsys
+    )

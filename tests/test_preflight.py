@@ -93,7 +93,7 @@ def test_refuses_wrong_settings(
     monkeypatch.delenv("AWS_DEFAULT_REGION")
 
     assert 1 == preflight.main(arguments)
-    assert ("", f"make deploy: {message}\n") == capsys.readouterr()
+    assert ("", f"Error: {message}\n") == capsys.readouterr()
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_refuses_what_sam_would_misread_and_says_what_to_write(
     assert 1 == preflight.main(["--parameter-overrides", override])
 
     expected = (
-        f"make deploy: Could not read the parameter {override!r}. Write Name=Value, without "
+        f"Error: Could not read the parameter {override!r}. Write Name=Value, without "
         "quotes, such as ArtifactsBucket=my-weights. To turn a feature off, write "
         "ArtifactsBucket=none.\n"
     )
@@ -145,7 +145,7 @@ def test_refuses_to_deploy_without_credentials(
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, os.devnull)
 
-    message = "make deploy: No AWS credentials were found. Set AWS_PROFILE, or log in.\n"
+    message = "Error: No AWS credentials were found. Set AWS_PROFILE, or log in.\n"
     assert 1 == preflight.main([])
     assert ("", message) == capsys.readouterr()
 
@@ -183,7 +183,7 @@ def test_refuses_a_bucket_that_the_function_cannot_use(
     name: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert 1 == preflight.main(["--parameter-overrides", f"ArtifactsBucket={name}"])
-    assert ("", f"make deploy: {message}\n") == capsys.readouterr()
+    assert ("", f"Error: {message}\n") == capsys.readouterr()
 
 
 def test_only_warns_if_the_bucket_cannot_be_seen(
@@ -196,4 +196,4 @@ def test_only_warns_if_the_bucket_cannot_be_seen(
         assert 0 == preflight.main(["--parameter-overrides", "ArtifactsBucket=my-weights"])
 
     warning = BUCKET_DENIED.format("my-weights")
-    assert ("", f"make deploy: warning: {warning}\n") == capsys.readouterr()
+    assert ("", f"Warning: {warning}\n") == capsys.readouterr()

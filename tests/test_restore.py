@@ -18,15 +18,14 @@ from unittest import mock
 import boto3
 import pytest
 
-import scripts.artifact_recovery
 from checkpoints import telemetry
 from checkpoints.api import audit
-from commands import LOG_GROUP, STACK, Result, Run, create_log, log, run_command
+from cli import artifact_recovery
+from commands import LOG_GROUP, STACK, Result, Run, create_log, log, run_on_stack
 from emulators.dynamodb import put_checkpoints, stored_checkpoints
 from emulators.records import Attribute
 from events import ENTITY, MODEL, Call
 from faulty_dynamodb import Apply, Endpoint, Fault, Reply, lose_response, pass_on, reject
-from scripts import restore
 
 RESTORED = "restored-checkpoints"
 HEADLINE = f"Model: '{MODEL}'\nFrom: {RESTORED}\nTo: CheckpointsTable\n"
@@ -59,8 +58,8 @@ def run(_restored_table: None, endpoint: Endpoint, capsys: pytest.CaptureFixture
     def run(*arguments: str, source: str = RESTORED, bucket: str | None = None) -> Result:
         outputs = {"ArtifactsBucketName": bucket} if bucket else {}
         arguments = ("--from", source, *arguments)
-        return run_command(
-            restore.main, *arguments, endpoint=endpoint, capsys=capsys, outputs=outputs
+        return run_on_stack(
+            "restore", *arguments, endpoint=endpoint, capsys=capsys, outputs=outputs
         )
 
     return run
@@ -368,7 +367,7 @@ def test_searches_the_log_from_the_time_that_the_table_was_restored_to(
 
     assert (1, "") == (later.returncode, later.stdout)
     assert (
-        f"restore.py: {LOG_GROUP} has no line with the function_request_id {request} since "
+        f"Error: {LOG_GROUP} has no line with the function_request_id {request} since "
         f"{datetime.fromtimestamp(now + 60, UTC):%Y-%m-%d %H:%M} UTC. "
     ) in later.stderr
     assert Result(0, report("Restored: 1 (1)"), SEARCHING) == earlier
@@ -421,7 +420,7 @@ def test_says_how_far_it_got_when_it_fails(run: Run, endpoint: Endpoint) -> None
     endpoint.fail("PutItem", pass_on, reject(400, "AccessDeniedException"))
 
     told = report("Restored: 1 (0)", "Not confirmed to be there: 2 (1-2)")
-    message = "restore.py: The AWS credentials lack a permission. on command\n"
+    message = "Error: The AWS credentials lack a permission. on command\n"
     assert Result(1, told, message) == run("--model", MODEL, "--steps", "0-2")
     assert {MODEL: {0}} == stored_checkpoints()
 
@@ -468,35 +467,7 @@ def test_refuses_a_table_that_it_cannot_restore_from(
 
     result = run("--model", MODEL, "--steps", "1", source=table)
 
-    assert Result(1, "", f"restore.py: {message}\n") == result
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["--model", MODEL],
-        ["--steps", "1"],
-        *(["--model", model_id, "--steps", "1"] for model_id in ["", "é" * 1_025]),
-        ["--request", str(uuid.UUID(int=1)), "--steps", "1"],
-        ["--request", str(uuid.UUID(int=1)), "--model", MODEL],
-        *(["--request", text] for text in ["", "x", '" || "', "{ $.a = 1 }", "1" * 31]),
-        *(
-            ["--model", MODEL, f"--steps={text}"]
-            for text in [
-                *("", "a", "1,", "1-", "-", "1.5", "1e3", "٣", "200-100", "1--2-3", "0x10"),
-                *("0-1000000", "0-10000000000", f"1{'0' * 126}", f"1{'0' * 37}11", "9" * 5_000),
-            ]
-        ),
-    ],
-    ids=lambda arguments: " ".join(arguments)[:60],
-)
-def test_refuses_invalid_arguments(run: Run, arguments: list[str]) -> None:
-    refused = run(*arguments)
-
-    assert (2, "") == (refused.returncode, refused.stdout)
-    assert "usage:" in refused.stderr
-    assert len(refused.stderr) < 1_000
+    assert Result(1, "", f"Error: {message}\n") == result
 
 
 @pytest.fixture
@@ -658,7 +629,7 @@ def test_restores_nothing_if_the_stack_has_no_artifacts(run: Run) -> None:
 
     message = f"The stack '{STACK}' has no output ArtifactsBucketName. "
     message += "It was deployed without ArtifactsBucket."
-    assert Result(1, "", f"restore.py: {message}\n") == run_with_artifacts(run, "")
+    assert Result(1, "", f"Error: {message}\n") == run_with_artifacts(run, "")
     assert {} == stored_checkpoints()
 
 
@@ -678,7 +649,7 @@ def test_says_which_artifacts_were_restored_when_it_fails(
 
     session.events.register("before-call.s3.DeleteObject", deny)
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", session)
-    monkeypatch.setattr(scripts.artifact_recovery, "CONCURRENT_CHECKPOINTS", 1)
+    monkeypatch.setattr(artifact_recovery, "CONCURRENT_CHECKPOINTS", 1)
 
     told = report(
         "Restored: 2 (1-2)",
@@ -689,10 +660,6 @@ def test_says_which_artifacts_were_restored_when_it_fails(
         "Checkpoints with artifacts: 1 (1)",
         "Checkpoints not confirmed to have artifacts: 1 (2)",
     )
-    message = "restore.py: The AWS credentials lack a permission. on command\n"
+    message = "Error: The AWS credentials lack a permission. on command\n"
     assert Result(1, told, message) == run_with_artifacts(run, bucket)
     assert {"1/a": "weights"} == artifacts(bucket)
-
-
-def test_explains_itself(run: Run) -> None:
-    assert 0 == run("--help").returncode

@@ -143,11 +143,11 @@ def test_promises_the_contracts_and_only_known_additions() -> None:
 def test_check_says_whether_the_file_is_up_to_date(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert 0 == openapi.main(["--check"])
+    assert 0 == openapi.main(check=True)
 
     monkeypatch.setattr(openapi, "DOCUMENT", tmp_path / "openapi.json")
-    assert 1 == openapi.main(["--check"])
+    assert 1 == openapi.main(check=True)
     assert "out of date" in capsys.readouterr().err
 
-    assert 0 == openapi.main([])
-    assert 0 == openapi.main(["--check"])
+    assert 0 == openapi.main()
+    assert 0 == openapi.main(check=True)

@@ -1,30 +1,13 @@
 """What the gateway passes on, and what a deployed stack keeps between two requests."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
-from deployment import Deployment, Send
-from emulators import STACK
+from deployment import Deployment, Send, run_checkpoints
 from events import Response
-from scripts import tokens
 
 
 def status_and_body(response: Response) -> tuple[int, object]:
     return response.status, response.body
-
-
-def tokens_script(deployment: Deployment, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603 it is ours
-        [sys.executable, tokens.__file__, *arguments, "--stack", STACK],
-        env=os.environ | deployment.cloud.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
 
 
 @pytest.mark.parametrize(
@@ -80,7 +63,7 @@ def test_a_token_revoked_between_two_requests_is_refused(
     token = deployment.issue_token("short-lived")
     assert 200 == send([0], token=token).status
 
-    revoked = tokens_script(deployment, "revoke", "short-lived")
+    revoked = run_checkpoints(deployment, "tokens", "revoke", "short-lived")
 
     assert 0 == revoked.returncode, revoked.stderr
     assert 401 == send([1], token=token).status

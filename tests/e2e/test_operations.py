@@ -4,11 +4,10 @@ import json
 import time
 from typing import Any
 
-from deployment import Deployment, Send, run_script
+from cli.logs import read_events
+from deployment import Deployment, Send, run_checkpoints
 from emulators.records import put_checkpoints
 from events import ENTITY
-from scripts import restore, smoke
-from scripts.logs import read_events
 
 MODEL = "mistaken"
 RESTORED = "restored-checkpoints"
@@ -58,7 +57,7 @@ def test_restores_five_thousand_checkpoints_by_the_id_of_the_request(
         assert 5_000 == send(list(range(5_000)), model_id=MODEL).body["deleted_count"]
         arguments = ["--from", RESTORED, "--request", request_id(deployment)]
 
-        process = run_script(deployment, restore, *arguments)
+        process = run_checkpoints(deployment, "restore", *arguments)
 
         assert (0, "") == (process.returncode, process.stderr.partition("\n")[2])
         assert process.stdout == (
@@ -70,7 +69,7 @@ def test_restores_five_thousand_checkpoints_by_the_id_of_the_request(
 
 
 def test_a_good_stack_passes_the_smoke_test(deployment: Deployment) -> None:
-    process = run_script(deployment, smoke, "--url", deployment.outputs["ApiUrl"])
+    process = run_checkpoints(deployment, "smoke", "--url", deployment.outputs["ApiUrl"])
 
     assert (0, "") == (process.returncode, process.stderr), process.stdout
     assert process.stdout.endswith("\n11 checks passed, 0 failed.\n")

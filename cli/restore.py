@@ -1,12 +1,8 @@
-"""Restore deleted checkpoints from a restored copy of the table.
+"""Restore deleted checkpoints from a restored copy of the table, and their artifacts."""
 
-With --artifacts, also restore their artifacts from a versioned bucket.
-"""
-
-import argparse
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import batched
@@ -17,11 +13,12 @@ import boto3
 from boto3.dynamodb.types import TypeDeserializer
 from botocore.config import Config
 
-from checkpoints.records.record import MAX_MODEL_ID_BYTES
-from scripts.artifact_recovery import Recovery
-from scripts.deletions import Deleted, find_in_log, format_steps, parse_steps
-from scripts.stacks import UsageError, output_of, report_errors
-from scripts.terminal import Parser, run, run_concurrently, stop_on_signals
+from cli.artifact_recovery import Recovery
+from cli.deletions import Deleted, find_in_log
+from cli.errors import CommandError
+from cli.stacks import output_of
+from cli.steps import format_steps
+from cli.terminal import run_concurrently
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -43,49 +40,53 @@ FOREIGN = "Owned by another entity in the restored table, so not restored"
 UNCONFIRMED = "Not confirmed to be there"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit code: 0 all checkpoints are there, 1 not all, 2 wrong usage."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if (options.model is None) != (options.steps is None):
-        parser.error("Use --model and --steps together.")
-    stop_on_signals()
-    return report_errors("restore.py", lambda: _run(options), is_repeatable=True)
-
-
-def _run(options: argparse.Namespace) -> int:
-    client = boto3.client("dynamodb", config=CONFIG)
-    table = output_of(options.stack, "CheckpointsTableName")
-    restored_to = _check_tables(client, options.source, table)
-    everything: dict[UUID | None, Deleted]
-    if options.request:
-        log_group = output_of(options.stack, "ApiFunctionLogGroupName")
-        # All of them first, so that nothing is restored if the id of one is wrong.
-        everything = {
-            request: find_in_log(log_group, request, since=restored_to)
-            for request in dict.fromkeys(options.request)
-        }
-    else:
-        everything = {None: Deleted(options.model, options.steps)}
-    bucket = None
-    if options.artifacts:
-        bucket = output_of(options.stack, "ArtifactsBucketName", parameter="ArtifactsBucket")
-    succeeded = True
-    for request, deleted in everything.items():
-        if len(everything) > 1:
-            print(f"Request: {request}")
-        copy = Copy(client, options.source, table, deleted, dry_run=options.dry_run)
-        recovery = None
-        if bucket and deleted.steps:
-            recovery = Recovery(bucket, since=restored_to, dry_run=options.dry_run)
-        succeeded &= _restore(copy, recovery)
-        if not deleted.complete:
-            print(
-                f"The log does not have the whole request {request} yet. Run the command again "
-                "later.",
-                file=sys.stderr,
-            )
-            succeeded = False
+def restore(  # noqa: PLR0913 these are the options of the command
+    stack: str,
+    *,
+    source: str,
+    requests: Collection[UUID],
+    model_id: str | None,
+    steps: Sequence[int] | None,
+    artifacts: bool,
+    dry_run: bool,
+) -> int:
+    """Restore what the requests deleted, or the steps of the model; return the exit code."""
+    try:
+        client = boto3.client("dynamodb", config=CONFIG)
+        table = output_of(stack, "CheckpointsTableName")
+        restored_to = _check_tables(client, source, table)
+        everything: dict[UUID | None, Deleted]
+        if requests:
+            log_group = output_of(stack, "ApiFunctionLogGroupName")
+            # All of them first, so that nothing is restored if the id of one is wrong.
+            everything = {
+                request: find_in_log(log_group, request, since=restored_to)
+                for request in dict.fromkeys(requests)
+            }
+        else:
+            everything = {None: Deleted(model_id or "", list(steps or []))}
+        bucket = None
+        if artifacts:
+            bucket = output_of(stack, "ArtifactsBucketName", parameter="ArtifactsBucket")
+        succeeded = True
+        for request, deleted in everything.items():
+            if len(everything) > 1:
+                print(f"Request: {request}")
+            copy = Copy(client, source, table, deleted, dry_run=dry_run)
+            recovery = None
+            if bucket and deleted.steps:
+                recovery = Recovery(bucket, since=restored_to, dry_run=dry_run)
+            succeeded &= _restore(copy, recovery)
+            if not deleted.complete:
+                print(
+                    f"The log does not have the whole request {request} yet. Run the command again "
+                    "later.",
+                    file=sys.stderr,
+                )
+                succeeded = False
+    except KeyboardInterrupt:
+        print("It is safe to run the command again.", file=sys.stderr)
+        raise
     return int(not succeeded)
 
 
@@ -110,24 +111,26 @@ def _check_tables(client: "DynamoDBClient", source: str, target: str) -> datetim
     """Return the time to which the source was restored, or the earliest possible time.
 
     Raises:
-        UsageError: the source is not a restored copy of the table.
+        CommandError: the source is not a restored copy of the table.
 
     """
     try:
         restored = client.describe_table(TableName=source)["Table"]
     except client.exceptions.ResourceNotFoundException:
-        raise UsageError(
+        raise CommandError(
             f"There is no table {source!r} in the region {client.meta.region_name}."
         ) from None
     own = client.describe_table(TableName=target)["Table"]
     if restored["TableArn"] == own["TableArn"]:
-        raise UsageError(f"{source!r} is the stack's own table. Name the restored table.")
+        raise CommandError(f"{source!r} is the stack's own table. Name the restored table.")
     if restored["TableStatus"] != "ACTIVE":
-        raise UsageError(
+        raise CommandError(
             f"The table {source!r} is {restored['TableStatus']}. Wait until it is ACTIVE."
         )
     if restored["KeySchema"] != own["KeySchema"]:
-        raise UsageError(f"The table {source!r} does not have the same keys as the stack's table.")
+        raise CommandError(
+            f"The table {source!r} does not have the same keys as the stack's table."
+        )
     if "RestoreSummary" in restored:
         return restored["RestoreSummary"]["RestoreDateTime"]
     return restored["CreationDateTime"] - RECOVERY_PERIOD
@@ -235,56 +238,3 @@ def _are_equal(one: dict[str, Any] | None, other: dict[str, Any] | None) -> bool
         return one is other
     deserialize = TypeDeserializer().deserialize
     return bool(deserialize({"M": one}) == deserialize({"M": other}))
-
-
-def _model_id(text: str) -> str:
-    if not 0 < len(text.encode(errors="replace")) <= MAX_MODEL_ID_BYTES:
-        raise argparse.ArgumentTypeError(f"a model id has 1 to {MAX_MODEL_ID_BYTES:,} bytes")
-    return text
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        description=__doc__,
-        epilog="This command never overwrites a record, so it is safe to run it again. Exit codes: "
-        "0 all checkpoints are there, 1 not all (with --artifacts, also if one has no object), 2 "
-        "wrong usage, 130 interrupted.",
-    )
-    parser.add_argument("--stack", required=True, help="name of the deployed stack")
-    parser.add_argument(
-        "--from", required=True, dest="source", metavar="TABLE", help="the restored table"
-    )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "--request",
-        action="append",
-        type=UUID,
-        metavar="ID",
-        help="restore what this request deleted; the ID is its function_request_id in the log; "
-        "repeat the option for several requests",
-    )
-    what.add_argument(
-        "--model",
-        type=_model_id,
-        metavar="ID",
-        help="restore the --steps of this model",
-    )
-    parser.add_argument(
-        "--steps",
-        type=parse_steps,
-        help="such as 100,200-203; if the first is negative, write --steps=-5",
-    )
-    parser.add_argument(
-        "--artifacts",
-        action="store_true",
-        help="also restore the artifacts: remove delete markers that were created "
-        "after the time to which the table was restored",
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="change nothing; show what would be restored"
-    )
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(run(main))

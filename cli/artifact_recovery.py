@@ -9,8 +9,8 @@ import boto3
 from botocore.config import Config
 
 from checkpoints.reclaim.artifacts import Artifacts, InvalidUriError
-from scripts.deletions import format_steps
-from scripts.terminal import run_concurrently
+from cli.steps import format_steps
+from cli.terminal import run_concurrently
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import DeleteMarkerEntryTypeDef, ObjectVersionTypeDef

@@ -1,11 +1,9 @@
 """Check with temporary records that a deployed stack deletes what it should, and nothing else."""
 
-import argparse
 import os
 import secrets
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -14,19 +12,11 @@ import requests
 from boto3.dynamodb.conditions import Key
 from botocore.exceptions import BotoCoreError, ClientError
 
-from checkpoints.api.auth import hash_token
-from emulators.records import put_checkpoints, put_token
-from scripts import stacks
-from scripts.deletions import format_steps
-from scripts.stacks import (
-    BucketAccessError,
-    UsageError,
-    check_bucket,
-    describe,
-    output_of,
-    report_errors,
-)
-from scripts.terminal import Parser, run, stop_on_signals
+from checkpoints.api.auth import DELETE_SCOPE, hash_token
+from cli import stacks, tokens
+from cli.errors import CommandError, describe
+from cli.stacks import BucketAccessError, check_bucket, output_of
+from cli.steps import format_steps
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -48,37 +38,14 @@ ABSENT_STEP = 2_000
 type Check = tuple[str, object, Callable[[], object]]  # description, expected, actual
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit code: 0 all checks passed, 1 not all passed, 2 wrong usage."""
-    parser = Parser(
-        description=__doc__,
-        epilog="The temporary records are a token, and checkpoints of a model with a random name. "
-        "They are deleted at the end. You need these permissions: cloudformation:DescribeStacks; "
-        "PutItem and DeleteItem on the tokens table; BatchWriteItem and Query on the checkpoints "
-        "table, and DescribeTable to name the cause of errors.",
+def passes(stack: str, url: str | None) -> bool:
+    """Return whether the stack passes all checks."""
+    url = url or output_of(stack, "ApiUrl")
+    checkpoints, tokens_table = (
+        output_of(stack, f"{kind}TableName") for kind in ("Checkpoints", "Tokens")
     )
-    parser.add_argument("--stack", required=True, help="name of the deployed stack")
-    parser.add_argument(
-        "--url", type=_url, help="URL of the API (default: the stack's output ApiUrl)"
-    )
-    options = parser.parse_args(arguments)
-    stop_on_signals()
-    return report_errors("smoke.py", lambda: _run(options))
-
-
-def _run(options: argparse.Namespace) -> int:
-    url = options.url or output_of(options.stack, "ApiUrl")
-    checkpoints, tokens = (
-        output_of(options.stack, f"{kind}TableName") for kind in ("Checkpoints", "Tokens")
-    )
-    bucket = stacks.read_outputs(options.stack).get("ArtifactsBucketName")
-    return int(not Smoke(url, checkpoints, tokens, bucket).run())
-
-
-def _url(text: str) -> str:
-    if not text.startswith(("http://", "https://")):
-        raise argparse.ArgumentTypeError("a URL must begin with http:// or https://")
-    return text
+    bucket = stacks.read_outputs(stack).get("ArtifactsBucketName")
+    return Smoke(url, checkpoints, tokens_table, bucket).run()
 
 
 class Smoke:
@@ -121,16 +88,19 @@ class Smoke:
         return results.count(True) == len(checks) and is_clean
 
     def _save(self) -> None:
-        put_token(
+        tokens.save(
             self._client,
             self._tokens_table,
             self._token,
             entity=self._name,
             name=self._name,
-            expires_at={"N": str(int(time.time()) + TOKEN_SECONDS)},
+            scopes=[DELETE_SCOPE],
+            expires_at=int(time.time()) + TOKEN_SECONDS,
         )
-        for entity, steps in {self._name: STEPS, "another": [FOREIGN_STEP]}.items():
-            put_checkpoints(self._client, self._table.name, self._name, steps, entity=entity)
+        with self._table.batch_writer() as batch:
+            for entity, steps in {self._name: STEPS, "another": [FOREIGN_STEP]}.items():
+                for step in steps:
+                    batch.put_item({"model_id": self._name, "step": step, "entity": entity})
 
     def _checks(self) -> list[Check]:
         first, second, *others = STEPS
@@ -250,7 +220,7 @@ class Smoke:
             check_bucket(boto3.client("s3"), self._bucket or "")
         except BucketAccessError as error:  # it exists, and who tests may have no access to it
             self._hint = str(error)
-        except UsageError as error:
+        except CommandError as error:
             return str(error)
         return ""
 
@@ -312,7 +282,3 @@ def _root_cause(error: BaseException) -> str:
     while cause := error.__cause__ or error.__context__:
         error = cause
     return str(error)
-
-
-if __name__ == "__main__":
-    sys.exit(run(main))

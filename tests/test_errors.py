@@ -1,39 +1,43 @@
-"""Every command turns a wrong AWS setting into one sentence and exit code 1."""
+"""Every command turns an error of AWS or a wrong setting into one sentence and exit code 1."""
 
 import os
 import socket
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
 from botocore.config import Config
+from botocore.stub import Stubber
 
+from cli.command import report
+from cli.errors import EXPIRED_CREDENTIALS, INVALID_CREDENTIALS
+from cli.main import app
+from commands import Result, run_command
 from emulators.aws import AwsEmulator
-from scripts import local, preflight, restore, serve, smoke, tokens
-from scripts.stacks import EXPIRED_CREDENTIALS, report_errors
-
-type Main = Callable[[Sequence[str]], int]
+from faulty_dynamodb import Endpoint, reject
+from scripts import local, preflight, serve
 
 STACK = ["--stack", "absent"]
-COMMANDS: dict[str, tuple[Main, list[str]]] = {
-    "tokens.py": (tokens.main, ["list", *STACK]),
-    "restore.py": (restore.main, [*STACK, "--from", "x", "--request", str(uuid.UUID(int=1))]),
-    "smoke.py": (smoke.main, STACK),
-    "make deploy": (preflight.main, []),
-    "serve.py": (serve.main, []),
-    "local.py": (local.main, ["--reseed"]),
-}
+REQUEST = str(uuid.UUID(int=1))
+COMMANDS: list[tuple[Any, list[str]]] = [
+    (app, ["tokens", "list", *STACK]),
+    (app, ["restore", *STACK, "--from", "x", "--request", REQUEST]),
+    (app, ["smoke", *STACK]),
+    (serve.main, []),
+    (local.main, ["--reseed"]),
+    (lambda: preflight.main([]), []),  # make deploy
+]
 
 
 @pytest.fixture(autouse=True)
 def _new_session(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read the settings again, and start no emulator."""
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    for module in (local, restore, serve, smoke):
-        monkeypatch.setattr(module, "stop_on_signals", lambda: None)
 
     @contextmanager
     def emulator(port: int) -> Iterator[AwsEmulator]:
@@ -44,18 +48,17 @@ def _new_session(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AwsEmulator, "is_listening", lambda _: True)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(("command", "arguments"), COMMANDS)
 def test_every_command_names_the_variable_with_an_invalid_setting(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: Any, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main, arguments = COMMANDS[name]
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "abc")
+    result = run_command(command, *arguments, capsys=capsys, AWS_MAX_ATTEMPTS="abc")
 
-    assert 1 == main(arguments)
-    assert (
-        f"{name}: An AWS setting is not valid: invalid literal for int() with base 10: 'abc'. "
+    message = (
+        "Error: An AWS setting is not valid: invalid literal for int() with base 10: 'abc'. "
         "Check AWS_MAX_ATTEMPTS.\n"
-    ) == capsys.readouterr().err
+    )
+    assert (1, message) == (result.returncode, result.stderr)
 
 
 def set_only(monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]) -> None:
@@ -66,19 +69,38 @@ def set_only(monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]) -> None:
         monkeypatch.setenv(name, value)
 
 
-def call_aws() -> int:
+def call_aws() -> None:
     """Make a call that would fail fast."""
     config = Config(connect_timeout=1, read_timeout=1, retries={"total_max_attempts": 1})
     boto3.client("dynamodb", config=config).list_tables()
-    return 0
 
 
 def failure(capsys: pytest.CaptureFixture[str]) -> str:
     """Return the sentence with which a command fails that makes a call."""
-    assert 1 == report_errors("command", call_aws)
-    sentence = capsys.readouterr().err
-    assert 1 == sentence.count("\n")
-    return sentence.removeprefix("command: ").rstrip()
+    result = run_command(call_aws, capsys=capsys)
+    assert (1, "", 1) == (result.returncode, result.stdout, result.stderr.count("\n"))
+    return result.stderr.removeprefix("Error: ").rstrip()
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("AccessDeniedException", "The AWS credentials lack a permission. on command"),
+        ("ExpiredTokenException", EXPIRED_CREDENTIALS),
+        ("UnrecognizedClientException", INVALID_CREDENTIALS),
+    ],
+)
+def test_says_what_is_wrong_with_the_credentials(
+    code: str,
+    sentence: str,
+    endpoint: Endpoint,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", endpoint.url)
+    endpoint.keep_failing("ListTables", reject(400, code))
+
+    assert sentence == failure(capsys)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +132,14 @@ def failure(capsys: pytest.CaptureFixture[str]) -> str:
             ),
         ),
         (
+            "AWS_ENDPOINT_URL",
+            "http://127.0.0.1:1",
+            (
+                'Could not connect to the endpoint URL: "http://127.0.0.1:1/". Check the network, '
+                "AWS_DEFAULT_REGION, and AWS_ENDPOINT_URL if set."
+            ),
+        ),
+        (
             "AWS_DEFAULT_REGION",
             "us_east",
             "Provided region_name 'us_east' doesn't match a supported format.",
@@ -129,6 +159,8 @@ def test_names_the_settings_that_can_be_wrong(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     others = {"AWS_CONFIG_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
+    if value.endswith("127.0.0.1:1"):
+        others |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
     if "IDENTITY" in variable:
         others["AWS_ROLE_ARN"] = "arn:aws:iam::123456789012:role/x"
     set_only(monkeypatch, others | {variable: value})
@@ -170,7 +202,7 @@ def test_does_not_print_credentials_that_cannot_be_sent(
 
 def test_does_not_hide_an_error_of_the_command() -> None:
     with pytest.raises(ValueError, match="abc"):
-        report_errors("command", lambda: int("abc"))
+        report(lambda: int("abc"))
 
 
 def test_credentials_of_aws_login_can_be_read(
@@ -197,3 +229,33 @@ def test_names_no_variable_whose_value_is_in_the_sentence_by_chance(
         "An AWS setting is not valid: invalid literal for int() with base 10: 'x'. "
         "Check AWS_METADATA_SERVICE_TIMEOUT."
     ) == failure(capsys)
+
+
+def test_finds_the_table_among_the_outputs_of_a_stack(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", endpoint.url)
+    cloudformation = boto3.client("cloudformation")
+    output = {"OutputKey": "TokensTableName", "OutputValue": os.environ["TOKENS_TABLE"]}
+    status = {"CreationTime": datetime.now(UTC), "StackStatus": "CREATE_COMPLETE"}
+    stack = status | {"StackName": "deployed", "Outputs": [output]}
+    clients = {"cloudformation": cloudformation, "dynamodb": boto3.client("dynamodb")}
+    monkeypatch.setattr(boto3, "client", clients.get)
+    with Stubber(cloudformation) as stubber:
+        stubber.add_response("describe_stacks", {"Stacks": [stack]}, {"StackName": "deployed"})
+        listed = run_command(app, "tokens", "list", "--stack", "deployed", capsys=capsys)
+        stubber.add_client_error(
+            "describe_stacks", "ValidationError", "Stack with id absent does not exist"
+        )
+        failed = run_command(app, "tokens", "list", capsys=capsys, CHECKPOINTS_STACK="absent")
+        stubber.add_response("describe_stacks", {"Stacks": [stack]}, {"StackName": "deployed"})
+        other = run_command(app, "smoke", "--stack", "deployed", capsys=capsys)
+
+    assert (0, "ENTITY", "") == (listed.returncode, listed.stdout[:6], listed.stderr)
+    told = (
+        "Error: There is no stack 'absent' in the region us-east-1. Name another stack, or set "
+        "AWS_DEFAULT_REGION or AWS_PROFILE.\n"
+    )
+    assert Result(1, "", told) == failed
+    told = "Error: The stack 'deployed' has no output ApiUrl. Is it a checkpoints stack?\n"
+    assert Result(1, "", told) == other

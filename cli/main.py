@@ -1,0 +1,223 @@
+"""The command `checkpoints`, with its sub-commands and their options.
+
+Each sub-command imports what does the work only when it runs, so that --help and completion are
+fast.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+from typer.core import TyperGroup
+
+from cli import prune
+from cli.command import Command, run
+from cli.options import (
+    STANDARD_INPUT,
+    Scope,
+    Stack,
+    parse_duration,
+    parse_label,
+    parse_model_id,
+    parse_url,
+)
+from cli.steps import parse_steps
+
+FREE_TEXT_OPTIONS = ("--stack", "--entity", "--name")  # values may look like a token
+LOOKS_LIKE_A_TOKEN = re.compile(r"(?:Bearer )?[A-Za-z0-9_-]{43}")
+
+
+class TokensGroup(TyperGroup):
+    """Refuses a token on the command line, and does not repeat it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 Typer's is private
+        """Read the arguments."""
+        if any(
+            LOOKS_LIKE_A_TOKEN.fullmatch(argument) and before not in FREE_TEXT_OPTIONS
+            for before, argument in pairwise(["", *args])
+        ):
+            ctx.fail(
+                "Do not put a token on the command line, where the shell's history and the list of "
+                f"processes show it. Revoke it now: run `{ctx.command_path} revoke --stack STACK "
+                f"{STANDARD_INPUT}`, and paste the token at the prompt."
+            )
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    name="checkpoints",
+    help="Commands for people who use or operate the API.",
+    epilog="Set account and region with AWS_PROFILE and AWS_DEFAULT_REGION; prune does not use "
+    "them. Exit codes: 0 done, 1 not everything is done, 2 wrong usage, 130 interrupted.",
+    # Help is plain text: it starts faster, and no bracket in a text is taken for markup.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,  # they could print a token
+)
+tokens_app = typer.Typer(
+    cls=TokensGroup,
+    help="Issue, list and revoke the bearer tokens of the API.",
+)
+app.add_typer(tokens_app, name="tokens")
+app.add_typer(prune.app)
+
+
+@tokens_app.command(cls=Command)
+def issue(
+    stack: Stack,
+    entity: Annotated[
+        str,
+        typer.Option(
+            parser=parse_label, metavar="NAME", help="Owner of the checkpoints, such as a team."
+        ),
+    ],
+    name: Annotated[
+        str,
+        typer.Option(
+            parser=parse_label, metavar="NAME", help="Name of the token, in the list and the log."
+        ),
+    ],
+    scope: Annotated[
+        list[Scope],
+        typer.Option(
+            metavar="SCOPE",
+            help=f"What the token allows: {' or '.join(Scope)}. Repeat the option for both.",
+        ),
+    ],
+    expires: Annotated[
+        int | None,
+        typer.Option(
+            parser=parse_duration,
+            metavar="DURATION",
+            help="How long the token is valid, such as 90d, 12h or 30m. By default, it never "
+            "expires.",
+        ),
+    ] = None,
+) -> None:
+    """Create a token, and print it once."""
+    from cli import tokens
+
+    tokens.issue_and_print(stack, entity=entity, name=name, scopes=scope, seconds=expires)
+
+
+@tokens_app.command("list", cls=Command)
+def list_tokens(stack: Stack) -> None:
+    """List the tokens, without their secrets."""
+    from cli import tokens
+
+    tokens.print_all(stack)
+
+
+@tokens_app.command(cls=Command)
+def revoke(
+    stack: Stack,
+    token: Annotated[
+        str,
+        typer.Argument(
+            metavar=f"NAME|ID|{STANDARD_INPUT}",
+            help=f"Name or id of the token, or {STANDARD_INPUT} to read the token itself from "
+            "standard input.",
+        ),
+    ],
+) -> None:
+    """Make a token invalid immediately."""
+    from cli import tokens
+
+    tokens.revoke(stack, token)
+
+
+@app.command(
+    cls=Command,
+    epilog="This command never overwrites a record, so it is safe to run it again. The exit code "
+    "is 1 if not all checkpoints are there, or with --artifacts, if one has no object.",
+)
+def restore(  # noqa: PLR0913, PLR0917 one for each option
+    ctx: typer.Context,
+    stack: Stack,
+    source: Annotated[str, typer.Option("--from", metavar="TABLE", help="The restored table.")],
+    request: Annotated[
+        list[UUID],
+        typer.Option(
+            metavar="ID",
+            help="Restore what this request deleted. The id is its function_request_id in the "
+            "log. Repeat the option for several requests.",
+            default_factory=list,
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            parser=parse_model_id, metavar="ID", help="Restore the --steps of this model."
+        ),
+    ] = None,
+    steps: Annotated[
+        Sequence[int] | None,
+        typer.Option(parser=parse_steps, metavar="STEPS", help="Such as 100,200-203."),
+    ] = None,
+    artifacts: Annotated[
+        bool,
+        typer.Option(
+            "--artifacts",
+            help="Also restore the artifacts: remove delete markers that were created after the "
+            "time to which the table was restored.",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing, and show what would be restored.")
+    ] = False,
+) -> int:
+    """Restore deleted checkpoints from a restored copy of the table.
+
+    Name what to restore with --request, or with --model and --steps.
+    """
+    if bool(request) == (model is not None) or (model is None) != (steps is None):
+        ctx.fail("Use either --request, or --model and --steps.")
+    from cli import restore
+
+    return restore.restore(
+        stack,
+        source=source,
+        requests=request,
+        model_id=model,
+        steps=steps,
+        artifacts=artifacts,
+        dry_run=dry_run,
+    )
+
+
+@app.command(
+    cls=Command,
+    epilog="The temporary records are a token, and checkpoints of a model with a random name. They "
+    "are deleted at the end. You need these permissions: cloudformation:DescribeStacks; PutItem "
+    "and DeleteItem on the tokens table; BatchWriteItem and Query on the checkpoints table, and "
+    "DescribeTable to name the cause of errors.",
+)
+def smoke(
+    stack: Stack,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            parser=parse_url, metavar="URL", help="URL of the API. By default, the output ApiUrl."
+        ),
+    ] = None,
+) -> int:
+    """Test a deployed stack with temporary records.
+
+    The test checks that the API deletes what it should, and nothing else.
+    """
+    from cli import smoke
+
+    return int(not smoke.passes(stack, url))
+
+
+def main() -> int:
+    """Run the command, and return its exit code."""
+    return run(app)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
