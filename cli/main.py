@@ -15,7 +15,6 @@ import typer
 from typer.core import TyperGroup
 
 from cli import prune
-from cli.command import Command, run
 from cli.options import (
     STANDARD_INPUT,
     Scope,
@@ -25,6 +24,7 @@ from cli.options import (
     parse_model_id,
     parse_url,
 )
+from cli.runner import Command, run
 from cli.steps import parse_steps
 
 FREE_TEXT_OPTIONS = ("--stack", "--entity", "--name")  # values may look like a token
@@ -51,8 +51,9 @@ class TokensGroup(TyperGroup):
 app = typer.Typer(
     name="checkpoints",
     help="Commands for people who use or operate the API.",
-    epilog="Set account and region with AWS_PROFILE and AWS_DEFAULT_REGION; prune does not use "
-    "them. Exit codes: 0 done, 1 not everything is done, 2 wrong usage, 130 interrupted.",
+    epilog="Set account and region with AWS_PROFILE and AWS_DEFAULT_REGION. prune does not use "
+    "AWS: it needs the URL of the API and a token. Exit codes: 0 done, 1 failed or only partly "
+    "done, 2 wrong usage, 130 interrupted.",
     # Help is plain text: it starts faster, and no bracket in a text is taken for markup.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,  # they could print a token
@@ -71,13 +72,17 @@ def issue(
     entity: Annotated[
         str,
         typer.Option(
-            parser=parse_label, metavar="NAME", help="Owner of the checkpoints, such as a team."
+            parser=parse_label,
+            metavar="NAME",
+            help="Owner of the checkpoints: the `entity` of their records, such as a team.",
         ),
     ],
     name: Annotated[
         str,
         typer.Option(
-            parser=parse_label, metavar="NAME", help="Name of the token, in the list and the log."
+            parser=parse_label,
+            metavar="NAME",
+            help="Name of the token, which `tokens list` and the API's log show.",
         ),
     ],
     scope: Annotated[
@@ -97,7 +102,7 @@ def issue(
         ),
     ] = None,
 ) -> None:
-    """Create a token, and print it once."""
+    """Create a token, and print it. It cannot be shown again later."""
     from cli import tokens
 
     tokens.issue_and_print(stack, entity=entity, name=name, scopes=scope, seconds=expires)
@@ -105,7 +110,10 @@ def issue(
 
 @tokens_app.command("list", cls=Command)
 def list_tokens(stack: Stack) -> None:
-    """List the tokens, without their secrets."""
+    """List the tokens.
+
+    Each line has the owner, the name, the scopes, the dates and the id, but not the token itself.
+    """
     from cli import tokens
 
     tokens.print_all(stack)
@@ -118,8 +126,8 @@ def revoke(
         str,
         typer.Argument(
             metavar=f"NAME|ID|{STANDARD_INPUT}",
-            help=f"Name or id of the token, or {STANDARD_INPUT} to read the token itself from "
-            "standard input.",
+            help="Name or id of the token, as `tokens list` shows them, or "
+            f"{STANDARD_INPUT} to read the token itself from standard input.",
         ),
     ],
 ) -> None:
@@ -132,18 +140,22 @@ def revoke(
 @app.command(
     cls=Command,
     epilog="This command never overwrites a record, so it is safe to run it again. The exit code "
-    "is 1 if not all checkpoints are there, or with --artifacts, if one has no object.",
+    "is 1 if the checkpoints table lacks one of the checkpoints at the end or, with --artifacts, "
+    "if a checkpoint has no object in the bucket.",
 )
 def restore(  # noqa: PLR0913, PLR0917 one for each option
     ctx: typer.Context,
     stack: Stack,
-    source: Annotated[str, typer.Option("--from", metavar="TABLE", help="The restored table.")],
+    source: Annotated[
+        str,
+        typer.Option("--from", metavar="TABLE", help="The table that AWS restored from a backup."),
+    ],
     request: Annotated[
         list[UUID],
         typer.Option(
             metavar="ID",
-            help="Restore what this request deleted. The id is its function_request_id in the "
-            "log. Repeat the option for several requests.",
+            help="Copy what this request deleted. The id is its function_request_id in the log of "
+            "ApiFunction. Repeat the option for several requests.",
             default_factory=list,
             show_default=False,
         ),
@@ -151,28 +163,33 @@ def restore(  # noqa: PLR0913, PLR0917 one for each option
     model: Annotated[
         str | None,
         typer.Option(
-            parser=parse_model_id, metavar="ID", help="Restore the --steps of this model."
+            parser=parse_model_id,
+            metavar="ID",
+            help="Copy the checkpoints of this model at --steps.",
         ),
     ] = None,
     steps: Annotated[
         Sequence[int] | None,
-        typer.Option(parser=parse_steps, metavar="STEPS", help="Such as 100,200-203."),
+        typer.Option(
+            parser=parse_steps, metavar="STEPS", help="Steps and ranges, such as 100,200-203."
+        ),
     ] = None,
     artifacts: Annotated[
         bool,
         typer.Option(
             "--artifacts",
-            help="Also restore the artifacts: remove delete markers that were created after the "
-            "time to which the table was restored.",
+            help="Also restore the artifacts, if the bucket keeps versions: remove the delete "
+            "markers that are newer than the restored table.",
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Change nothing, and show what would be restored.")
+        bool, typer.Option("--dry-run", help="Only show what would be copied.")
     ] = False,
 ) -> int:
-    """Restore deleted checkpoints from a restored copy of the table.
+    """Copy deleted checkpoints back from a restored table.
 
-    Name what to restore with --request, or with --model and --steps.
+    First let AWS restore the checkpoints table to a time before the deletion, as a new table;
+    docs/operations.md shows how. Then choose what to copy: --request, or --model and --steps.
     """
     if bool(request) == (model is not None) or (model is None) != (steps is None):
         ctx.fail("Use either --request, or --model and --steps.")
@@ -193,21 +210,24 @@ def restore(  # noqa: PLR0913, PLR0917 one for each option
     cls=Command,
     epilog="The temporary records are a token, and checkpoints of a model with a random name. They "
     "are deleted at the end. You need these permissions: cloudformation:DescribeStacks; PutItem "
-    "and DeleteItem on the tokens table; BatchWriteItem and Query on the checkpoints table, and "
-    "DescribeTable to name the cause of errors.",
+    "and DeleteItem on the tokens table; BatchWriteItem and Query on the checkpoints table. With "
+    "DescribeTable, it can say more about errors.",
 )
 def smoke(
     stack: Stack,
     url: Annotated[
         str | None,
         typer.Option(
-            parser=parse_url, metavar="URL", help="URL of the API. By default, the output ApiUrl."
+            parser=parse_url,
+            metavar="URL",
+            help="URL of the API. By default, the output ApiUrl of the stack.",
         ),
     ] = None,
 ) -> int:
-    """Test a deployed stack with temporary records.
+    """Test a deployed stack.
 
-    The test checks that the API deletes what it should, and nothing else.
+    The test sends requests about temporary records, and checks that the API deletes what it should,
+    and nothing else.
     """
     from cli import smoke
 

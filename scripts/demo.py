@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 import typer
 
-from cli.command import run
+from cli.runner import run
 from cli.terminal import say
 from emulators.environment import isolate
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.command import run
+from cli.runner import run
 from cli.terminal import say
 from emulators.aws import (
     EVERY_ADDRESS,

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from checkpoints.api.app import RESOURCE, app
 from checkpoints.api.requests import DeleteCheckpointsRequest, ListCheckpointsRequest
 from checkpoints.api.responses import HTTPValidationError
-from cli.command import run
+from cli.runner import run
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "openapi.json"
 

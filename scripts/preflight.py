@@ -11,8 +11,8 @@ from typing import Any
 import boto3
 from botocore.exceptions import NoRegionError
 
-from cli.command import report
 from cli.errors import CommandError
+from cli.runner import report
 from cli.stacks import BucketAccessError, check_bucket
 from emulators.template import read_template
 

@@ -11,8 +11,8 @@ import typer
 
 from checkpoints.api.auth import DELETE_SCOPE, READ_SCOPE
 from cli import tokens
-from cli.command import run
 from cli.logs import read_events
+from cli.runner import run
 from cli.terminal import say
 from emulators import STACK
 from emulators.aws import AwsEmulator, aws_emulator, build, free_port

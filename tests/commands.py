@@ -15,8 +15,8 @@ from typer import Typer
 from typer.main import get_command
 
 from cli import stacks
-from cli.command import run
 from cli.main import app
+from cli.runner import run
 from faulty_dynamodb import Endpoint, Server, serving
 
 STACK = "deployed"

@@ -14,7 +14,7 @@ from unittest import mock
 
 import pytest
 
-from cli.command import SIGNALS
+from cli.runner import SIGNALS
 from docs import check_log_line
 from emulators import STACK
 from emulators.dynamodb import clear_tables, embedded_dynamodb, put_token

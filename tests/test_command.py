@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from cli.command import COULD_BE_A_TOKEN
 from cli.main import app
+from cli.runner import COULD_BE_A_TOKEN
 from commands import COMMANDS, run_command
 from emulators.dynamodb import put_token
 from events import ENTITY

@@ -14,9 +14,9 @@ import pytest
 from botocore.config import Config
 from botocore.stub import Stubber
 
-from cli.command import report
 from cli.errors import EXPIRED_CREDENTIALS, INVALID_CREDENTIALS
 from cli.main import app
+from cli.runner import report
 from commands import Result, run_command
 from emulators.aws import AwsEmulator
 from faulty_dynamodb import Endpoint, reject
