@@ -10,22 +10,20 @@ import sys
 import tomllib
 from collections import defaultdict
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
 import httpx2
 import pytest
-import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checkpoints.api import auth, requests
 from cli import prune
+from cli.main import app as checkpoints
 from emulators.template import read_template
 from events import AUTH_ERRORS, MODEL, TOKEN
-from faulty_dynamodb import serving
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "cli" / "prune.py"
@@ -118,31 +116,18 @@ class Terminal(io.StringIO):
         return True
 
 
-class FailingOutput(io.StringIO):
-    """The output of the command after its reader closed the pipe, or on a full disk."""
+class Pipe(io.StringIO):
+    """The output of the command, whose reader can close the pipe."""
 
-    def __init__(self, error: OSError, *, fails: bool = True) -> None:
-        super().__init__()
-        self.error, self.fails = error, fails
+    is_broken = False
 
     def write(self, text: str) -> int:
-        if text and self.fails:
-            raise self.error
+        if text and self.is_broken:
+            raise BrokenPipeError
         return super().write(text)
 
     def fileno(self) -> int:
         return os.open(os.devnull, os.O_WRONLY)
-
-
-class Encoded(io.TextIOWrapper):
-    """Redirected output in an encoding that lacks most characters."""
-
-    def __init__(self, encoding: str) -> None:
-        super().__init__(io.BytesIO(), encoding=encoding)
-
-    def getvalue(self) -> str:
-        self.seek(0)
-        return self.read()
 
 
 def run(
@@ -250,112 +235,43 @@ def test_prints_the_example_of_the_readme() -> None:
     assert ["To delete: 4, at steps 300, 400, 600, 700.", "Deleted: 4. Kept: 4."] == lines[-2:]
 
 
-def test_shows_the_plan_even_if_the_terminal_says_that_it_has_no_columns(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_has_room_for_the_plan_even_if_the_terminal_says_that_it_has_no_columns(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "0")
-    script = runpy.run_path(str(SCRIPT))
 
-    script["show_kept"]({2: {"loss": 1}}, {2: ["min loss"]}, [])
-
-    assert re.search(r"Step +Kept by +loss.* 2 +min loss +1", capsys.readouterr().out, re.DOTALL)
+    assert prune.MIN_WIDTH == runpy.run_path(str(SCRIPT))["OUTPUT"].width
 
 
-@pytest.mark.parametrize(
-    ("encoding", "name"),
-    [("utf-8", "模型"), ("cp1252", r"\u6a21\u578b")],
-)
-def test_prints_an_escape_for_a_character_that_the_encoding_lacks(encoding: str, name: str) -> None:
-    api = FakeApi({step: {"模型": step, "eval/retrieval/模型": 1} for step in range(3)})
-
-    result = run(api, "模型", "--keep-best=模型:max", "--yes", stdout=Encoded(encoding))
-
-    assert (0, "", [2]) == (result.code, result.stderr, [*api.checkpoints])
-    lines = result.stdout.splitlines()
-    assert f"Checkpoints of {name}: 3. To keep: 1." == lines[0]
-    assert f"max {name}" in result.stdout
-    assert "Deleted: 2. Kept: 1." == lines[-1]
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (BrokenPipeError(), ""),
-        (OSError("Disk full"), "prune: Disk full. Nothing was deleted.\n"),
-    ],
-)
-def test_deletes_nothing_if_nobody_can_read_the_plan(error: OSError, message: str) -> None:
+def test_deletes_nothing_if_nobody_reads_the_plan() -> None:
     api = FakeApi(NUMBERS)
+    stdout = Pipe()
+    stdout.is_broken = True
 
-    result = run(api, MODEL, "--keep-last=2", "--yes", stdout=FailingOutput(error))
+    result = run(api, MODEL, "--keep-last=2", "--yes", stdout=stdout)
 
-    assert (1, message, []) == (result.code, result.stderr, api.sent)
+    assert (1, "", []) == (result.code, result.stderr, api.sent)
 
 
-@pytest.mark.parametrize("error", [BrokenPipeError(), OSError("Disk full")])
-def test_goes_on_if_nobody_can_read_its_messages(error: OSError) -> None:
+def test_finishes_even_if_nobody_reads_what_it_prints_after_the_plan() -> None:
     api = FakeApi(NUMBERS)
-    api.responses["DELETE"] = [DOWN]
+    stdout, stderr = Pipe(), Pipe()
 
-    result = run(api, MODEL, "--keep-last=2", "--yes", stderr=FailingOutput(error))
+    def close(api: FakeApi, request: httpx2.Request) -> httpx2.Response:
+        stdout.is_broken = stderr.is_broken = True
+        return DOWN(api, request)
+
+    api.responses["DELETE"] = [close]
+
+    result = run(api, MODEL, "--keep-last=2", "--yes", stdout=stdout, stderr=stderr)
 
     assert (0, [8, 9]) == (result.code, [*api.checkpoints])
-    assert result.stdout.endswith("Deleted: 8. Kept: 2.\n")
-
-
-@pytest.mark.parametrize("error", [BrokenPipeError(), OSError("Disk full")])
-def test_prints_the_result_to_standard_error_if_nobody_can_read_standard_output(
-    error: OSError,
-) -> None:
-    output = FailingOutput(error, fails=False)
-    api = FakeApi(NUMBERS)
-
-    def fail_from_now_on(api: FakeApi, request: httpx2.Request) -> httpx2.Response:
-        output.fails = True
-        return api.serve(request)
-
-    api.responses["DELETE"] = [fail_from_now_on]
-
-    result = run(api, MODEL, "--keep-last=2", "--yes", stdout=output)
-
-    assert (0, "Deleted: 8. Kept: 2.\n", [8, 9]) == (result.code, result.stderr, [*api.checkpoints])
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has this file")
-def test_fails_with_1_if_the_disk_of_its_output_is_full() -> None:
-    class Model(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            page = {"data": [{"step": 1, "metrics": {}}], "has_more": False, "last_id": "1"}
-            self.wfile.write(json.dumps(page).encode())
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Model)
-    url = f"http://127.0.0.1:{server.server_port}"
-    with serving(server), Path("/dev/full").open("w") as full:
-        process = subprocess.run(  # noqa: S603 it is ours
-            [sys.executable, SCRIPT, MODEL, "--all", "--yes"],
-            env={"CHECKPOINTS_API_URL": url, "CHECKPOINTS_TOKEN": TOKEN},
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-
-    assert (1, "prune: [Errno 28] No space left on device. Nothing was deleted.\n") == (
-        process.returncode,
-        process.stderr,
-    )
 
 
 HUGE = 10**38 - 1
 MEASURED: dict[int, Any] = {
-    -HUGE: {"loss": 0.5, "a=b": 1, "a=3": 1},
-    -2: {"loss": 0.1, "a:min": 1, "a:min:x": 1},
+    -HUGE: {"loss": 0.5, "a=3": 1},
+    -2: {"loss": 0.1, "a:min:x": 1},
     0: None,
     3: {"loss": 0.1, "count": HUGE},
     HUGE: {"loss": -0.1, "count": HUGE - 1},
@@ -363,26 +279,28 @@ MEASURED: dict[int, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("rule", "kept"),
+    ("rules", "kept"),
     [
         ("--keep-last=9", MEASURED.keys()),
         ("--keep-best=loss:max=2", {-HUGE, 3}),  # of equal ones the later
-        ("--keep-best=loss:min=2", {HUGE, 3}),
         ("--keep-best=count:max", {3}),  # where a float would see no difference
-        ("--keep-best=a=b:min", {-HUGE}),
         ("--keep-best=a=3:max", {-HUGE}),
-        ("--keep-best=a:min:max=1", {-2}),
-        ("--keep-best=a:min:x:min", {-2}),
+        ("--keep-best=a:min:x:min=1", {-2}),
         ("--keep=-2-0,3,7", {-2, 0, 3}),
         (f"--keep=-{HUGE}--1", {-HUGE, -2}),
         ("--all", set()),
+        # Twice
+        ("--keep-last=1 --keep-last 2", {3, HUGE}),
+        ("--keep-best=loss:min --keep-best=count:max", {3, HUGE}),
+        ("--keep-every=2 --keep-every=9", {-HUGE, -2, 0, HUGE}),
+        ("--keep -2,0 --keep=3", {-2, 0, 3}),
     ],
 )
-def test_reads_each_rule(rule: str, kept: set[int]) -> None:
+def test_reads_each_rule(rules: str, kept: set[int]) -> None:
     api = FakeApi(MEASURED)
-    options = ["--delete-unscored"] if "best" in rule else []
+    options = ["--delete-unscored"] if "best" in rules else []
 
-    assert 0 == run(api, MODEL, rule, *options, "--yes").code
+    assert 0 == run(api, MODEL, *rules.split(), *options, "--yes").code
     assert kept == api.checkpoints.keys()
 
 
@@ -475,21 +393,13 @@ def kept_by(stdout: str) -> dict[int, str]:
             {1: "min loss", 5: "no loss yet", 6: "no loss yet"},
             "Checkpoints without it: 4 of 7.",
         ),
-        ([None, 0.3, 0.1], "loss:max", {1: "max loss"}, "Checkpoints without it: 1 of 3."),
         (
             [None, 0.1, None, None],
             "loss:min=3",
             {0: "no loss", 1: "min loss", 2: "no loss yet", 3: "no loss yet"},
             "Fewer than 3 checkpoints have it: 1 of 4.",
         ),
-        (
-            [0.1, 0.2],
-            "loss:min=3",
-            {0: "min loss", 1: "min loss"},
-            "Fewer than 3 checkpoints have it: 2 of 2.",
-        ),
     ],
-    ids=["newer", "older", "too few", "too few in total"],
 )
 @pytest.mark.parametrize("options", [[], ["--delete-unscored"]])
 def test_keeps_checkpoints_that_may_not_be_evaluated_yet(
@@ -514,7 +424,6 @@ def test_keeps_checkpoints_that_may_not_be_evaluated_yet(
     [
         ("--keep-best val/los:min=3", " The metrics are: lr, val/loss."),
         ("--keep 20-30,99", " There is no checkpoint at 20-30, 99."),
-        ("--keep-every 50", ""),
         ("--keep-every 51", ""),
     ],
 )
@@ -529,27 +438,19 @@ def test_refuses_a_rule_that_keeps_nothing(rule: str, note: str, best: list[str]
     assert f"prune: {reason} Nothing was deleted.\n" == result.stderr
 
 
-@pytest.mark.parametrize("first", [-1_000, 0, 1])
-@pytest.mark.parametrize("other_rule", [[], ["--keep-last=2"], ["--keep-every=2000"]])
-def test_waits_for_the_first_step_of_keep_every(first: int, other_rule: list[str]) -> None:
-    api = FakeApi(dict.fromkeys(range(first, 1_000, 9)))
-    multiples = [step for step in api.checkpoints if step % 1_000 == 0]
-    largest = sorted(api.checkpoints)[-2:]
+def test_says_until_when_keep_every_alone_deletes_nothing() -> None:
+    api = FakeApi(NUMBERS)
 
-    result = run(api, MODEL, "--keep-every=1000", *other_rule, "--yes")
+    result = run(api, MODEL, "--keep-every=10", "--yes")
 
-    assert 0 == result.code
-    assert result.stderr.startswith(
-        "--keep-every 1000: This rule alone deletes nothing until a step reaches 1000. "
-        f"The largest step is {largest[-1]}.\n"
+    assert (0, []) == (result.code, api.sent)
+    assert result.stderr == (
+        "--keep-every 10: This rule alone deletes nothing until a step reaches 10. "
+        "The largest step is 9.\n"
     )
-    if "--keep-last=2" in other_rule:
-        assert [*multiples, *largest] == [*api.checkpoints]
-    else:
-        assert [] == api.sent
-        assert result.stdout.endswith(
-            "The rules keep nothing, so nothing is deleted. To delete everything, use --all.\n"
-        )
+    assert result.stdout.endswith(
+        "The rules keep nothing, so nothing is deleted. To delete everything, use --all.\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -559,15 +460,10 @@ def test_waits_for_the_first_step_of_keep_every(first: int, other_rule: list[str
         ["a\x1bb", "--all"],
         ["\udcff", "--all"],
         [MODEL],
-        [MODEL, "other", "--all"],
-        [MODEL, "--yes"],
         [MODEL, "--all", "--keep-last=1"],
-        [MODEL, "--keep-l=1"],
         [MODEL, "--keep-last=1", "--token=s3cret"],
         [MODEL, "--keep-last=1", "--delete-unscored"],
-        [MODEL, "--all", "--delete-unscored"],
         *([MODEL, f"--keep-last={text}"] for text in ["0", "-1", "x", "1.5", "", "9" * 5_000]),
-        [MODEL, "--keep-last", "--yes"],
         [MODEL, "--keep-every=0"],
         *([MODEL, f"--keep-best={text}"] for text in ["", ":min", "=3", "loss:min=", "a:min=b"]),
         *([MODEL, f"--keep-best={text}"] for text in ["loss", "loss:MAX=3", "loss:", "a:min:x"]),
@@ -584,46 +480,6 @@ def test_refuses_invalid_arguments(arguments: list[str]) -> None:
     assert (2, "", []) == (result.code, result.stdout, api.paths)
     assert "Error" in result.stderr
     assert "s3cret" not in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("rules", "kept"),
-    [
-        (["--keep-last=1", "--keep-last", "3"], {7, 8, 9}),
-        (["--keep-best=a:min", "--keep-best=a:max"], {0, 9}),
-        (["--keep-every=5", "--keep-every=7"], {0, 5, 7}),
-        (["--keep", "-5,1", "--keep=3-4"], {1, 3, 4}),
-    ],
-)
-def test_combines_an_option_that_is_given_twice(rules: list[str], kept: set[int]) -> None:
-    api = FakeApi({step: {"a": step} for step in range(10)})
-
-    assert 0 == run(api, MODEL, *rules, "--yes", "--yes").code
-    assert kept == api.checkpoints.keys()
-
-
-@pytest.mark.parametrize(
-    ("value", "metric"),
-    [
-        ("loss:min", "loss:min"),
-        ("loss:min=3", "loss:min"),
-        ("loss:min=3", "loss:min=3"),
-        ("a b:max:max", "a b:max:max"),
-    ],
-)
-@pytest.mark.parametrize("other", ["loss", "lr"])
-def test_does_not_guess_whether_the_direction_is_a_part_of_the_name(
-    value: str, metric: str, other: str
-) -> None:
-    api = FakeApi({1: {metric: 1}, 2: {other: 2, "a b:max": 1}, 3: {}})
-
-    result = run(api, MODEL, f"--keep-best={value}", "--keep-last=1", "--yes")
-
-    assert (1, "", 1) == (result.code, result.stdout, len(api.paths))
-    assert result.stderr == (
-        f"prune: --keep-best {value} is not clear, because there is a metric {metric}. For that "
-        f"metric, write {metric}:min or {metric}:max. Nothing was deleted.\n"
-    )
 
 
 TOKENS = ["", " ", "s3cret\ns3cret", "s3crét", "s3cret s", "s3cret\\", "s3cret'"]
@@ -655,15 +511,10 @@ def no_network_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("settings", "hint"),
     [
-        *(
-            ({name: value}, prune.PROXY_HINT)
-            for name in ("ALL_PROXY", "https_proxy")
-            for value in ("socks5://s3cret@a:1", "ftp://s3cret@a", "a:s3cret")
-        ),
-        ({"NO_PROXY": "localhost,xn--a--"}, prune.PROXY_HINT),
-        ({"SSL_CERT_FILE": "/missing"}, prune.CERTIFICATE_HINT),
+        ({"ALL_PROXY": "socks5://s3cret@a:1"}, prune.PROXY_HINT),
+        ({"https_proxy": "ftp://s3cret@a"}, prune.PROXY_HINT),
+        ({"https_proxy": "a:s3cret"}, prune.PROXY_HINT),
         ({"SSL_CERT_FILE": str(SCRIPT)}, prune.CERTIFICATE_HINT),
-        ({"SSL_CERT_DIR": "/", "SSLKEYLOGFILE": "/missing/file"}, "Check SSLKEYLOGFILE too."),
         (
             # The certificates of the user count also on this machine, but no proxy does.
             {
@@ -729,70 +580,53 @@ def test_asks_for_the_model_that_was_named(model: str, segment: str) -> None:
     assert [f"/Prod/v1/preview/models/{segment}/checkpoints?limit=100"] == api.paths
 
 
+def interrupted() -> Terminal:
+    """Return a keyboard where somebody presses Ctrl-C."""
+    keyboard = Terminal()
+    vars(keyboard)["readline"] = mock.Mock(side_effect=KeyboardInterrupt)
+    return keyboard
+
+
+NOT_CONFIRMED = "prune: Not confirmed. Nothing was deleted.\n"
+NO_TERMINAL = "prune: Without a terminal, add --yes to confirm. Nothing was deleted.\n"
+
+
 @pytest.mark.parametrize(
-    ("typed", "options", "code", "left"),
+    ("streams", "options", "code", "message"),
     [
-        ("y\n", [], 0, 1),
-        (" YES \n", [], 0, 1),
-        ("n\n", [], 1, 10),
-        ("\n", [], 1, 10),
-        ("", [], 1, 10),
-        (None, [], 1, 10),
-        (None, ["--yes"], 0, 1),
-        (None, ["--dry-run"], 0, 10),
-        ("y\n", ["--dry-run", "--yes"], 0, 10),
+        ({"stdin": Terminal("y\n")}, [], 0, ""),
+        ({"stdin": Terminal(" YES \n")}, [], 0, ""),
+        ({"stdin": Terminal("n\n")}, [], 1, NOT_CONFIRMED),
+        ({"stdin": Terminal("\n")}, [], 1, NOT_CONFIRMED),
+        ({"stdin": Terminal("")}, [], 1, f"\n{NOT_CONFIRMED}"),  # Ctrl-D
+        ({"stdin": interrupted()}, [], 130, "\nprune: Interrupted. Nothing was deleted.\n"),
+        ({"stdin": io.StringIO("y\n")}, [], 1, NO_TERMINAL),
+        ({"stdin": None}, [], 1, NO_TERMINAL),
+        ({"stdin": Terminal("y\n"), "stdout": None}, [], 1, NO_TERMINAL),
+        ({}, ["--yes"], 0, ""),
+        ({"stdin": Terminal("y\n")}, ["--dry-run", "--yes"], 0, ""),
     ],
 )
 def test_shows_the_plan_and_deletes_only_after_a_yes(
-    typed: str | None, options: list[str], code: int, left: int
+    streams: dict[str, Any], options: list[str], code: int, message: str
 ) -> None:
     api = FakeApi(NUMBERS)
-    stdin = Terminal(typed) if typed is not None else io.StringIO()
 
-    result = run(api, MODEL, "--keep-last=1", *options, stdin=stdin)
+    result = run(api, MODEL, "--keep-last=1", *options, **streams)
 
-    assert (code, left) == (result.code, len(api.checkpoints))
-    assert "To delete: 9, the first at step 0, the last at step 8.\n" in result.stdout
-    assert ("[y/N]" in result.stdout) == (typed is not None and not options)
-    assert ("Nothing was deleted." in result.stderr) == bool(code)
-
-
-@pytest.mark.parametrize("closed", ["stdin", "stdout"])
-def test_does_not_ask_if_its_input_or_output_is_closed(closed: str) -> None:
-    api = FakeApi(NUMBERS)
-    streams: dict[str, Any] = {"stdin": Terminal("y\n")} | {closed: None}
-
-    result = run(api, MODEL, "--keep-last=1", **streams)
-
-    assert (1, []) == (result.code, api.sent)
-    message = "prune: Without a terminal, add --yes to confirm. Nothing was deleted.\n"
-    assert message == result.stderr
-
-
-@pytest.mark.parametrize(
-    ("fault", "code", "reason"),
-    [(KeyboardInterrupt, 130, "Interrupted"), (EOFError, 1, "Not confirmed")],
-    ids=["Ctrl-C", "Ctrl-D"],
-)
-def test_deletes_nothing_after_ctrl_c_or_ctrl_d_at_the_question(
-    fault: type[BaseException], code: int, reason: str
-) -> None:
-    api = FakeApi(NUMBERS)
-    keyboard = Terminal()
-
-    with mock.patch.object(keyboard, "readline", side_effect=fault):
-        result = run(api, MODEL, "--keep-last=1", stdin=keyboard)
-
-    assert (code, []) == (result.code, api.sent)
-    assert f"\nprune: {reason}. Nothing was deleted.\n" == result.stderr
-    assert "Delete them? [y/N]" in result.stdout
+    assert (code, message) == (result.code, result.stderr)
+    assert (1 if code == 0 and "--dry-run" not in options else 10) == len(api.checkpoints)
+    if "stdout" not in streams:
+        assert "To delete: 9, the first at step 0, the last at step 8.\n" in result.stdout
+        asks = not options and message != NO_TERMINAL
+        assert asks == ("Delete them? [y/N]" in result.stdout)
 
 
 NO_SCOPE = "The token lacks the scope checkpoints:delete"
-NONSENSE = ["", "<html>", "[]", "{}", "[" * 100_000, '{"data": [], "deleted_count": -1}']
+NONSENSE = ["<html>", "{}", '{"data": [], "deleted_count": -1}']
 NONSENSE += [
     f'{{"data": [{{"step": {step}, "metrics": {{"a": {metric}}}}}], "has_more": false}}'
-    for step, metric in [("1.5", "1"), *(("1", each) for each in ["NaN", "1e999", 10**400, "true"])]
+    for step, metric in [("1.5", "1"), *(("1", each) for each in ["NaN", 10**400, "true"])]
 ]
 
 
@@ -810,8 +644,6 @@ NONSENSE += [
             for body, text in {
                 '{"message": "Forbidden"}': "403 Forbidden.",
                 '{"detail": "Forbidden"}': "403 Forbidden.",
-                f'{{"message": "{TOKEN}"}}': "403 Forbidden.",
-                f'{{"detail": "Invalid header: {TOKEN}"}}': "403 [a message with the token].",
                 "<html>": "403 Forbidden.",
             }.items()
         ),
@@ -821,9 +653,7 @@ NONSENSE += [
             f"CERTIFICATE_VERIFY_FAILED] Oops. {prune.CERTIFICATE_HINT}",
         ),
         (respond(413, {"detail": "Too large."}), "413 Too large."),
-        (respond(404, "<html>"), "404 Not Found. Set CHECKPOINTS_API_URL to"),
         (respond(422, {"detail": [{"msg": "a\x1b[2J"}]}), "422 [{'msg': 'a\\x1b[2J'}]."),
-        (respond(400, {"detail": f"\x1b {TOKEN}"}), "400 [a message with the token]."),
         (respond(400, {"detail": "x" * 9_999}), "400 xxx"),
         (respond(302, "", Location="https://elsewhere.example.com"), "302 Found. Set CHECKPOINTS_"),
         *(
@@ -854,7 +684,7 @@ LONG_TOKEN = "Zq3-_xYv" * 5 + "Zq="
 @pytest.mark.parametrize(
     "text",
     [
-        *(f"{'x' * before}{LONG_TOKEN}" for before in (0, 290, 9_999)),
+        *(f"{'x' * before}{LONG_TOKEN}" for before in (0, 290)),
         f"Bearer {LONG_TOKEN[:8]}",
         f"Bearer {LONG_TOKEN[-8:]}",
         LONG_TOKEN.lower(),
@@ -867,11 +697,10 @@ LONG_TOKEN = "Zq3-_xYv" * 5 + "Zq="
     "answer",
     [
         lambda text: respond(400, {"detail": text}),
-        lambda text: respond(422, {"detail": [{"msg": text}]}),
         lambda text: lambda *_: httpx2.Response(403, extensions={"reason_phrase": text.encode()}),
         lambda text: mock.Mock(side_effect=httpx2.ReadError(text)),
     ],
-    ids=["detail", "list", "reason phrase", "no response"],
+    ids=["detail", "reason phrase", "no response"],
 )
 def test_prints_no_message_with_a_part_of_the_token(
     text: str, answer: Callable[[str], Respond]
@@ -948,15 +777,10 @@ def more(last_id: str, *steps: int) -> Respond:
 @pytest.mark.parametrize(
     "pages",
     [
-        [more("c1", 1), more("c1", 1)],
         [more("c1", 1), more("c1", 2)],
         [more("c2", 1, 2), more("c3", 2, 3)],
-        [more("c2", 1, 2), more("c0", 0)],
-        [more("c2", 1, 2), more("c3")],
         [more("c2", 2, 1)],
-        [more("c2", 2, 2)],
-        [more("", 1), more("", 2)],
-        [more("")],
+        [more("c2", 1, 2), more("c3")],
     ],
 )
 def test_stops_at_a_list_that_does_not_end(pages: list[Respond]) -> None:
@@ -1053,32 +877,16 @@ def test_says_how_much_is_deleted_if_not_everything_is_done(
 
 
 @pytest.mark.parametrize(
-    "register",
-    [
-        lambda app: app.command("prune")(prune.prune),
-        lambda app: app.add_typer(prune.app),
-    ],
-    ids=["the function", "the app"],
-)
-@pytest.mark.parametrize(
     "arguments",
     [
         ["--help"],
-        [],
         [MODEL, "--keep-last=x"],
-        [MODEL, "--keep-last=1", "--all"],
-        [MODEL, "--keep-last=1", "--dry-run"],
         [MODEL, "--keep-last=1", "--keep=2", "--yes"],
         [MODEL, "--keep=10", "--yes"],
     ],
     ids=" ".join,
 )
-def test_is_the_same_as_a_command_of_another_app(
-    register: Callable[[typer.Typer], object], arguments: list[str]
-) -> None:
-    checkpoints = typer.Typer(rich_markup_mode=None)
-    checkpoints.callback()(lambda: None)
-    register(checkpoints)
+def test_is_the_same_as_the_command_checkpoints_prune(arguments: list[str]) -> None:
     apis = FakeApi(NUMBERS), FakeApi(NUMBERS)
 
     alone = run(apis[0], *arguments)
