@@ -483,8 +483,7 @@ def test_refuses_invalid_arguments(arguments: list[str]) -> None:
 
 
 TOKENS = ["", " ", "s3cret\ns3cret", "s3crét", "s3cret s", "s3cret\\", "s3cret'"]
-URLS = ["", "api.example.com", "ftp://a", "https://", "http://[::1", "https://a..b"]
-URLS += ["https://a:65536", "https://a b", "https:// a"]
+URLS = ["", "api.example.com", "ftp://a", "https://", "http://[::1", "https://a b"]
 URLS += ["https://a/?s3cret", "https://a/#s3cret", "https://user:s3cret@a"]
 SETTINGS = {"CHECKPOINTS_TOKEN": TOKENS, "CHECKPOINTS_API_URL": URLS}
 
@@ -623,11 +622,7 @@ def test_shows_the_plan_and_deletes_only_after_a_yes(
 
 
 NO_SCOPE = "The token lacks the scope checkpoints:delete"
-NONSENSE = ["<html>", "{}", '{"data": [], "deleted_count": -1}']
-NONSENSE += [
-    f'{{"data": [{{"step": {step}, "metrics": {{"a": {metric}}}}}], "has_more": false}}'
-    for step, metric in [("1.5", "1"), *(("1", each) for each in ["NaN", 10**400, "true"])]
-]
+NO_RESPONSE = "This is not a response of the checkpoints API. Set CHECKPOINTS_API_URL to"
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
@@ -637,15 +632,8 @@ NONSENSE += [
         (respond(401, {"detail": "Invalid token"}), "401 Invalid token. Set CHECKPOINTS_TOKEN to"),
         (respond(403, {"detail": NO_SCOPE}), f"403 {NO_SCOPE}. Ask for a token with the scopes"),
         *(
-            (
-                respond(403, body),
-                f"{text} {prune.URL_HINT} If it is right, a web ACL or a proxy refused the request",
-            )
-            for body, text in {
-                '{"message": "Forbidden"}': "403 Forbidden.",
-                '{"detail": "Forbidden"}': "403 Forbidden.",
-                "<html>": "403 Forbidden.",
-            }.items()
+            (respond(403, body), f"403 Forbidden. {prune.URL_HINT} {prune.BLOCKED_HINT}")
+            for body in ({"message": "Forbidden"}, {"detail": "Forbidden"}, "<html>")
         ),
         (respond(404, {"detail": "Not Found"}), "404 Not Found. Set CHECKPOINTS_API_URL to"),
         (
@@ -656,10 +644,7 @@ NONSENSE += [
         (respond(422, {"detail": [{"msg": "a\x1b[2J"}]}), "422 [{'msg': 'a\\x1b[2J'}]."),
         (respond(400, {"detail": "x" * 9_999}), "400 xxx"),
         (respond(302, "", Location="https://elsewhere.example.com"), "302 Found. Set CHECKPOINTS_"),
-        *(
-            (respond(200, body), "This is not a response of the checkpoints API. Set")
-            for body in NONSENSE
-        ),
+        *((respond(200, body), NO_RESPONSE) for body in ("<html>", {}, {"deleted_count": -1})),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -766,33 +751,6 @@ def test_agrees_with_the_api() -> None:
     assert requests.MAX_PAGE_SIZE == prune.PAGE_SIZE
     function = read_template()["Resources"]["ApiFunction"]["Properties"]
     assert function["Timeout"] < prune.TIMEOUT.read
-
-
-def more(last_id: str, *steps: int) -> Respond:
-    """Respond with a page that is not the last one."""
-    data = [{"step": step, "metrics": {}} for step in steps]
-    return respond(200, {"data": data, "has_more": True, "last_id": last_id})
-
-
-@pytest.mark.parametrize(
-    "pages",
-    [
-        [more("c1", 1), more("c1", 2)],
-        [more("c2", 1, 2), more("c3", 2, 3)],
-        [more("c2", 2, 1)],
-        [more("c2", 1, 2), more("c3")],
-    ],
-)
-def test_stops_at_a_list_that_does_not_end(pages: list[Respond]) -> None:
-    api = FakeApi(NUMBERS)
-    api.responses["GET"] = [*pages]
-
-    result = run(api, MODEL, "--keep-last=1", "--yes")
-
-    assert (1, len(pages), []) == (result.code, len(api.paths), api.sent)
-    assert result.stderr == (
-        "prune: The API's list of checkpoints does not end. Nothing was deleted.\n"
-    )
 
 
 REFUSED = mock.Mock(side_effect=httpx2.ConnectError("Connection refused"))
