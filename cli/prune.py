@@ -573,12 +573,10 @@ def open_client(url: str, token: str) -> httpx2.Client:
     try:
         transport = httpx2.HTTPTransport() if is_local else None
         return httpx2.Client(headers=headers, timeout=TIMEOUT, transport=transport)
-    except OSError:
-        hint = f"The HTTP client cannot read its files. {CERTIFICATE_HINT} Check SSLKEYLOGFILE too."
-    except (ImportError, ValueError, httpx2.InvalidURL):
-        hint = f"The HTTP client cannot use the proxy, such as one for SOCKS. {PROXY_HINT}"
-    warn(f"prune: {hint} Nothing was deleted.")
-    raise typer.Exit(1)
+    except (OSError, ImportError, ValueError, httpx2.InvalidURL):  # SOCKS needs another library
+        hints = f"{PROXY_HINT} {CERTIFICATE_HINT}"
+        warn(f"prune: The HTTP client cannot start. {hints} Nothing was deleted.")
+        raise typer.Exit(1) from None
 
 
 Rules = list[Rule] | None
