@@ -604,6 +604,7 @@ def test_shows_the_plan_and_deletes_only_after_a_yes(
 
 
 NO_SCOPE = "The token lacks the scope checkpoints:delete"
+TEXT_AS_STEP = {"data": [{"step": "1", "metrics": {}}], "has_more": False}
 NO_RESPONSE = "This is not a response of the checkpoints API. Set CHECKPOINTS_API_URL to"
 
 
@@ -626,7 +627,10 @@ NO_RESPONSE = "This is not a response of the checkpoints API. Set CHECKPOINTS_AP
         (respond(422, {"detail": [{"msg": "a\x1b[2J"}]}), "422 [{'msg': 'a\\x1b[2J'}]."),
         (respond(400, {"detail": "x" * 9_999}), "400 xxx"),
         (respond(302, "", Location="https://elsewhere.example.com"), "302 Found. Set CHECKPOINTS_"),
-        *((respond(200, body), NO_RESPONSE) for body in ("<html>", {}, {"deleted_count": -1})),
+        *(
+            (respond(200, body), NO_RESPONSE)
+            for body in ("<html>", TEXT_AS_STEP, {"data": [], "deleted_count": -1})
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
