@@ -9,13 +9,14 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from time import sleep
 from typing import Annotated, Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import httpx2
 import typer
-from pydantic import BaseModel, NonNegativeInt, ValidationError
+from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 from rich import box
 from rich.console import Console
 from rich.progress import track
@@ -97,7 +98,7 @@ class Checkpoint(Response):
     """A checkpoint on a page."""
 
     step: int
-    metrics: dict[str, int | float]
+    metrics: dict[str, Annotated[int | float, Field(gt=-1e127, lt=1e127)]]  # as in DynamoDB
 
 
 class Page(Response):
@@ -185,13 +186,18 @@ class Api:
         """Return all checkpoints of the model that the token can see."""
         found: dict[int, Metrics] = {}
         parameters: dict[str, str | int] = {"limit": PAGE_SIZE}
+        last: list[int] = []  # the last step of the page before
         with ERRORS.status("Listing checkpoints", spinner="line") as status:
             while True:
                 page = self._send(Page, "GET", params=parameters)
                 found |= {checkpoint.step: checkpoint.metrics for checkpoint in page.data}
                 if not page.has_more:
                     return found
-                parameters["after"] = page.last_id
+                steps = [*last, *(checkpoint.step for checkpoint in page.data)]
+                is_ascending = steps == sorted(set(steps))  # as the API sorts them
+                if not page.data or not is_ascending or page.last_id == parameters.get("after"):
+                    raise PruneError("The API's list of checkpoints does not end.")
+                last, parameters["after"] = steps[-1:], page.last_id
                 status.update(f"Listing checkpoints: {len(found):,}")
 
     def delete(self, steps: Sequence[int]) -> None:
@@ -309,6 +315,7 @@ def keep_best(text: str) -> Rule:
 
     def apply(found: Checkpoints, delete_unscored: bool) -> Outcome:
         names = set[str]().union(*found.values())
+        refuse_other_readings(option, names & {text, f"{metric}:{match[2]}"})
         scored = [step for step in found if metric in found[step]]
         if not scored:
             return Outcome({}, f"The metrics are: {printable(', '.join(sorted(names)) or 'none')}.")
@@ -331,6 +338,13 @@ def keep_best(text: str) -> Rule:
         return Outcome(kept, note)
 
     return Rule(option, apply, metric)
+
+
+def refuse_other_readings(option: str, metrics: set[str]) -> None:
+    """Refuse --keep-best if the user may mean one of these metrics."""
+    for metric in sorted(map(printable, metrics)):
+        reason = f"{option} is not clear, because there is a metric {metric}."
+        raise PruneError(f"{reason} For that metric, write {metric}:min or {metric}:max.")
 
 
 def keep_every(text: str) -> Rule:
@@ -451,21 +465,35 @@ def say(text: str, console: Console = OUTPUT) -> None:
     console.print(text, soft_wrap=not console.is_terminal)
 
 
-def warn(text: str) -> None:
-    """Print text to standard error."""
-    say(text, ERRORS)
+def warn(text: str, console: Messages = ERRORS) -> None:
+    """Print text to standard error, if that is possible."""
+    try:
+        say(text, console)
+    except OSError:  # such as a full disk
+        console.on_broken_pipe()
+
+
+def report(text: str) -> None:
+    """Print a result, if necessary to standard error."""
+    warn(text, RESULTS)
+    if RESULTS.quiet:
+        warn(text)
 
 
 def printable(text: str) -> str:
-    """Escape text from the API, because control characters could change the terminal."""
-    return text if text.isprintable() else repr(text)
+    """Escape text from the API, because control characters could change the terminal.
+
+    Also escape what the output's encoding lacks: what is measured and cut must be what is printed.
+    """
+    text = text if text.isprintable() else repr(text)
+    return text.encode(OUTPUT.encoding, "backslashreplace").decode(OUTPUT.encoding)
 
 
 def shorten(name: str) -> str:
     """Return the name of a metric for the table. Of a long name, keep the end."""
     name = printable(name)
     if len(name) > MAX_NAME_CHARACTERS:
-        name = f"…{name[1 - MAX_NAME_CHARACTERS :]}"
+        name = printable(f"…{name[1 - MAX_NAME_CHARACTERS :]}")
     return name
 
 
@@ -496,12 +524,12 @@ def carry_out(api: Api, options: Options) -> int:
     api.is_done = True
     now = api.list_checkpoints()
     left = [step for step in to_delete if step in now]
-    say(f"Deleted: {api.deleted:,}. Kept: {len(now.keys() & kept.keys()):,}.", RESULTS)
+    report(f"Deleted: {api.deleted:,}. Kept: {len(now.keys() & kept.keys()):,}.")
     if (gone := len(to_delete) - len(left) - api.deleted) > 0:
         perhaps = ", or deleted by a request that failed"
-        say(f"Already deleted{perhaps if api.may_have_deleted_more else ''}: {gone:,}.", RESULTS)
+        report(f"Already deleted{perhaps if api.may_have_deleted_more else ''}: {gone:,}.")
     if new := now.keys() - found.keys():
-        say(f"Saved at new steps meanwhile, and kept: {len(new):,}.", RESULTS)
+        report(f"Saved at new steps meanwhile, and kept: {len(new):,}.")
     if left:
         warn(
             f"prune: Not deleted, or saved again: {len(left):,}, the first at step {left[0]}. "
@@ -514,9 +542,11 @@ def run(api: Api, options: Options) -> int:
     """Prune the model. If this fails, say why, and how much is deleted. Return the exit code."""
     try:
         return carry_out(api, options)
-    except PruneError as error:
-        code, reason, more = 1, str(error), api.may_have_deleted_more
+    except (PruneError, OSError) as error:  # an OSError if the disk of the output is full
+        code, reason, more = 1, f"{str(error).rstrip('.')}.", api.may_have_deleted_more
         can_finish = isinstance(error, GaveUpError)
+        if isinstance(error, OSError):
+            RESULTS.on_broken_pipe()
     except (KeyboardInterrupt, typer.Abort) as error:
         code, reason, more = 130, "Interrupted.", api.deleted < api.planned
         can_finish = True
@@ -556,12 +586,14 @@ def read_settings(model: str) -> tuple[str, str]:
 
 
 def is_http_url(text: str) -> bool:
-    """Return whether this is a URL that the API can be below."""
+    """Return whether the HTTP client can connect to this URL, and the API can be below it."""
     try:
         url = httpx2.URL(text)
-    except httpx2.InvalidURL:
+        url.host.encode("idna")  # the HTTP client would raise a traceback later
+    except (httpx2.InvalidURL, UnicodeError):
         return False
-    is_base = not re.search(r"[\s@?#]", text)
+    is_valid_port = url.port is None or 0 < url.port < 2**16
+    is_base = is_valid_port and not re.search(r"[\s@?#]", text)
     return is_base and url.scheme in {"http", "https"} and url.host != ""
 
 
@@ -639,6 +671,9 @@ def prune(  # noqa: PLR0913, PLR0917 one parameter for each option
     Exit codes: 0 done; 1 nothing or only a part of the plan is deleted, or this could not be
     checked; 2 wrong usage; 130 interrupted.
     """  # noqa: D301 Typer does not wrap a paragraph that begins with a backspace
+    # Print an escape for what the encoding lacks, such as cp1252 on Windows. stderr always does so.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     rules = [*(last or []), *(best or []), *(every or []), *(steps or [])]
     options = Options(model, rules, delete_unscored, is_all, dry_run, yes)
     if not model.isprintable() or not model:

@@ -116,18 +116,29 @@ class Terminal(io.StringIO):
         return True
 
 
-class Pipe(io.StringIO):
-    """The output of the command, whose reader can close the pipe."""
+class Output(io.StringIO):
+    """The output of the command, whose reader can close the pipe, or whose disk can be full."""
 
-    is_broken = False
+    error: OSError | None = None
 
     def write(self, text: str) -> int:
-        if text and self.is_broken:
-            raise BrokenPipeError
+        if text and self.error:
+            raise self.error
         return super().write(text)
 
     def fileno(self) -> int:
         return os.open(os.devnull, os.O_WRONLY)
+
+
+class Encoded(io.TextIOWrapper):
+    """Redirected output in an encoding that lacks most characters."""
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(io.BytesIO(), encoding=encoding)
+
+    def getvalue(self) -> str:
+        self.seek(0)
+        return self.read()
 
 
 def run(
@@ -243,29 +254,56 @@ def test_has_room_for_the_plan_even_if_the_terminal_says_that_it_has_no_columns(
     assert prune.MIN_WIDTH == runpy.run_path(str(SCRIPT))["OUTPUT"].width
 
 
-def test_deletes_nothing_if_nobody_reads_the_plan() -> None:
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [("utf-8", "模型"), ("cp1252", r"\u6a21\u578b")],
+)
+def test_prints_an_escape_for_a_character_that_the_encoding_lacks(encoding: str, name: str) -> None:
+    api = FakeApi({step: {"模型": step, "eval/retrieval/模型": 1} for step in range(3)})
+
+    result = run(api, "模型", "--keep-best=模型:max", "--yes", stdout=Encoded(encoding))
+
+    assert (0, "", [2]) == (result.code, result.stderr, [*api.checkpoints])
+    lines = result.stdout.splitlines()
+    assert f"Checkpoints of {name}: 3. To keep: 1." == lines[0]
+    assert f"max {name}" in result.stdout
+    assert "Deleted: 2. Kept: 1." == lines[-1]
+
+
+DISK_FULL = OSError("Disk full")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(BrokenPipeError(), ""), (DISK_FULL, "prune: Disk full. Nothing was deleted.\n")],
+)
+def test_deletes_nothing_if_nobody_can_read_the_plan(error: OSError, message: str) -> None:
     api = FakeApi(NUMBERS)
-    stdout = Pipe()
-    stdout.is_broken = True
+    stdout = Output()
+    stdout.error = error
 
     result = run(api, MODEL, "--keep-last=2", "--yes", stdout=stdout)
 
-    assert (1, "", []) == (result.code, result.stderr, api.sent)
+    assert (1, message, []) == (result.code, result.stderr, api.sent)
 
 
-def test_finishes_even_if_nobody_reads_what_it_prints_after_the_plan() -> None:
+@pytest.mark.parametrize("error", [BrokenPipeError(), DISK_FULL])
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_finishes_and_says_so_where_somebody_can_read_it(error: OSError, closed: str) -> None:
     api = FakeApi(NUMBERS)
-    stdout, stderr = Pipe(), Pipe()
+    streams: dict[str, Any] = {"stdout": Output(), "stderr": Output()}
 
     def close(api: FakeApi, request: httpx2.Request) -> httpx2.Response:
-        stdout.is_broken = stderr.is_broken = True
+        streams[closed].error = error
         return DOWN(api, request)
 
     api.responses["DELETE"] = [close]
 
-    result = run(api, MODEL, "--keep-last=2", "--yes", stdout=stdout, stderr=stderr)
+    result = run(api, MODEL, "--keep-last=2", "--yes", **streams)
 
     assert (0, [8, 9]) == (result.code, [*api.checkpoints])
+    told = result.stdout if closed == "stderr" else result.stderr
+    assert told.endswith("Deleted: 8. Kept: 2.\n")
 
 
 HUGE = 10**38 - 1
@@ -482,8 +520,33 @@ def test_refuses_invalid_arguments(arguments: list[str]) -> None:
     assert "s3cret" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("value", "metric"),
+    [
+        ("loss:min", "loss:min"),
+        ("loss:min=3", "loss:min"),
+        ("loss:min=3", "loss:min=3"),
+        ("a b:max:max", "a b:max:max"),
+    ],
+)
+@pytest.mark.parametrize("other", ["loss", "lr"])
+def test_does_not_guess_whether_the_direction_is_a_part_of_the_name(
+    value: str, metric: str, other: str
+) -> None:
+    api = FakeApi({1: {metric: 1}, 2: {other: 2, "a b:max": 1}, 3: {}})
+
+    result = run(api, MODEL, f"--keep-best={value}", "--keep-last=1", "--yes")
+
+    assert (1, "", 1) == (result.code, result.stdout, len(api.paths))
+    assert result.stderr == (
+        f"prune: --keep-best {value} is not clear, because there is a metric {metric}. For that "
+        f"metric, write {metric}:min or {metric}:max. Nothing was deleted.\n"
+    )
+
+
 TOKENS = ["", " ", "s3cret\ns3cret", "s3crét", "s3cret s", "s3cret\\", "s3cret'"]
 URLS = ["", "api.example.com", "ftp://a", "https://", "http://[::1", "https://a b"]
+URLS += ["https://a..b", "https://a:65536"]
 URLS += ["https://a/?s3cret", "https://a/#s3cret", "https://user:s3cret@a"]
 SETTINGS = {"CHECKPOINTS_TOKEN": TOKENS, "CHECKPOINTS_API_URL": URLS}
 
@@ -604,7 +667,17 @@ def test_shows_the_plan_and_deletes_only_after_a_yes(
 
 
 NO_SCOPE = "The token lacks the scope checkpoints:delete"
-TEXT_AS_STEP = {"data": [{"step": "1", "metrics": {}}], "has_more": False}
+NOT_RESPONSES = [
+    "<html>",
+    '{"data": [], "deleted_count": -1}',
+    *(
+        f'{{"data": [{{"step": {step}, "metrics": {{"a": {metric}}}}}], "has_more": false}}'
+        for step, metric in [
+            *(("1.5", 1), ('"1"', 1)),
+            *(("1", metric) for metric in ("NaN", "1e999", 10**400, "true")),
+        ]
+    ),
+]
 NO_RESPONSE = "This is not a response of the checkpoints API. Set CHECKPOINTS_API_URL to"
 
 
@@ -627,10 +700,7 @@ NO_RESPONSE = "This is not a response of the checkpoints API. Set CHECKPOINTS_AP
         (respond(422, {"detail": [{"msg": "a\x1b[2J"}]}), "422 [{'msg': 'a\\x1b[2J'}]."),
         (respond(400, {"detail": "x" * 9_999}), "400 xxx"),
         (respond(302, "", Location="https://elsewhere.example.com"), "302 Found. Set CHECKPOINTS_"),
-        *(
-            (respond(200, body), NO_RESPONSE)
-            for body in ("<html>", TEXT_AS_STEP, {"data": [], "deleted_count": -1})
-        ),
+        *((respond(200, body), NO_RESPONSE) for body in NOT_RESPONSES),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -737,6 +807,38 @@ def test_agrees_with_the_api() -> None:
     assert requests.MAX_PAGE_SIZE == prune.PAGE_SIZE
     function = read_template()["Resources"]["ApiFunction"]["Properties"]
     assert function["Timeout"] < prune.TIMEOUT.read
+
+
+def more(last_id: str, *steps: int) -> Respond:
+    """Respond with a page that is not the last one."""
+    data = [{"step": step, "metrics": {}} for step in steps]
+    return respond(200, {"data": data, "has_more": True, "last_id": last_id})
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        [more("c1", 1), more("c1", 1)],
+        [more("c1", 1), more("c1", 2)],
+        [more("c2", 1, 2), more("c3", 2, 3)],
+        [more("c2", 1, 2), more("c0", 0)],
+        [more("c2", 1, 2), more("c3")],
+        [more("c2", 2, 1)],
+        [more("c2", 2, 2)],
+        [more("", 1), more("", 2)],
+        [more("")],
+    ],
+)
+def test_stops_at_a_list_that_does_not_end(pages: list[Respond]) -> None:
+    api = FakeApi(NUMBERS)
+    api.responses["GET"] = [*pages]
+
+    result = run(api, MODEL, "--keep-last=1", "--yes")
+
+    assert (1, len(pages), []) == (result.code, len(api.paths), api.sent)
+    assert result.stderr == (
+        "prune: The API's list of checkpoints does not end. Nothing was deleted.\n"
+    )
 
 
 REFUSED = mock.Mock(side_effect=httpx2.ConnectError("Connection refused"))
