@@ -51,12 +51,7 @@ class Response:
     size: int = field(default=0, compare=False)
 
 
-# All refusals of a token.
-AUTH_ERRORS: list[type[auth.AuthError]] = [
-    kind
-    for kind in vars(auth).values()
-    if isinstance(kind, type) and issubclass(kind, auth.AuthError)
-]
+AUTH_ERRORS = auth.AuthError.__subclasses__()  # all refusals of a token
 JSON = {"Content-Type": "application/json"}
 INTERNAL_SERVER_ERROR = Response(500, JSON, {"detail": "Internal Server Error"})
 
@@ -88,6 +83,13 @@ NOTHING_DELETED = failed_deletion(
 )
 
 
+LIST_UNAVAILABLE = Response(
+    503,
+    JSON | {"Retry-After": "2"},
+    {"detail": "The database is not available. Send the request again."},
+)
+
+
 def refused(status: int, detail: str, challenge: str) -> Response:
     """Return the response to a request whose token is missing, wrong or not sufficient."""
     return Response(status, JSON | {"WWW-Authenticate": challenge}, {"detail": detail})
@@ -106,7 +108,7 @@ def invalid(*errors: dict[str, object]) -> Response:
 def query(**parameters: object) -> dict[str, Any]:
     """Return the parts of an event with a query string; a list is a repeated parameter."""
     values = {
-        name: [str(each) for each in (value if isinstance(value, list) else [value])]
+        name: [*map(str, value)] if isinstance(value, list) else [str(value)]
         for name, value in parameters.items()
     }
     return {
