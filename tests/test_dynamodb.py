@@ -402,26 +402,20 @@ def test_an_internal_error_decides_the_response_even_if_an_outage_came_first(
     ("failures", "response"), [(1, deleted(1)), (20, NOTHING_DELETED)], ids=["short", "lasting"]
 )
 def test_without_credentials_nothing_is_sent(
-    call: Call,
-    endpoint: Endpoint,
-    monkeypatch: pytest.MonkeyPatch,
-    failures: int,
-    response: Response,
+    call: Call, endpoint: Endpoint, failures: int, response: Response
 ) -> None:
     """With SnapStart, credentials come from an endpoint, which can fail briefly."""
     put_checkpoints(MODEL, [1], entity=ENTITY)
-    client = app.connect().client
-    signer = client._request_signer  # type: ignore[attr-defined]  # noqa: SLF001
-    sign = signer.sign
-    left = [failures]
+    errors = [CredentialRetrievalError(provider="container-role", error_msg="on command")]
+    errors *= failures
 
-    def fail(operation: str, *args: object, **kwargs: object) -> None:
-        if operation == "TransactWriteItems" and left[0]:
-            left[0] -= 1
-            raise CredentialRetrievalError(provider="container-role", error_msg="on command")
-        sign(operation, *args, **kwargs)
+    def fail(**_: object) -> None:
+        if errors:
+            raise errors.pop()
 
-    monkeypatch.setattr(signer, "sign", fail)
-
+    events = app.connect().client.meta.events
+    events.register("before-sign.dynamodb.TransactWriteItems", fail)
     assert response == call(steps=[1])
+    events.unregister("before-sign.dynamodb.TransactWriteItems", fail)
+
     assert endpoint.calls.count("TransactWriteItems") == (failures == 1)
