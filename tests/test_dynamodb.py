@@ -48,11 +48,7 @@ from function_process import run_in_a_process
 SHORT = 13_000
 LATE = 0.3  # seconds, of which the function waits 0.2
 
-permanent = {
-    "not allowed": reject(400, "AccessDeniedException"),
-    "not signed": reject(400, "MissingAuthenticationTokenException"),
-}
-
+not_allowed = reject(400, "AccessDeniedException")
 throttling = {
     "throttled": reject(400, "ProvisionedThroughputExceededException"),
     "written elsewhere": reject(400, "ReplicatedWriteConflictException"),
@@ -111,7 +107,9 @@ def internal_error(*, unconfirmed: int = 0) -> Response:
 @pytest.fixture
 def fault(request: pytest.FixtureRequest) -> Fault:
     """Return the fault of the case, and shorten the timeouts of the function."""
-    rejections = permanent | throttling | bad_credentials | throttling_of_transactions
+    rejections = (
+        {"not allowed": not_allowed} | throttling | bad_credentials | throttling_of_transactions
+    )
     fault = (rejections | without_effect | with_effect)[request.param]
     if fault in late:
         request.getfixturevalue("_impatient")
@@ -287,7 +285,7 @@ def test_tells_dynamodb_the_sdk_the_environment_and_the_application(endpoint: En
 # Permanent faults: the response is 500 at once, with correct counts.
 
 
-@cases(permanent, bad_credentials)
+@cases({"not allowed": not_allowed}, bad_credentials)
 @pytest.mark.parametrize("operation", ["GetItem", "Query", "TransactWriteItems"])
 def test_a_permanent_fault_is_not_retried_and_bad_credentials_only_a_few_times(
     call: Call, endpoint: Endpoint, pauses: list[float], operation: str, fault: Fault
@@ -298,7 +296,7 @@ def test_a_permanent_fault_is_not_retried_and_bad_credentials_only_a_few_times(
 
     expected = INTERNAL_SERVER_ERROR if operation == "GetItem" else internal_error()
     assert expected == call(steps=steps)
-    attempts = 1 if fault in permanent.values() else MAX_CREDENTIAL_ATTEMPTS
+    attempts = 1 if fault is not_allowed else MAX_CREDENTIAL_ATTEMPTS
     assert attempts == endpoint.calls.count(operation)
     assert sum(pauses) < 2
     assert {MODEL: set(steps)} == stored_checkpoints()
@@ -341,7 +339,7 @@ def test_an_invalid_transaction_is_sent_again_in_halves_until_it_has_a_single_de
             [
                 without_effect["server error"],
                 cancel("ConditionalCheckFailed"),
-                permanent["not allowed"],
+                not_allowed,
             ],
             internal_error(unconfirmed=0),
         ),
@@ -391,7 +389,7 @@ def test_an_internal_error_decides_the_response_even_if_an_outage_came_first(
         if request["TransactItems"][0]["Delete"]["Key"]["step"]["N"] == "0":
             return reject(500, "InternalServerError")(request, apply)
         time.sleep(0.05)
-        return permanent["not allowed"](request, apply)
+        return not_allowed(request, apply)
 
     endpoint.keep_failing("TransactWriteItems", fail)
 
