@@ -138,7 +138,6 @@ class Endpoint:
         self._upstream = upstream
         self.calls: list[str] = []
         self.requests: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
         self._faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
         self._lasting: dict[str, Fault] = {}
         self._completed: dict[str, tuple[Any, Reply]] = {}
@@ -160,7 +159,6 @@ class Endpoint:
         self._lasting.clear()
         self.calls.clear()
         self.requests.clear()
-        self.headers.clear()
 
     @contextmanager
     def running(self) -> Iterator["Endpoint"]:
@@ -174,7 +172,6 @@ class Endpoint:
         request = json.loads(body)
         self.calls.append(operation)
         self.requests.append(request)
-        self.headers.append(headers)
         queued = self._faults[operation]
         fault = queued.popleft() if queued else self._lasting.get(operation)
 

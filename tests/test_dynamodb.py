@@ -1,17 +1,18 @@
 """DynamoDB fails, briefly or for longer; the response stays correct."""
 
-import json
 import time
 from typing import Any
 
-import boto3
 import pytest
-from botocore.exceptions import CredentialRetrievalError
+from botocore.exceptions import (
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+)
 
 from checkpoints.api import app
-from checkpoints.api.auth import READ_SCOPE
 from checkpoints.dynamodb import MAX_ATTEMPTS, MAX_CREDENTIAL_ATTEMPTS
-from emulators.dynamodb import put_checkpoints, put_token, stored_checkpoints
+from emulators.dynamodb import put_checkpoints, stored_checkpoints
 from events import (
     ENTITY,
     INTERNAL_SERVER_ERROR,
@@ -21,9 +22,6 @@ from events import (
     Response,
     deleted,
     failed_deletion,
-    make_event,
-    query,
-    would_delete,
 )
 from faulty_dynamodb import (
     Apply,
@@ -42,7 +40,6 @@ from faulty_dynamodb import (
     stall,
     tear_response,
 )
-from function_process import run_in_a_process
 
 # Milliseconds: enough for one attempt and its response, and half a second of retries.
 SHORT = 13_000
@@ -138,21 +135,6 @@ def test_a_short_fault_of_a_read_does_not_change_the_response(
     assert calls == 2 or (fault in late and calls > 2)
 
 
-def test_a_short_fault_of_a_dry_run_or_a_list_does_not_change_the_response(
-    call: Call, endpoint: Endpoint
-) -> None:
-    put_token("reader", entity=ENTITY, scopes=[READ_SCOPE])
-    put_checkpoints(MODEL, range(100), entity="speech-team")
-    put_checkpoints(MODEL, [100], entity=ENTITY)
-    endpoint.fail("BatchGetItem", throttling["throttled"])
-    endpoint.fail("Query", pass_on, throttling["throttled"], without_effect["server error"])
-
-    assert would_delete(1) == call(steps=[100], **query(dry_run="true"))
-    response = call(method="GET", token="reader", **query(limit=2))
-    assert [100] == [checkpoint["step"] for checkpoint in response.body["data"]]
-    assert (2, 6) == tuple(map(endpoint.calls.count, ("BatchGetItem", "Query")))
-
-
 @cases(throttling, bad_credentials, throttling_of_transactions, without_effect, with_effect)
 @pytest.mark.parametrize(
     ("first", "missing"),
@@ -243,11 +225,6 @@ def test_a_lasting_fault_of_a_transaction_leaves_it_unconfirmed_unless_dynamodb_
     assert deleted(len(left), sorted({1, 2} - left)) == call(steps=[1, 2])
 
 
-@pytest.mark.usefixtures("_unreachable")
-def test_returns_503_if_dynamodb_cannot_be_reached(call: Call) -> None:
-    assert NOTHING_DELETED == call(steps=[1])
-
-
 @pytest.mark.usefixtures("_impatient")
 @pytest.mark.parametrize(
     ("milliseconds", "is_tried"), [(3_000, True), (2_600, False), (1_000, False)]
@@ -271,15 +248,6 @@ def test_backoff_grows_and_is_random(call: Call, endpoint: Endpoint, pauses: lis
     assert all(pause <= most for pause, most in zip(pauses, longest, strict=True))
     assert len(set(pauses)) == len(pauses)
     assert sum(pauses) > 1
-
-
-def test_tells_dynamodb_the_sdk_the_environment_and_the_application(endpoint: Endpoint) -> None:
-    """CloudTrail shows the user agent."""
-    run_in_a_process(endpoint, [make_event(steps=[1])], AWS_EXECUTION_ENV="AWS_Lambda_python3.13")
-
-    assert ["GetItem", "TransactWriteItems"] == endpoint.calls
-    expected = f"Boto3/{boto3.__version__} exec-env/AWS_Lambda_python3.13 app/checkpoints "
-    assert all(headers["User-Agent"].startswith(expected) for headers in endpoint.headers)
 
 
 # Permanent faults: the response is 500 at once, with correct counts.
@@ -365,21 +333,6 @@ def test_concurrent_transactions_are_counted_exactly_if_responses_are_lost(
     assert {} == stored_checkpoints()
 
 
-def test_an_unknown_exception_leaves_the_transaction_unconfirmed(
-    call: Call, endpoint: Endpoint
-) -> None:
-    body = {
-        "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
-        "CancellationReasons": [{}],  # a reason without a code
-    }
-    reply = Reply(400, json.dumps(body).encode())
-    put_checkpoints(MODEL, range(150), entity=ENTITY)
-    endpoint.keep_failing("TransactWriteItems", after_effect(lambda _request, _apply: reply))
-
-    assert internal_error(unconfirmed=150) == call(steps=list(range(150)))
-    assert {} == stored_checkpoints()
-
-
 def test_an_internal_error_decides_the_response_even_if_an_outage_came_first(
     call: Call, endpoint: Endpoint
 ) -> None:
@@ -397,15 +350,23 @@ def test_an_internal_error_decides_the_response_even_if_an_outage_came_first(
 
 
 @pytest.mark.parametrize(
+    "error",
+    [
+        # With SnapStart, credentials come from an endpoint, which can fail briefly.
+        CredentialRetrievalError(provider="container-role", error_msg="on command"),
+        EndpointConnectionError(endpoint_url="on command"),
+        ConnectTimeoutError(endpoint_url="on command"),
+    ],
+    ids=type,
+)
+@pytest.mark.parametrize(
     ("failures", "response"), [(1, deleted(1)), (20, NOTHING_DELETED)], ids=["short", "lasting"]
 )
-def test_without_credentials_nothing_is_sent(
-    call: Call, endpoint: Endpoint, failures: int, response: Response
+def test_a_request_that_was_not_sent_deleted_nothing(
+    call: Call, endpoint: Endpoint, failures: int, response: Response, error: Exception
 ) -> None:
-    """With SnapStart, credentials come from an endpoint, which can fail briefly."""
     put_checkpoints(MODEL, [1], entity=ENTITY)
-    errors = [CredentialRetrievalError(provider="container-role", error_msg="on command")]
-    errors *= failures
+    errors = [error] * failures
 
     def fail(**_: object) -> None:
         if errors:

@@ -129,12 +129,7 @@ EMPTY = error(["body"], "json_invalid", "Invalid JSON: the body is empty")
     ("body", "expected"),
     [
         ('{"steps": [1, "2", "3"]}', error(["body", "steps", 1], "int_type", NO_INTEGER)),
-        ('{"steps": [true]}', error(["body", "steps", 0], "int_type", NO_INTEGER)),
         ("{}", error(["body", "steps"], "missing", "Field required")),
-        (
-            '{"steps": null}',
-            error(["body", "steps"], "list_type", "Input should be a valid array"),
-        ),
         ("[1, 2]", error(["body"], "model_type", "Input should be an object")),
         (None, EMPTY),
         ("", EMPTY),
