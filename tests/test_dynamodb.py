@@ -374,7 +374,8 @@ def test_a_request_that_was_not_sent_deleted_nothing(
 
     events = app.connect().client.meta.events
     events.register("before-sign.dynamodb.TransactWriteItems", fail)
-    assert response == call(steps=[1])
-    events.unregister("before-sign.dynamodb.TransactWriteItems", fail)
-
+    try:
+        assert response == call(steps=[1])
+    finally:
+        events.unregister("before-sign.dynamodb.TransactWriteItems", fail)
     assert endpoint.calls.count("TransactWriteItems") == (failures == 1)
