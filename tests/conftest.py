@@ -66,14 +66,6 @@ def _impatient(endpoint: Endpoint) -> Iterator[None]:
     connect_to(endpoint.url)
 
 
-@pytest.fixture
-def _unreachable(endpoint: Endpoint) -> Iterator[None]:
-    """Connect the function to a port where nothing listens."""
-    connect_to("http://127.0.0.1:1")
-    yield
-    connect_to(endpoint.url)
-
-
 @pytest.fixture(scope="session")
 def invoke(endpoint: Endpoint) -> Invoke:  # noqa: ARG001 what the function is connected to
     """Invoke the function with an event; by default it has 29 seconds left."""

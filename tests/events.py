@@ -51,12 +51,7 @@ class Response:
     size: int = field(default=0, compare=False)
 
 
-# All refusals of a token.
-AUTH_ERRORS: list[type[auth.AuthError]] = [
-    kind
-    for kind in vars(auth).values()
-    if isinstance(kind, type) and issubclass(kind, auth.AuthError)
-]
+AUTH_ERRORS = auth.AuthError.__subclasses__()  # all refusals of a token
 JSON = {"Content-Type": "application/json"}
 INTERNAL_SERVER_ERROR = Response(500, JSON, {"detail": "Internal Server Error"})
 
@@ -88,6 +83,13 @@ NOTHING_DELETED = failed_deletion(
 )
 
 
+LIST_UNAVAILABLE = Response(
+    503,
+    JSON | {"Retry-After": "2"},
+    {"detail": "The database is not available. Send the request again."},
+)
+
+
 def refused(status: int, detail: str, challenge: str) -> Response:
     """Return the response to a request whose token is missing, wrong or not sufficient."""
     return Response(status, JSON | {"WWW-Authenticate": challenge}, {"detail": detail})
@@ -106,7 +108,7 @@ def invalid(*errors: dict[str, object]) -> Response:
 def query(**parameters: object) -> dict[str, Any]:
     """Return the parts of an event with a query string; a list is a repeated parameter."""
     values = {
-        name: [str(each) for each in (value if isinstance(value, list) else [value])]
+        name: [*map(str, value)] if isinstance(value, list) else [str(value)]
         for name, value in parameters.items()
     }
     return {
@@ -162,7 +164,7 @@ def make_stream_record(
     event_name: str = "REMOVE",
     **attributes: object,
 ) -> dict[str, Any]:
-    """Return the stream record of a deleted checkpoint.
+    """Return what the function reads of the stream record of a deleted checkpoint.
 
     The URI is a string, any attribute, or `None` if there is none.
     """
@@ -171,18 +173,10 @@ def make_stream_record(
     if uri is not None:
         image["artifact_uri"] = {"S": uri} if isinstance(uri, str) else uri
     return {
-        "eventID": "c4ca4238a0b923820dcc509a6f75849b",
         "eventName": event_name,
-        "eventVersion": "1.1",
-        "eventSource": "aws:dynamodb",
-        "awsRegion": "us-east-1",
         "dynamodb": {
             "ApproximateCreationDateTime": at.timestamp(),
             "Keys": keys,
             "OldImage": image,
-            "SequenceNumber": str(10**20 + step),
-            "SizeBytes": 99,
-            "StreamViewType": "OLD_IMAGE",
         },
-        "eventSourceARN": "arn:aws:dynamodb:us-east-1:123456789012:table/t/stream/s",
     }

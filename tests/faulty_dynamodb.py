@@ -23,18 +23,17 @@ from emulators.dynamodb import REGION
 
 @dataclass(frozen=True)
 class Reply:
-    """A response, which can be damaged or cut off."""
+    """A response. Its headers describe `announced`, if it is not empty, instead of the body."""
 
     status: int
     body: bytes
-    checksum: int | None = None  # None: the checksum of the body
-    sent_bytes: int | None = None  # cut the connection after this number; None: do not cut it
+    announced: bytes = b""
 
 
 type Apply = Callable[[], Reply]
 type Fault = Callable[[dict[str, Any], Apply], Reply]
 
-CUT = Reply(status=0, body=b"", sent_bytes=0)
+CUT = Reply(status=0, body=b"")  # close the connection without a response
 
 
 def reject(status: int, code: str) -> Fault:
@@ -68,26 +67,26 @@ def drop_request(_request: dict[str, Any], _apply: Apply) -> Reply:
     return CUT
 
 
-def tear_response(_request: dict[str, Any], apply: Apply) -> Reply:
-    """Apply the request, then cut the connection in the middle of the response."""
-    reply = apply()
-    return Reply(reply.status, reply.body, sent_bytes=len(reply.body) // 2)
-
-
-def garble_response(_request: dict[str, Any], apply: Apply) -> Reply:
-    """Apply the request, then return a different body of the same length."""
-    reply = apply()
-    return Reply(reply.status, b" " * len(reply.body), checksum=zlib.crc32(reply.body))
-
-
 def stall(seconds: float) -> Fault:
-    """Delay the response; the request has no effect."""
+    """Wait, then cut the connection; the request has no effect."""
 
     def fault(_request: dict[str, Any], _apply: Apply) -> Reply:
         time.sleep(seconds)
         return CUT
 
     return fault
+
+
+def tear_response(_request: dict[str, Any], apply: Apply) -> Reply:
+    """Apply the request, then cut the connection in the middle of the response."""
+    reply = apply()
+    return Reply(reply.status, reply.body[: len(reply.body) // 2], announced=reply.body)
+
+
+def garble_response(_request: dict[str, Any], apply: Apply) -> Reply:
+    """Apply the request, then return a different body of the same length."""
+    reply = apply()
+    return Reply(reply.status, b" " * len(reply.body), announced=reply.body)
 
 
 def after_effect(fault: Fault) -> Fault:
@@ -139,7 +138,6 @@ class Endpoint:
         self._upstream = upstream
         self.calls: list[str] = []
         self.requests: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
         self._faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
         self._lasting: dict[str, Fault] = {}
         self._completed: dict[str, tuple[Any, Reply]] = {}
@@ -161,7 +159,6 @@ class Endpoint:
         self._lasting.clear()
         self.calls.clear()
         self.requests.clear()
-        self.headers.clear()
 
     @contextmanager
     def running(self) -> Iterator["Endpoint"]:
@@ -170,18 +167,18 @@ class Endpoint:
             yield self
 
     def reply(self, headers: dict[str, str], body: bytes) -> Reply:
-        """Response one request, or fail it."""
+        """Answer one request, or fail it."""
         operation = headers["X-Amz-Target"].partition(".")[2]
         request = json.loads(body)
         self.calls.append(operation)
         self.requests.append(request)
-        self.headers.append(headers)
         queued = self._faults[operation]
         fault = queued.popleft() if queued else self._lasting.get(operation)
 
         def apply() -> Reply:
             if self._upstream:
-                return self._pass_on(self._upstream, headers, body)
+                passed = requests.post(self._upstream, data=body, headers=headers, timeout=60)
+                return Reply(passed.status_code, passed.content)
             with self._lock:
                 return self._apply(headers, body, request)
 
@@ -205,10 +202,6 @@ class Endpoint:
             self._completed[token] = (request, reply)
         return reply
 
-    def _pass_on(self, url: str, headers: dict[str, str], body: bytes) -> Reply:
-        response = requests.post(url, data=body, headers=headers, timeout=60)
-        return Reply(response.status_code, response.content)
-
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         endpoint = self
 
@@ -224,12 +217,12 @@ class Endpoint:
                     return
                 self.send_response(reply.status)
                 self.send_header("Content-Type", "application/x-amz-json-1.0")
-                self.send_header("Content-Length", str(len(reply.body)))
-                checksum = zlib.crc32(reply.body) if reply.checksum is None else reply.checksum
-                self.send_header("x-amz-crc32", str(checksum))
+                announced = reply.announced or reply.body
+                self.send_header("Content-Length", str(len(announced)))
+                self.send_header("x-amz-crc32", str(zlib.crc32(announced)))
                 self.end_headers()
-                self.wfile.write(reply.body[: reply.sent_bytes])
-                self.close_connection = reply.sent_bytes is not None
+                self.wfile.write(reply.body)
+                self.close_connection = len(reply.body) < len(announced)
 
             def log_message(self, *_: object) -> None:
                 """Keep the output of the tests free of it."""

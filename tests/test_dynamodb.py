@@ -1,17 +1,18 @@
 """DynamoDB fails, briefly or for longer; the response stays correct."""
 
-import json
 import time
 from typing import Any
 
-import boto3
 import pytest
-from botocore.exceptions import CredentialRetrievalError
+from botocore.exceptions import (
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+)
 
 from checkpoints.api import app
-from checkpoints.api.auth import READ_SCOPE
 from checkpoints.dynamodb import MAX_ATTEMPTS, MAX_CREDENTIAL_ATTEMPTS
-from emulators.dynamodb import put_checkpoints, put_token, stored_checkpoints
+from emulators.dynamodb import put_checkpoints, stored_checkpoints
 from events import (
     ENTITY,
     INTERNAL_SERVER_ERROR,
@@ -21,9 +22,6 @@ from events import (
     Response,
     deleted,
     failed_deletion,
-    make_event,
-    query,
-    would_delete,
 )
 from faulty_dynamodb import (
     Apply,
@@ -42,17 +40,12 @@ from faulty_dynamodb import (
     stall,
     tear_response,
 )
-from function_process import run_in_a_process
 
 # Milliseconds: enough for one attempt and its response, and half a second of retries.
 SHORT = 13_000
 LATE = 0.3  # seconds, of which the function waits 0.2
 
-permanent = {
-    "not allowed": reject(400, "AccessDeniedException"),
-    "not signed": reject(400, "MissingAuthenticationTokenException"),
-}
-
+not_allowed = reject(400, "AccessDeniedException")
 throttling = {
     "throttled": reject(400, "ProvisionedThroughputExceededException"),
     "written elsewhere": reject(400, "ReplicatedWriteConflictException"),
@@ -111,7 +104,9 @@ def internal_error(*, unconfirmed: int = 0) -> Response:
 @pytest.fixture
 def fault(request: pytest.FixtureRequest) -> Fault:
     """Return the fault of the case, and shorten the timeouts of the function."""
-    rejections = permanent | throttling | bad_credentials | throttling_of_transactions
+    rejections = (
+        {"not allowed": not_allowed} | throttling | bad_credentials | throttling_of_transactions
+    )
     fault = (rejections | without_effect | with_effect)[request.param]
     if fault in late:
         request.getfixturevalue("_impatient")
@@ -138,21 +133,6 @@ def test_a_short_fault_of_a_read_does_not_change_the_response(
     assert {MODEL: {0}} == stored_checkpoints()
     calls = endpoint.calls.count(operation)
     assert calls == 2 or (fault in late and calls > 2)
-
-
-def test_a_short_fault_of_a_dry_run_or_a_list_does_not_change_the_response(
-    call: Call, endpoint: Endpoint
-) -> None:
-    put_token("reader", entity=ENTITY, scopes=[READ_SCOPE])
-    put_checkpoints(MODEL, range(100), entity="speech-team")
-    put_checkpoints(MODEL, [100], entity=ENTITY)
-    endpoint.fail("BatchGetItem", throttling["throttled"])
-    endpoint.fail("Query", pass_on, throttling["throttled"], without_effect["server error"])
-
-    assert would_delete(1) == call(steps=[100], **query(dry_run="true"))
-    response = call(method="GET", token="reader", **query(limit=2))
-    assert [100] == [checkpoint["step"] for checkpoint in response.body["data"]]
-    assert (2, 6) == tuple(map(endpoint.calls.count, ("BatchGetItem", "Query")))
 
 
 @cases(throttling, bad_credentials, throttling_of_transactions, without_effect, with_effect)
@@ -245,11 +225,6 @@ def test_a_lasting_fault_of_a_transaction_leaves_it_unconfirmed_unless_dynamodb_
     assert deleted(len(left), sorted({1, 2} - left)) == call(steps=[1, 2])
 
 
-@pytest.mark.usefixtures("_unreachable")
-def test_returns_503_if_dynamodb_cannot_be_reached(call: Call) -> None:
-    assert NOTHING_DELETED == call(steps=[1])
-
-
 @pytest.mark.usefixtures("_impatient")
 @pytest.mark.parametrize(
     ("milliseconds", "is_tried"), [(3_000, True), (2_600, False), (1_000, False)]
@@ -275,19 +250,10 @@ def test_backoff_grows_and_is_random(call: Call, endpoint: Endpoint, pauses: lis
     assert sum(pauses) > 1
 
 
-def test_tells_dynamodb_the_sdk_the_environment_and_the_application(endpoint: Endpoint) -> None:
-    """CloudTrail shows the user agent."""
-    run_in_a_process(endpoint, [make_event(steps=[1])], AWS_EXECUTION_ENV="AWS_Lambda_python3.13")
-
-    assert ["GetItem", "TransactWriteItems"] == endpoint.calls
-    expected = f"Boto3/{boto3.__version__} exec-env/AWS_Lambda_python3.13 app/checkpoints "
-    assert all(headers["User-Agent"].startswith(expected) for headers in endpoint.headers)
-
-
 # Permanent faults: the response is 500 at once, with correct counts.
 
 
-@cases(permanent, bad_credentials)
+@cases({"not allowed": not_allowed}, bad_credentials)
 @pytest.mark.parametrize("operation", ["GetItem", "Query", "TransactWriteItems"])
 def test_a_permanent_fault_is_not_retried_and_bad_credentials_only_a_few_times(
     call: Call, endpoint: Endpoint, pauses: list[float], operation: str, fault: Fault
@@ -298,7 +264,7 @@ def test_a_permanent_fault_is_not_retried_and_bad_credentials_only_a_few_times(
 
     expected = INTERNAL_SERVER_ERROR if operation == "GetItem" else internal_error()
     assert expected == call(steps=steps)
-    attempts = 1 if fault in permanent.values() else MAX_CREDENTIAL_ATTEMPTS
+    attempts = 1 if fault is not_allowed else MAX_CREDENTIAL_ATTEMPTS
     assert attempts == endpoint.calls.count(operation)
     assert sum(pauses) < 2
     assert {MODEL: set(steps)} == stored_checkpoints()
@@ -341,7 +307,7 @@ def test_an_invalid_transaction_is_sent_again_in_halves_until_it_has_a_single_de
             [
                 without_effect["server error"],
                 cancel("ConditionalCheckFailed"),
-                permanent["not allowed"],
+                not_allowed,
             ],
             internal_error(unconfirmed=0),
         ),
@@ -367,21 +333,6 @@ def test_concurrent_transactions_are_counted_exactly_if_responses_are_lost(
     assert {} == stored_checkpoints()
 
 
-def test_an_unknown_exception_leaves_the_transaction_unconfirmed(
-    call: Call, endpoint: Endpoint
-) -> None:
-    body = {
-        "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
-        "CancellationReasons": [{}],  # a reason without a code
-    }
-    reply = Reply(400, json.dumps(body).encode())
-    put_checkpoints(MODEL, range(150), entity=ENTITY)
-    endpoint.keep_failing("TransactWriteItems", after_effect(lambda _request, _apply: reply))
-
-    assert internal_error(unconfirmed=150) == call(steps=list(range(150)))
-    assert {} == stored_checkpoints()
-
-
 def test_an_internal_error_decides_the_response_even_if_an_outage_came_first(
     call: Call, endpoint: Endpoint
 ) -> None:
@@ -391,7 +342,7 @@ def test_an_internal_error_decides_the_response_even_if_an_outage_came_first(
         if request["TransactItems"][0]["Delete"]["Key"]["step"]["N"] == "0":
             return reject(500, "InternalServerError")(request, apply)
         time.sleep(0.05)
-        return permanent["not allowed"](request, apply)
+        return not_allowed(request, apply)
 
     endpoint.keep_failing("TransactWriteItems", fail)
 
@@ -399,29 +350,32 @@ def test_an_internal_error_decides_the_response_even_if_an_outage_came_first(
 
 
 @pytest.mark.parametrize(
+    "error",
+    [
+        # With SnapStart, credentials come from an endpoint, which can fail briefly.
+        CredentialRetrievalError(provider="container-role", error_msg="on command"),
+        EndpointConnectionError(endpoint_url="on command"),
+        ConnectTimeoutError(endpoint_url="on command"),
+    ],
+    ids=type,
+)
+@pytest.mark.parametrize(
     ("failures", "response"), [(1, deleted(1)), (20, NOTHING_DELETED)], ids=["short", "lasting"]
 )
-def test_without_credentials_nothing_is_sent(
-    call: Call,
-    endpoint: Endpoint,
-    monkeypatch: pytest.MonkeyPatch,
-    failures: int,
-    response: Response,
+def test_a_request_that_was_not_sent_deleted_nothing(
+    call: Call, endpoint: Endpoint, failures: int, response: Response, error: Exception
 ) -> None:
-    """With SnapStart, credentials come from an endpoint, which can fail briefly."""
     put_checkpoints(MODEL, [1], entity=ENTITY)
-    client = app.connect().client
-    signer = client._request_signer  # type: ignore[attr-defined]  # noqa: SLF001
-    sign = signer.sign
-    left = [failures]
+    errors = [error] * failures
 
-    def fail(operation: str, *args: object, **kwargs: object) -> None:
-        if operation == "TransactWriteItems" and left[0]:
-            left[0] -= 1
-            raise CredentialRetrievalError(provider="container-role", error_msg="on command")
-        sign(operation, *args, **kwargs)
+    def fail(**_: object) -> None:
+        if errors:
+            raise errors.pop()
 
-    monkeypatch.setattr(signer, "sign", fail)
-
-    assert response == call(steps=[1])
+    events = app.connect().client.meta.events
+    events.register("before-sign.dynamodb.TransactWriteItems", fail)
+    try:
+        assert response == call(steps=[1])
+    finally:
+        events.unregister("before-sign.dynamodb.TransactWriteItems", fail)
     assert endpoint.calls.count("TransactWriteItems") == (failures == 1)

@@ -1,14 +1,11 @@
 """Behaviour that is the same for every request."""
 
-import base64
 import gc
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from checkpoints.api import app
 from emulators.dynamodb import put_checkpoints, stored_checkpoints
 from events import (
     ENTITY,
@@ -22,10 +19,8 @@ from events import (
     deleted,
     error,
     invalid,
-    make_event,
     query,
 )
-from published import read_response
 
 AUTHORIZATION = {"Authorization": f"Bearer {TOKEN}"}
 NOT_FOUND = Response(404, JSON, {"detail": "Not Found"})
@@ -36,14 +31,11 @@ def _one_checkpoint(_fresh_tables: None) -> None:
     put_checkpoints(MODEL, [1], entity=ENTITY)
 
 
-@pytest.mark.parametrize("token", [TOKEN, None], ids=["with a token", "without a token"])
 @pytest.mark.parametrize(
     "event",
     [
-        *({"method": method} for method in ("HEAD", "POST", "PUT", "PATCH", "OPTIONS", "")),
+        *({"method": method} for method in ("HEAD", "POST", "")),
         {"path": "/"},
-        {"path": ""},
-        {"path": "/v1/preview/models"},
         {"path": f"/v1/preview/models/{MODEL}"},
         {"path": "/v1/preview/models//checkpoints"},
         {"path": f"/v1/preview/models/{MODEL}/x/checkpoints"},
@@ -51,16 +43,14 @@ def _one_checkpoint(_fresh_tables: None) -> None:
         {"path": f"/V1/preview/models/{MODEL}/checkpoints"},
         {"path": f"/v1/preview/models/other/checkpoints/v1/preview/models/{MODEL}/checkpoints"},
         {"path": f"//v1/preview/models/{MODEL}/checkpoints"},
-        {"path": "/" + "x" * 10_000},
         {"path": f"/ml/v1/preview/models/{MODEL}/checkpoints", "resource": "/{proxy+}"},
         {"path": f"/v1/preview/models/{MODEL}/checkpoints/", "resource": "/{proxy+}"},
     ],
-    ids=lambda event: str(event)[:80],
+    ids=str,
 )
-def test_rejects_other_methods_and_paths(
-    call: Call, event: dict[str, str], token: str | None
-) -> None:
-    assert NOT_FOUND == call(**event, steps=[1], token=token)
+def test_rejects_other_methods_and_paths(call: Call, event: dict[str, str]) -> None:
+    for token in (TOKEN, None):
+        assert NOT_FOUND == call(**event, steps=[1], token=token)
     assert {MODEL: {1}} == stored_checkpoints()
 
 
@@ -69,15 +59,12 @@ def test_rejects_other_methods_and_paths(
     [
         ("a%20b", "a b"),
         ("a+b", "a+b"),
-        ("a%2Bb", "a+b"),
         ("a%2Fb", "a/b"),
         ("%C3%A9t%C3%A9", "été"),
         ("été", "été"),
         ("a%2520b", "a%20b"),
         ("100%", "100%"),
-        ("%00", "\0"),
-        ("%F0%9F%9A%80", "🚀"),
-        ("a%0Ab", "a\nb"),
+        ("a%0Ab%00", "a\nb\0"),
         ("%3Cmodel_id%3E", "<model_id>"),
         ("..", ".."),
     ],
@@ -104,16 +91,14 @@ def test_rejects_a_model_id_that_is_not_utf_8(call: Call, encoded: str) -> None:
     "event",
     [
         {"headers": AUTHORIZATION | {"Content-Type": "application/x-www-form-urlencoded"}},
-        {"headers": AUTHORIZATION | {"Content-Type": "text/plain; charset=utf-16"}},
         {"headers": AUTHORIZATION},
-        {"body": base64.b64encode(b'{"steps": [1, 2]}').decode(), "isBase64Encoded": True},
         {"pathParameters": {"model_id": "x"}},
         query(model_id="x", steps="2"),
     ],
-    ids=["form", "text", "no content type", "base64", "another parameter", "query string"],
+    ids=["form", "no content type", "another parameter", "query string"],
 )
 def test_uses_only_the_method_path_token_and_body(call: Call, event: dict[str, Any]) -> None:
-    assert deleted(1, [2]) == call(**{"steps": [1, 2]} | event)
+    assert deleted(1, [2]) == call(steps=[1, 2], **event)
 
 
 @pytest.mark.parametrize("base_path", ["/ml", "/ml/platform-2.0", "/v1", "/v1/preview", "/%C3%A9"])
@@ -131,39 +116,9 @@ def test_works_behind_a_custom_domain_with_a_base_path(call: Call, base_path: st
     assert {"y": {1}} == stored_checkpoints()
 
 
-@pytest.mark.parametrize(
-    ("event", "status"),
-    [
-        (None, 500),
-        ([], 500),
-        ("event", 500),
-        ({}, 500),
-        ({"path": None, "httpMethod": None}, 500),
-        ({"version": "2.0", "rawPath": "/"}, 500),  # of an HTTP API
-        (make_event() | {"headers": [], "multiValueHeaders": 7}, 500),
-        (make_event(path="/v1/\ud800"), 404),
-        (make_event(requestContext=None, steps=[1]), 200),
-        (make_event() | {"body": 7}, 422),
-        (make_event() | {"body": {"steps": [1]}}, 422),
-    ],
-)
-def test_handles_what_no_gateway_sends(invoke: Invoke, event: object, status: int) -> None:
-    response = invoke(event)
-
-    assert status == response.status
-    assert status != 500 or response == INTERNAL_SERVER_ERROR
-
-
-@pytest.mark.parametrize(
-    "context",
-    [None, SimpleNamespace(get_remaining_time_in_millis=lambda: 29_000)],
-    ids=["none", "incomplete"],
-)
-def test_returns_500_without_a_complete_context(context: Any) -> None:
-    event = make_event(steps=[1])
-
-    assert INTERNAL_SERVER_ERROR == read_response(event, app.lambda_handler(event, context))
-    assert {MODEL: {1}} == stored_checkpoints()
+@pytest.mark.parametrize("event", [None, {}, {"version": "2.0", "rawPath": "/"}])
+def test_returns_500_for_an_event_of_another_source(invoke: Invoke, event: object) -> None:
+    assert INTERNAL_SERVER_ERROR == invoke(event)
 
 
 def test_garbage_is_collected_again_after_the_imports() -> None:

@@ -10,8 +10,7 @@ from published import DOCUMENT
 from scripts import openapi
 
 # What an API client may rely on: the two contracts, and what this API adds to them, which is the
-# statuses other than 200 and 422, the two schemas of these, and `dry_run`. A schema is named
-# instead of referred to, and descriptions are left out.
+# statuses other than 200 and 422, the two schemas of these, and `dry_run`. See `simplify`.
 PROMISED = yaml.safe_load("""
 openapi: 3.1.0
 paths:
@@ -21,23 +20,20 @@ paths:
       operationId: list_model_checkpoints_v1_preview_models__model_id__checkpoints_get
       security: &security [HTTPBearer: []]
       parameters:
-        - &model_id {name: model_id, in: path, required: true,
-                     schema: {title: Model Id, type: string}}
-        - {name: after, in: query, required: false, schema: {title: After, type: string}}
+        - &model_id {name: model_id, in: path, required: true, schema: string}
+        - {name: after, in: query, required: false, schema: string}
         - {name: limit, in: query, required: false,
-           schema: {title: Limit, type: integer, minimum: 1, maximum: 100, default: 20}}
+           schema: {type: integer, minimum: 1, maximum: 100, default: 20}}
         - {name: order, in: query, required: false,
-           schema: {title: Order, type: string, enum: [asc, desc], default: asc}}
+           schema: {type: string, enum: [asc, desc], default: asc}}
       responses:
-        "200": {content: {application/json: {schema: PaginatedResponse_CheckpointResponse_}}}
-        "401": &refused
-          content: &error {application/json: {schema: ErrorMessage}}
-          headers: {WWW-Authenticate: {schema: {type: string}}}
+        "200": {application/json: PaginatedResponse_CheckpointResponse_}
+        "401": &refused {application/json: ErrorMessage, WWW-Authenticate: string}
         "403": *refused
-        "404": &not_found {content: *error}
-        "422": &invalid {content: {application/json: {schema: HTTPValidationError}}}
-        "500": {content: *error}
-        "503": {content: *error, headers: &retry {Retry-After: {schema: {type: integer}}}}
+        "404": &error {application/json: ErrorMessage}
+        "422": &invalid {application/json: HTTPValidationError}
+        "500": *error
+        "503": {application/json: ErrorMessage, Retry-After: integer}
     delete:
       tags: [models]
       operationId: delete_model_checkpoints_v1_preview_models__model_id__checkpoints_delete
@@ -45,93 +41,67 @@ paths:
       parameters:
         - *model_id
         - {name: dry_run, in: query, required: false,
-           schema: &dry_run {title: Dry Run, type: boolean, default: false}}
-      requestBody:
-        required: true
-        content: {application/json: {schema: DeleteCheckpointsRequest}}
+           schema: &dry_run {type: boolean, default: false}}
+      requestBody: {required: true, application/json: DeleteCheckpointsRequest}
       responses:
-        "200": {content: {application/json: {schema: DeleteCheckpointsResponse}}}
+        "200": {application/json: DeleteCheckpointsResponse}
         "401": *refused
         "403": *refused
-        "404": *not_found
+        "404": *error
         "422": *invalid
-        "500":
-          content:
-            application/json: {schema: {title: Return, anyOf: [IncompleteDeletion, ErrorMessage]}}
-        "503": {content: {application/json: {schema: IncompleteDeletion}}, headers: *retry}
+        "500": {application/json: {anyOf: [IncompleteDeletion, ErrorMessage]}}
+        "503": {application/json: IncompleteDeletion, Retry-After: integer}
 components:
   securitySchemes: {HTTPBearer: {type: http, scheme: bearer}}
   schemas:
     CheckpointResponse:
-      title: CheckpointResponse
-      type: object
-      required: [id, step, metrics]
-      properties:
-        id: {title: Id, type: string}
-        step: {title: Step, type: integer}
-        metrics: {title: Metrics, type: object, additionalProperties: {type: number}}
+      id!: string
+      step!: integer
+      metrics!: {type: object, additionalProperties: number}
     PaginatedResponse_CheckpointResponse_:
-      title: PaginatedResponse[CheckpointResponse]
-      type: object
-      required: [data, has_more]
-      properties:
-        object: {title: Object, type: string, default: list}
-        data: {title: Data, type: array, items: CheckpointResponse}
-        first_id: {title: First Id, type: string, default: ""}
-        last_id: {title: Last Id, type: string, default: ""}
-        has_more: {title: Has More, type: boolean}
-    DeleteCheckpointsRequest:
-      title: DeleteCheckpointsRequest
-      type: object
-      required: [steps]
-      properties:
-        steps: {title: Steps, type: array, items: {type: integer}}
-        dry_run: *dry_run
+      object: {type: string, default: list}
+      data!: {type: array, items: CheckpointResponse}
+      first_id: {type: string, default: ""}
+      last_id: {type: string, default: ""}
+      has_more!: boolean
+    DeleteCheckpointsRequest: {steps!: &steps {type: array, items: integer}, dry_run: *dry_run}
     DeleteCheckpointsResponse:
-      title: DeleteCheckpointsResponse
-      type: object
-      required: [deleted_count, not_found_steps]
-      properties:
-        deleted_count: &count {title: Deleted Count, type: integer}
-        not_found_steps: {title: Not Found Steps, type: array, items: {type: integer}}
-        dry_run: *dry_run
-    HTTPValidationError:
-      title: HTTPValidationError
-      type: object
-      properties: {detail: {title: Detail, type: array, items: ValidationError}}
+      deleted_count!: integer
+      not_found_steps!: *steps
+      dry_run: *dry_run
+    HTTPValidationError: {detail: {type: array, items: ValidationError}}
     ValidationError:
-      title: ValidationError
-      type: object
-      required: [loc, msg, type]
-      properties:
-        loc: {title: Location, type: array, items: {anyOf: [{type: string}, {type: integer}]}}
-        msg: {title: Message, type: string}
-        type: {title: Error Type, type: string}
-    ErrorMessage:
-      title: ErrorMessage
-      type: object
-      required: [detail]
-      properties: {detail: &detail {title: Detail, type: string}}
-    IncompleteDeletion:
-      title: IncompleteDeletion
-      type: object
-      required: [detail, deleted_count, unconfirmed_count]
-      properties:
-        detail: *detail
-        deleted_count: *count
-        unconfirmed_count: {title: Unconfirmed Count, type: integer}
+      loc!: {type: array, items: {anyOf: [string, integer]}}
+      msg!: string
+      type!: string
+    ErrorMessage: {detail!: string}
+    IncompleteDeletion: {detail!: string, deleted_count!: integer, unconfirmed_count!: integer}
 """)
 
 
 def simplify(document: Any) -> Any:
-    """Leave descriptions out, and name a schema instead of referring to it."""
+    """Leave titles and descriptions out, and write what is left more briefly.
+
+    A schema is its name, or its type if that is all. The schema of an object is its properties, of
+    which the required ones have a "!". A response is the schemas of its content and its headers.
+    """
     if isinstance(document, list):
         return [simplify(each) for each in document]
     if not isinstance(document, dict):
         return document
     if "$ref" in document:
         return document["$ref"].removeprefix("#/components/schemas/")
-    return {key: simplify(document[key]) for key in document.keys() - {"description", "summary"}}
+    if "properties" in document:
+        assert document.keys() <= {"type", "title", "description", "required", "properties"}
+        required = document.get("required", [])
+        return {
+            f"{name}!" if name in required else name: simplify(schema)
+            for name, schema in document["properties"].items()
+        }
+    kept = document.keys() - {"title", "description", "summary"}
+    brief = {key: simplify(document[key]) for key in kept}
+    brief = brief.pop("content", {}) | brief.pop("headers", {}) | brief
+    return brief.popitem()[1] if brief.keys() in ({"schema"}, {"type"}) else brief
 
 
 def test_promises_the_contracts_and_only_known_additions() -> None:

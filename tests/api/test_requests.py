@@ -114,6 +114,7 @@ fragments = st.lists(words | odd_bytes, max_size=8).map(b"".join)
 @example(b'{"steps":[-0]}')
 @example(b'{"steps":[1,]}')
 @example(b'{"Steps":[1]}')
+@example(b'{"steps":[' + b"9" * 4_301 + b"]}")
 def test_accepts_exactly_what_the_schema_accepts(call: Call, body: bytes) -> None:
     response = send(call, body)
 
@@ -128,12 +129,7 @@ EMPTY = error(["body"], "json_invalid", "Invalid JSON: the body is empty")
     ("body", "expected"),
     [
         ('{"steps": [1, "2", "3"]}', error(["body", "steps", 1], "int_type", NO_INTEGER)),
-        ('{"steps": [true]}', error(["body", "steps", 0], "int_type", NO_INTEGER)),
         ("{}", error(["body", "steps"], "missing", "Field required")),
-        (
-            '{"steps": null}',
-            error(["body", "steps"], "list_type", "Input should be a valid array"),
-        ),
         ("[1, 2]", error(["body"], "model_type", "Input should be an object")),
         (None, EMPTY),
         ("", EMPTY),
@@ -145,12 +141,11 @@ def test_says_what_is_wrong_and_where(
     assert invalid(expected) == call(body=body)
 
 
-@pytest.mark.parametrize("body", ["e30", "e30=\n", "{}", "é", "=", "e3=0"])
+@pytest.mark.parametrize("body", ["e30", "e30=\n", "é", "e3=0"])
 def test_rejects_malformed_base64(call: Call, body: str) -> None:
     response = call(body=body, isBase64Encoded=True)
 
-    assert 422 == response.status
-    assert ["json_invalid"] == [error["type"] for error in response.body["detail"]]
+    assert (422, "json_invalid") == (response.status, response.body["detail"][0]["type"])
 
 
 # The option `dry_run`. If it could be misread, the request is refused: it must not delete.
@@ -169,7 +164,6 @@ BASE64 = base64.b64encode(request([1, 2], dry_run=True).encode()).decode()
         {"body": request([1, 2], dry_run=True)},
         {"body": BASE64, "isBase64Encoded": True},
         {"steps": [1, 2], **query(dry_run="true")},
-        {"body": request([1, 2], dry_run=True), **query(dry_run="true")},
         {"body": request([1, 2], dry_run=True), **query(dry_run="false")},
         {"body": request([1, 2], dry_run=False), **query(dry_run="true")},
         {"steps": [1, 2], **query(dry_run=["true", "false"])},
@@ -227,15 +221,8 @@ REPEATED = error(["body"], "json_invalid", "Invalid JSON: the key dry_run is rep
         *((query(dry_run=value), [IN_QUERY]) for value in NO_BOOLEANS_IN_A_QUERY),
         (query(dry_run=["true", "maybe"]), [IN_QUERY]),
         (query(dry_run=["maybe", "true"]), [IN_QUERY]),
-        ({"queryStringParameters": {"dry_run": None}}, [IN_QUERY]),
-        ({"multiValueQueryStringParameters": {"dry_run": None}}, [IN_QUERY]),
-        ({"multiValueQueryStringParameters": {"dry_run": [None]}}, [IN_QUERY]),
-        ({"body": request(dry_run=True), **query(dry_run=["no", "no"])}, [IN_QUERY]),
-        ({"body": request(dry_run=1), **query(dry_run="1")}, [IN_QUERY, IN_BODY]),
-        ({"body": "{}", **query(dry_run="true")}, [NO_STEPS]),
         ({"body": '{"dry_run": 1}', **query(dry_run="1")}, [IN_QUERY, NO_STEPS, IN_BODY]),
         ({"body": '{"steps": [1], "dry_run": true, "dry_run": false}'}, [REPEATED]),
-        ({"body": '{"dry_run": "yes", "steps": [1], "dry_run": false}'}, [REPEATED]),
         ({"body": r'{"steps": [1], "dry\u005frun": true, "dry_run": false}'}, [REPEATED]),
         # Of several misspellings in one place, the first is named.
         ({"body": r'{"steps": [1], "\u0064ryRun": true}'}, [misspelled("body", "dryRun")]),
@@ -321,10 +308,6 @@ NO_ORDERS = ["", "ASC", "asc ", "ascending", "1", "asc,desc"]
             {"after": NO_NUMBER, "limit": TOO_SMALL, "order": NO_ORDER},
         ),
         (query(limit=[5, ""]), {"limit": NO_NUMBER}),
-        *(  # values that no gateway sends
-            ({"multiValueQueryStringParameters": values}, {"limit": NO_NUMBER})
-            for values in ({"limit": None}, {"limit": [None]}, {"limit": [5]})
-        ),
     ],
 )
 def test_rejects_invalid_parameters_of_the_list(
@@ -349,20 +332,13 @@ LARGE = 6_000_000  # bytes, as many as Lambda accepts
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        pytest.param('{"steps": [' + "9" * 4_301 + "]}", 422, id="a digit too many"),
         pytest.param('{"steps": [' + "9" * LARGE + "]}", 422, id="a step that is all digits"),
         pytest.param("[" * 100_000 + "]" * 100_000, 422, id="deep"),
-        pytest.param('{"steps":' * 100_000, 422, id="deep and incomplete"),
         pytest.param('{"steps":[],"x":' + "[" * 201 + "]" * 201 + "}", 422, id="deep beside steps"),
         pytest.param('{"steps":[],"x":' + "[" * 190 + "]" * 190 + "}", 200, id="not too deep"),
-        pytest.param('{"steps":[' + "null," * 1_000_000 + "1]}", 422, id="a million wrong steps"),
         pytest.param('{"steps":[' + "1.5," * 1_000_000 + "1]}", 422, id="a million fractions"),
-        pytest.param('{"steps":[' + "1," * (LARGE // 2) + "1]}", 200, id="a step repeated"),
-        pytest.param('{"x":"' + "é" * (LARGE // 2) + '"}', 422, id="a long string"),
-        pytest.param(" " * LARGE, 422, id="blank"),
         pytest.param('{"steps":[],"x":[' + "[]," * 10_001 + "0]}", 422, id="many arrays"),
         pytest.param('{"steps":[],"x":[' + "[]," * 9_990 + "0]}", 200, id="not too many arrays"),
-        pytest.param("{" + '"x":1,' * 500_000 + '"steps":[]}', 200, id="a key repeated"),
         pytest.param('{"steps":[],"dry' + "_" * LARGE + 'run":1}', 422, id="a long misspelling"),
         pytest.param('{"steps":[],"a' + "\u0301\u0316" * 200_000 + '":1}', 200, id="accents"),
         pytest.param('{"steps":[],"x":"\\ud800"}', 422, id="unpaired surrogate"),
@@ -376,21 +352,10 @@ def test_limits_the_work_for_a_body(call: Call, body: str, status: int) -> None:
     assert response.size < 1_000
 
 
-def test_handles_a_body_as_large_as_lambda_accepts(call: Call) -> None:
-    wanted = list(range(10**6, 10**6 + LARGE // 8))
-    put_checkpoints(MODEL, [wanted[0], wanted[-1]], entity=ENTITY)
-
-    response = call(body=json.dumps({"steps": wanted}, separators=(",", ":")))
-
-    assert deleted(2, wanted[1:-1]) == response
-    assert {} == stored_checkpoints()
-
-
-@pytest.mark.parametrize("dry_run", ["false", "true"])
-def test_the_response_to_the_largest_request_fits(invoke: Invoke, dry_run: str) -> None:
+def test_the_response_to_the_largest_request_fits(invoke: Invoke) -> None:
     """Lambda limits both to 6 MB, and `not_found_steps` is never cut."""
     limit = 6 * 1024 * 1024
-    event = make_event(body="", **query(dry_run=dry_run))
+    event = make_event(body="", **query(dry_run="true"))  # its response is longer
     room = limit - len(json.dumps(event, separators=(",", ":")))
     start = '{"steps":['
     wanted = [10**99 + number for number in range((room - len(start) - 4) // 101)]
@@ -417,11 +382,14 @@ def test_no_body_needs_too_much_memory(endpoint: Endpoint) -> None:
         '{"steps":[],"dry_run":true,"dry_run":true,' + '"":0,' * (LARGE // 5) + '"a":0}',
         '{"steps":[1,2],' + ",".join(f'"dryRu{key:06}":0' for key in range(LARGE // 17)) + "}",
         '{"steps":[' + "1," * (LARGE // 2) + '1],"x":0}',
+        '{"steps":[' + ",".join(map(str, range(10**6, 10**6 + LARGE // 8))) + "]}",
     ]
 
     outcome = run_in_a_process(endpoint, [make_event(body=body) for body in bodies])
 
-    assert [*[422] * 5, 200, 422, 200, 200] == [response.status for response in outcome.responses]
+    assert [*[422] * 5, 200, 422, 200, 200, 200] == [
+        response.status for response in outcome.responses
+    ]
     assert outcome.peak_megabytes < 512
 
 

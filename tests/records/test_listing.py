@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from checkpoints.api.auth import READ_SCOPE
 from checkpoints.records.checkpoints import MAX_READ_RECORDS
 from emulators.dynamodb import put_checkpoints, put_token
-from events import ENTITY, JSON, MODEL, Call, Response, deleted, query
+from events import ENTITY, JSON, LIST_UNAVAILABLE, MODEL, Call, Response, query
 from faulty_dynamodb import Endpoint, Reply
 
 READER = "a-token-that-reads"
@@ -47,36 +47,11 @@ def page(steps: list[int], *, has_more: bool = False) -> Response:
     )
 
 
-def test_lists_checkpoints_with_their_metrics(call: Call) -> None:
-    model_id = "a b/é"
-    put_checkpoints(model_id, [7, 100], entity=ENTITY, uri={"S": "s3://x"})
-    metrics = {"loss": {"N": "0.25"}, "epoch": {"N": "3"}}
-    put_checkpoints(model_id, [-8], entity=ENTITY, metrics={"M": metrics})
-
-    expected = {
-        "object": "list",
-        "data": [
-            {"id": "-8", "step": -8, "metrics": {"loss": 0.25, "epoch": 3}},
-            {"id": "7", "step": 7, "metrics": {}},
-            {"id": "100", "step": 100, "metrics": {}},
-        ],
-        "first_id": "-8",
-        "last_id": "100",
-        "has_more": False,
-    }
-    assert Response(200, JSON, expected) == call(model_id=model_id, **request())
-
-
-@pytest.mark.parametrize(
-    ("model_id", "calls"), [("unknown", ["GetItem", "Query"]), ("é" * 1_025, ["GetItem"])]
-)
-def test_an_unknown_or_too_long_model_id_has_an_empty_list(
-    call: Call, endpoint: Endpoint, model_id: str, calls: list[str]
+def test_a_model_id_that_is_too_long_for_dynamodb_has_an_empty_list(
+    call: Call, endpoint: Endpoint
 ) -> None:
-    put_checkpoints(MODEL, [1], entity=ENTITY)
-
-    assert page([]) == call(model_id=model_id, **request())
-    assert calls == endpoint.calls
+    assert page([]) == call(model_id="é" * 1_025, **request())
+    assert ["GetItem"] == endpoint.calls
 
 
 # The smallest and the largest that a number can hold. moto reads 38 digits and no zeros.
@@ -108,8 +83,11 @@ def fill_table(model_id: str, owners: dict[int, str]) -> None:
 def test_the_pages_are_exactly_the_callers_checkpoints(
     call: Call, owners: dict[int, str], after: int | None, limit: int, order: str
 ) -> None:
-    """The first page starts after any cursor, and each next page after the one before."""
-    model_id = str(next(numbers))  # a new one for each example
+    """The first page starts after any cursor, and each next page after the one before.
+
+    The checkpoint of a cursor need not exist, so it can also have been deleted.
+    """
+    model_id = f"a b/é {next(numbers)}"  # a new one for each example
     fill_table(model_id, owners)
     sign = 1 if order == "asc" else -1
     own = sorted((step for step in owners if owners[step] == ENTITY), reverse=order == "desc")
@@ -125,31 +103,10 @@ def test_the_pages_are_exactly_the_callers_checkpoints(
         parameters["after"] = response.body["last_id"]
 
 
-@pytest.mark.parametrize("order", ["asc", "desc"])
-def test_the_next_page_is_correct_if_checkpoints_are_deleted_between_two_pages(
-    call: Call, order: str
-) -> None:
-    """Also the checkpoint of the cursor, and others before and after it."""
-    put_checkpoints(MODEL, range(100), entity=ENTITY)
-    left = sorted(range(100), reverse=order == "desc")  # not listed and not deleted
-    parameters: dict[str, Any] = {"limit": 7, "order": order}
-
-    while left:
-        steps, left = left[:7], left[7:]
-        assert page(steps, has_more=bool(left)) == call(**request(**parameters))
-        gone = {steps[-1], steps[0], *left[:9:4]}
-        assert deleted(len(gone)) == call(steps=list(gone))
-        left = [step for step in left if step not in gone]
-        parameters["after"] = steps[-1]
-
-
 @pytest.mark.parametrize(
     ("parameters", "response"),
     [
         ({}, page(list(range(20)), has_more=True)),
-        ({"limit": 99}, page(list(range(99)), has_more=True)),
-        ({"limit": 100}, page(list(range(100)))),
-        ({"after": 1_000, "order": "desc", "limit": 1}, page([99], has_more=True)),
         ({"before": 3, "Limit": 3, "dryRun": "true", "limit": 100}, page(list(range(100)))),
         ({"limit": ["0", "x", 1]}, page([0], has_more=True)),
         ({"after": ["x", 97], "order": ["desc", "asc"]}, page([98, 99])),
@@ -183,18 +140,14 @@ NO_NUMBERS: dict[str, Any] = {
     "map": {"M": {"N": {"N": "1"}}},
     "bytes": {"B": "MQ=="},
 }
-NAMES = ["a b", "é", "🚀", 'quote"', "back\\slash", "\0", "\u2028", "__class__", "x" * 300]
 
 
 @pytest.mark.parametrize(
     ("metrics", "shown"),
     [
         ({"M": {number: {"N": number} for number in NUMBERS}}, NUMBERS),
-        ({"M": {name: {"N": "1"} for name in NAMES}}, dict.fromkeys(NAMES, 1)),
         ({"M": {"number": {"N": "1"}} | NO_NUMBERS}, {"number": 1}),
-        ({"M": {}}, {}),
         ({"S": "loss"}, {}),
-        ({"N": "1"}, {}),
         ({"L": [{"N": "1"}]}, {}),
     ],
 )
@@ -210,35 +163,28 @@ def test_shows_the_numbers_of_the_metrics_as_64_bit_floats_or_integers_and_nothi
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-@pytest.mark.parametrize("limit", [1, 20, 100])
 def test_needs_one_query_of_about_as_many_records_as_are_asked_for(
-    call: Call, endpoint: Endpoint, limit: int, order: str
+    call: Call, endpoint: Endpoint, order: str
 ) -> None:
     put_checkpoints(MODEL, range(200), entity=ENTITY)
 
-    call(**request(limit=limit, order=order, after=90))
+    call(**request(limit=20, order=order, after=90))
 
     assert ["GetItem", "Query"] == endpoint.calls
     sent = endpoint.requests[1]
-    assert (limit + 1, True) == (sent["Limit"], sent["ConsistentRead"])
-    assert "IndexName" not in sent
+    assert (21, True) == (sent["Limit"], sent["ConsistentRead"])
 
 
-@pytest.mark.parametrize("limit", [1, 20])
 def test_skips_thousands_of_other_entities_records_in_a_few_queries(
-    call: Call, endpoint: Endpoint, limit: int
+    call: Call, endpoint: Endpoint
 ) -> None:
-    put_checkpoints(MODEL, range(2_000), entity=OTHERS)
-    put_checkpoints(MODEL, range(2_000, 2_000 + limit), entity=ENTITY)
-    put_checkpoints(MODEL, range(3_000, 5_000), entity=OTHERS)
-    put_checkpoints(MODEL, [6_000], entity=ENTITY)
+    put_checkpoints(MODEL, [*range(2_000), *range(3_000, 5_000)], entity=OTHERS)
+    put_checkpoints(MODEL, [2_000, 6_000], entity=ENTITY)
 
-    responses = [call(**request(limit=limit)), call(**request(limit=limit, after=1_999 + limit))]
-
-    assert [page(list(range(2_000, 2_000 + limit)), has_more=True), page([6_000])] == responses
+    assert page([2_000], has_more=True) == call(**request(limit=1))
+    assert page([6_000]) == call(**request(limit=1, after=2_000))
     assert endpoint.calls.count("Query") <= 14
     assert {"GetItem", "Query"} == set(endpoint.calls)
-    assert all(query.get("Limit", 0) <= MAX_READ_RECORDS for query in endpoint.requests)
 
 
 # What 400 KB of metrics can become: DynamoDB counts a control character as one byte and 16 digits
@@ -252,13 +198,11 @@ LARGEST = dict.fromkeys(SHORT_NAMES + LONGER_NAMES[:29_000], "9E+15")
     ("records", "lengths"),
     [
         ([{f"{number:050}": "0.25" for number in range(5_000)}] * 15, [15]),
-        ([{"\0" * 10_000: "0.25"}] * 250, [85, 85, 80]),
         ([{'"' * 333_000: "1"}] * 3 + [{"\1" * 399_000: "1"}], [3, 1]),
-        ([{"\\" * 399_000: "1"}] * 4, [3, 1]),
         ([{"é" * 199_000: "1"}] * 9, [5, 4]),
         ([LARGEST] * 3, [2, 1]),
     ],
-    ids=["many names", "long names", "quotes", "backslashes", "letters", "numbers"],
+    ids=["many names", "escapes", "letters", "numbers"],
 )
 def test_a_page_of_very_many_metrics_fits_into_a_response_of_lambda(
     call: Call, endpoint: Endpoint, records: list[dict[str, str]], lengths: list[int]
@@ -286,13 +230,6 @@ def test_a_page_of_very_many_metrics_fits_into_a_response_of_lambda(
     assert step == len(records) - 1
 
 
-UNAVAILABLE = Response(
-    503,
-    JSON | {"Retry-After": "2"},
-    {"detail": "The database is not available. Send the request again."},
-)
-
-
 def test_returns_503_before_the_deadline_if_there_are_too_many_records_to_skip(
     call: Call, endpoint: Endpoint
 ) -> None:
@@ -304,6 +241,6 @@ def test_returns_503_before_the_deadline_if_there_are_too_many_records_to_skip(
 
     endpoint.keep_failing("Query", return_no_item)
 
-    assert UNAVAILABLE == call(**request(after=0), milliseconds=13_500)
+    assert LIST_UNAVAILABLE == call(**request(after=0), milliseconds=13_500)
     assert endpoint.calls.count("Query") > 1
     assert all(sent.get("Limit", 0) <= MAX_READ_RECORDS for sent in endpoint.requests)
