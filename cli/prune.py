@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["httpx2>=2.16,<3", "pydantic>=2.14,<3", "rich>=15,<16", "typer>=0.20,<1"]
 # ///
-"""Delete the checkpoints of a model, except those that the rules keep."""
+"""Delete the checkpoints of a model, except those to keep."""
 
 import os
 import re
@@ -637,27 +637,37 @@ def prune(  # noqa: PLR0913, PLR0917 one parameter for each option
     ] = None,
     steps: Annotated[
         Rules,
-        Option("--keep", metavar="STEPS", parser=keep_steps, help="Such as 4200,5000-5100."),
+        Option(
+            "--keep",
+            metavar="STEPS",
+            parser=keep_steps,
+            help="Keep these steps and ranges, such as 4200,5000-5100.",
+        ),
     ] = None,
     delete_unscored: Annotated[
-        bool, Option("--delete-unscored", help="With --keep-best: delete what lacks the metric.")
+        bool,
+        Option(
+            "--delete-unscored",
+            help="With --keep-best: do not keep a checkpoint because it lacks the metric.",
+        ),
     ] = False,
     is_all: Annotated[bool, Option("--all", help="Keep nothing: delete everything.")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Only show the plan.")] = False,
     yes: Annotated[bool, Option("--yes", help="Do not ask before deleting.")] = False,
 ) -> None:
-    """Delete the checkpoints of a model, except those that the rules keep.
+    """Delete the checkpoints of a model, except those to keep.
 
-    You can combine and repeat rules: a checkpoint is kept if any rule keeps it. If a rule keeps
-    nothing, the command fails. But --keep-every N may keep nothing while all steps are below N:
-    this rule alone then deletes nothing.
+    Each --keep option is a rule. You can combine and repeat them: a checkpoint is kept if any rule
+    keeps it. A rule that keeps nothing is an error, so that a mistake deletes nothing. Only
+    --keep-every N may keep nothing, while all steps are below N. If it is the only rule, nothing
+    is deleted until then.
 
-    --keep-best also keeps the checkpoints after the last one that has the metric, because they may
-    not be evaluated yet. If fewer than N checkpoints have it, it keeps every checkpoint.
-    --delete-unscored turns both off.
+    The newest checkpoints may not be evaluated yet. So --keep-best also keeps all checkpoints after
+    the largest step that has the metric. If fewer than N checkpoints have the metric, it keeps
+    every checkpoint. With --delete-unscored, it does neither.
 
-    Checkpoints that are saved at new steps while the command runs are kept. A checkpoint in the
-    plan that is saved again in the meantime is deleted.
+    The command shows a plan and asks before it deletes. Checkpoints that are saved at new steps
+    after that are kept. But if a checkpoint in the plan is saved again, it is deleted.
 
     Set CHECKPOINTS_API_URL to the URL of the API, with its stage if it has one, and
     CHECKPOINTS_TOKEN to a token with the scopes checkpoints:read and checkpoints:delete.
@@ -668,8 +678,8 @@ def prune(  # noqa: PLR0913, PLR0917 one parameter for each option
       resnet-50 --keep-best val/reward:max --keep-best val/loss:min=3
       resnet-50 --keep-every 1000 --keep 4200,5000-5100 --yes
 
-    Exit codes: 0 done; 1 nothing or only a part of the plan is deleted, or this could not be
-    checked; 2 wrong usage; 130 interrupted.
+    Exit codes: 0 done, also if there was nothing to delete; 1 failed, not confirmed or only partly
+    done; 2 wrong usage; 130 interrupted.
     """  # noqa: D301 Typer does not wrap a paragraph that begins with a backspace
     # Print an escape for what the encoding lacks, such as cp1252 on Windows. stderr always does so.
     if isinstance(sys.stdout, TextIOWrapper):

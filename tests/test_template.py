@@ -293,12 +293,19 @@ def test_no_message_loses_an_attempt_to_a_neighbour_or_to_throttling() -> None:
 @pytest.mark.parametrize("queue", ["ReclaimQueue", "DeadLetterQueue"])
 def test_the_queues_are_encrypted_and_accept_only_tls(queue: str) -> None:
     stack = deployed(**BUCKET)
-    (statement,) = stack[f"{queue}Policy"]["Properties"]["PolicyDocument"]["Statement"]
+    policy = stack[f"{queue}Policy"]["Properties"]
 
     assert stack[queue]["Properties"]["SqsManagedSseEnabled"] is True
-    without_tls = {"Bool": {"aws:SecureTransport": "false"}}
-    assert ("Deny", "*", "sqs:*") == tuple(statement[k] for k in ("Effect", "Principal", "Action"))
-    assert (f"{queue}.Arn", without_tls) == (statement["Resource"], statement["Condition"])
+    assert [queue] == policy["Queues"]
+    assert [
+        {
+            "Effect": "Deny",
+            "Principal": "*",
+            "Action": "sqs:*",
+            "Resource": f"{queue}.Arn",
+            "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+        }
+    ] == policy["PolicyDocument"]["Statement"]
 
 
 # What is kept
