@@ -174,26 +174,40 @@ def test_restores_whole_records_that_a_request_deleted(run: Run, delete: Delete)
 
 def test_restores_the_steps_of_a_list(run: Run) -> None:
     most, big = 10**38 - 1, 10**40
-    put_restored([-7, -6, -5, 0, 1, most, big])
+    put_restored([-7, -6, 0, 1, most, big])
+    put_checkpoints(MODEL, [3], entity=ENTITY)
 
-    result = run("--model", MODEL, f"--steps=-7--5, 0,{most},{big}")
+    result = run("--model", MODEL, f"--steps=-7--5, 0,2-3,{most},{big}")
 
-    assert Result(0, report(f"Restored: 6 (-7--5,0,{most},{big})"), "") == result
-    assert {MODEL: {-7, -6, -5, 0, most, big}} == stored_checkpoints()
+    told = report(
+        f"Restored: 5 (-7--6,0,{most},{big})",
+        f"{SAVED_AGAIN}: 1 (3)",
+        "Not in the restored table (restore it to an earlier time, if they existed): 2 (-5,2)",
+    )
+    assert Result(1, told, "") == result
+    assert {MODEL: {-7, -6, 0, 3, most, big}} == stored_checkpoints()
 
 
-def test_changes_nothing_when_it_is_run_again(run: Run, delete: Delete) -> None:
-    put_both(range(3))
-    request = delete([0, 1, 2])
+def test_leaves_what_is_saved_again_or_of_another_entity_also_in_a_second_run(
+    run: Run, delete: Delete
+) -> None:
+    put_both(range(4))
+    put_restored([3], entity="speech-team")
+    request = delete([0, 1, 2, 3])
     put_checkpoints(MODEL, [1], entity=ENTITY, notes={"S": "saved anew"})
+    others = (
+        f"{SAVED_AGAIN}: 1 (1)",
+        "Owned by another entity in the restored table, so not restored: 1 (3)",
+    )
 
-    told = report("Restored: 2 (0,2)", f"{SAVED_AGAIN}: 1 (1)")
-    assert Result(0, told, SEARCHING) == run("--request", request)
+    told = report("Restored: 2 (0,2)", *others)
+    assert Result(1, told, SEARCHING) == run("--request", request)
     after = all_records()
+    assert {MODEL: {0, 1, 2}} == stored_checkpoints()
     assert {"S": "saved anew"} == after[(MODEL, "1")]["notes"]
 
-    told = report("Already there: 2 (0,2)", f"{SAVED_AGAIN}: 1 (1)")
-    assert Result(0, told, SEARCHING) == run("--request", request)
+    told = report("Already there: 2 (0,2)", *others)
+    assert Result(1, told, SEARCHING) == run("--request", request)
     assert after == all_records()
 
 
@@ -210,32 +224,6 @@ def test_leaves_what_is_saved_while_it_runs(run: Run, endpoint: Endpoint) -> Non
     assert {"S": "saved anew"} == all_records()[(MODEL, "1")]["notes"]
 
 
-def test_tells_what_the_restored_table_does_not_have(run: Run) -> None:
-    put_restored([1, 2])
-    put_checkpoints(MODEL, [3], entity=ENTITY)
-
-    told = report(
-        "Restored: 2 (1-2)",
-        f"{SAVED_AGAIN}: 1 (3)",
-        "Not in the restored table (restore it to an earlier time, if they existed): 3 (4-5,7)",
-    )
-    assert Result(1, told, "") == run("--model", MODEL, "--steps", "1-5,7")
-    assert {MODEL: {1, 2, 3}} == stored_checkpoints()
-
-
-def test_does_not_restore_the_checkpoint_of_another_entity(run: Run, delete: Delete) -> None:
-    put_both([1, 2])
-    put_restored([1], entity="speech-team")
-    request = delete([1, 2])
-
-    told = report(
-        "Restored: 1 (2)",
-        "Owned by another entity in the restored table, so not restored: 1 (1)",
-    )
-    assert Result(1, told, SEARCHING) == run("--request", request)
-    assert {MODEL: {2}} == stored_checkpoints()
-
-
 def test_restores_what_may_have_been_deleted(run: Run, delete: Delete, endpoint: Endpoint) -> None:
     put_both(range(110))
     before = all_records()
@@ -249,11 +237,17 @@ def test_restores_what_may_have_been_deleted(run: Run, delete: Delete, endpoint:
     assert before == all_records()
 
 
-def test_reads_all_lines_of_a_request_on_all_pages_of_the_log(run: Run, delete: Delete) -> None:
+def test_reads_all_lines_of_this_request_once_on_all_pages_of_the_log(
+    run: Run, delete: Delete
+) -> None:
+    """CloudWatch can return a line twice. A caller can choose its correlation id."""
     put_both(range(0, 60, 2))
     before = all_records()
     with mock.patch.object(audit, "MAX_RANGES_BYTES", 30):
         request = delete(list(range(0, 60, 2)))
+    put_both([1])
+    delete([1], requestContext={"requestId": request, "stage": "prod", "path": "/"})
+    log(LOG_GROUP, logged(request))
     session = boto3.Session()
     pages: list[object] = []
 
@@ -267,18 +261,6 @@ def test_reads_all_lines_of_a_request_on_all_pages_of_the_log(run: Run, delete: 
 
     assert len(pages) > 2
     assert before == all_records()
-
-
-def test_reads_each_line_of_this_request_once(run: Run, delete: Delete) -> None:
-    """CloudWatch can return a line twice. A caller can choose its correlation id."""
-    put_both([1, 2, 3])
-    request = delete([1, 2])
-    delete([3], requestContext={"requestId": request, "stage": "prod", "path": "/"})
-    log(LOG_GROUP, logged(request))
-    assert 4 == len(logged(request))
-
-    assert Result(0, report("Restored: 2 (1-2)"), SEARCHING) == run("--request", request)
-    assert {MODEL: {1, 2}} == stored_checkpoints()
 
 
 def test_a_dry_run_only_reports(run: Run, delete: Delete, endpoint: Endpoint) -> None:
@@ -302,30 +284,21 @@ def test_a_dry_run_only_reports(run: Run, delete: Delete, endpoint: Endpoint) ->
 def test_restores_what_several_requests_deleted_each_with_its_own_report(
     run: Run, delete: Delete
 ) -> None:
-    put_both([1, 2, 3, 4])
-    first, second, third = delete([1, 2]), delete([3]), delete([99])
+    """And fails if it cannot restore what one of them deleted."""
+    put_both([1, 2, 3])
+    put_checkpoints(MODEL, [4], entity=ENTITY)
+    first, second, third = delete([2, 4]), delete([3]), delete([99])
 
     result = run("--request", first, "--request", second, "--request", first, "--request", third)
 
+    missing = "Not in the restored table (restore it to an earlier time, if they existed): 1 (4)"
     told = (
-        f"Request: {first}\n{report('Restored: 2 (1-2)')}"
+        f"Request: {first}\n{report('Restored: 1 (2)', missing)}"
         f"Request: {second}\n{report('Restored: 1 (3)')}"
         f"Request: {third}\n{NOTHING}"
     )
-    assert Result(0, told, SEARCHING * 3) == result
-    assert {MODEL: {1, 2, 3, 4}} == stored_checkpoints()
-
-
-def test_fails_if_one_of_several_requests_cannot_be_restored(run: Run, delete: Delete) -> None:
-    put_both([1])
-    put_checkpoints(MODEL, [2], entity=ENTITY)
-    restorable, missing = delete([1]), delete([2])
-
-    result = run("--request", missing, "--request", restorable)
-
-    assert 1 == result.returncode
-    assert report("Restored: 1 (1)") in result.stdout
-    assert {MODEL: {1}} == stored_checkpoints()
+    assert Result(1, told, SEARCHING * 3) == result
+    assert {MODEL: {1, 2, 3}} == stored_checkpoints()
 
 
 def test_restores_nothing_if_one_of_several_requests_is_unknown(run: Run, delete: Delete) -> None:
@@ -336,20 +309,25 @@ def test_restores_nothing_if_one_of_several_requests_is_unknown(run: Run, delete
     assert (1, "", {}) == (result.returncode, result.stdout, stored_checkpoints())
 
 
-@pytest.mark.parametrize("event", [{"token": None}, {"body": "{}"}, {}], ids=str)
-def test_restores_nothing_if_nothing_was_deleted(run: Run, delete: Delete, event: Any) -> None:
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [
+        ({"token": None}, ""),
+        ({"body": "{}"}, ""),
+        ({}, ""),
+        ({"body": '{"steps": [2], "dry_run": true}'}, "The request {} was a dry run.\n"),
+    ],
+    ids=["refused", "invalid", "not found", "dry run"],
+)
+def test_restores_nothing_if_nothing_was_deleted(
+    run: Run, delete: Delete, bucket: str, event: Any, told: str
+) -> None:
+    put_both([2])
     request = delete([1], **event)
 
-    assert Result(0, NOTHING, SEARCHING) == run("--request", request)
+    result = run("--request", request, "--artifacts", bucket=bucket)
 
-
-def test_restores_nothing_for_a_dry_run(run: Run, delete: Delete, bucket: str) -> None:
-    put_both([1, 2])
-    request = delete(body='{"steps": [1], "dry_run": true}')
-
-    told = f"The request {request} was a dry run.\n{NOTHING}"
-    assert Result(0, told, SEARCHING) == run("--request", request, "--artifacts", bucket=bucket)
-    assert {MODEL: {1, 2}} == stored_checkpoints()
+    assert Result(0, told.format(request) + NOTHING, SEARCHING) == result
 
 
 def test_searches_the_log_from_the_time_that_the_table_was_restored_to(
@@ -551,11 +529,14 @@ def test_restores_artifacts(run: Run, bucket: str, monkeypatch: pytest.MonkeyPat
 def test_a_dry_run_tells_which_artifacts_would_be_restored(run: Run, bucket: str) -> None:
     put_restored_with_artifacts(bucket, {1: "s3://{}/1/", 2: "s3://{}/2", 3: "s3://{}/3"})
     put_artifacts(bucket, "1/a", "1/b", "20/a", "3")
-    delete_artifacts(bucket, "1/a", "1/b")
+    version = s3().put_object(Bucket=bucket, Key="2", Body=b"")["VersionId"]
+    delete_artifacts(bucket, "1/a", "1/b", "2")
+    s3().delete_object(Bucket=bucket, Key="2", VersionId=version)
 
     told = report("Would be restored: 3 (1-3)") + artifact_report(
         bucket,
         "Objects that would be restored: 2",
+        "Deleted, with no version left to restore: 1",
         "Checkpoints with artifacts: 2 (1,3)",
         "Checkpoints without any artifact: 1 (2)",
     )
@@ -585,23 +566,9 @@ def test_leaves_what_was_deleted_before_the_time_of_the_table(
     assert {"1/b": "weights"} == artifacts(bucket)
 
 
-def test_tells_what_cannot_be_restored(run: Run, bucket: str) -> None:
-    put_restored_with_artifacts(bucket, {1: "s3://{}/1/", 2: "s3://elsewhere/2/", 3: "models/3"})
-    version = s3().put_object(Bucket=bucket, Key="1/a", Body=b"")["VersionId"]
-    delete_artifacts(bucket, "1/a")
-    s3().delete_object(Bucket=bucket, Key="1/a", VersionId=version)
-
-    told = report("Restored: 3 (1-3)") + artifact_report(
-        bucket,
-        "Deleted, with no version left to restore: 1",
-        "Checkpoints without any artifact: 1 (1)",
-        "Checkpoints without a valid artifact_uri in this bucket: 2 (2-3)",
-    )
-    assert Result(1, told, "") == run_with_artifacts(run, bucket)
-
-
 def test_leaves_what_is_in_another_bucket_to_its_owner(run: Run, bucket: str) -> None:
-    put_restored_with_artifacts(bucket, dict.fromkeys((1, 2, 3), "s3://elsewhere/1/"))
+    put_restored_with_artifacts(bucket, {1: "s3://elsewhere/1/", 2: "models/2"})
+    put_restored([3], artifact_uri={"N": "3"})
 
     told = report("Restored: 3 (1-3)") + artifact_report(
         bucket, "Checkpoints without a valid artifact_uri in this bucket: 3 (1-3)"
