@@ -11,10 +11,11 @@ import uuid
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from cli.main import app
 from cli.runner import COULD_BE_A_TOKEN
-from commands import COMMANDS, run_command
+from commands import run_command
 from emulators.dynamodb import put_token
 from events import ENTITY
 from faulty_dynamodb import Endpoint
@@ -36,12 +37,18 @@ sys.exit(main.main())
 """
 
 
-def commands() -> list[Any]:
-    """Return each command with what to type for it."""
-    return [(app, path) for path in ["", *COMMANDS]] + [(script, "") for script in SCRIPTS]
+def subcommands(group: Any, path: str = "") -> list[str]:
+    """Return what to type for a group and for each command below it, such as "tokens list"."""
+    found = [path]
+    for name, command in getattr(group, "commands", {}).items():
+        found += subcommands(command, f"{path} {name}")
+    return found
 
 
-@pytest.mark.parametrize(("command", "path"), commands())
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [(app, path) for path in subcommands(get_command(app))] + [(script, "") for script in SCRIPTS],
+)
 def test_explains_itself(command: Any, path: str, capsys: pytest.CaptureFixture[str]) -> None:
     explained = run_command(command, *path.split(), "--help", capsys=capsys)
 

@@ -1,12 +1,8 @@
 """Every command turns an error of AWS or a wrong setting into one sentence and exit code 1."""
 
 import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import boto3
 import pytest
@@ -17,47 +13,13 @@ from cli.errors import EXPIRED_CREDENTIALS, INVALID_CREDENTIALS
 from cli.main import app
 from cli.runner import report
 from commands import Result, run_command
-from emulators.aws import AwsEmulator
 from faulty_dynamodb import Endpoint, reject
-from scripts import local, preflight, serve
-
-STACK = ["--stack", "absent"]
-REQUEST = str(uuid.UUID(int=1))
-COMMANDS: list[tuple[Any, list[str]]] = [
-    (app, ["tokens", "list", *STACK]),
-    (app, ["restore", *STACK, "--from", "x", "--request", REQUEST]),
-    (app, ["smoke", *STACK]),
-    (serve.main, []),
-    (local.main, ["--reseed"]),
-    (lambda: preflight.main([]), []),  # make deploy
-]
 
 
 @pytest.fixture(autouse=True)
 def _new_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read the settings again, and start no emulator."""
+    """Read the settings again."""
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-
-    @contextmanager
-    def emulator(port: int) -> Iterator[AwsEmulator]:
-        yield AwsEmulator(port)
-
-    monkeypatch.setattr(serve, "build", lambda: None)
-    monkeypatch.setattr(serve, "aws_emulator", emulator)
-    monkeypatch.setattr(AwsEmulator, "is_listening", lambda _: True)
-
-
-@pytest.mark.parametrize(("command", "arguments"), COMMANDS)
-def test_every_command_names_the_variable_with_an_invalid_setting(
-    command: Any, arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    result = run_command(command, *arguments, capsys=capsys, AWS_MAX_ATTEMPTS="abc")
-
-    message = (
-        "Error: An AWS setting is not valid: invalid literal for int() with base 10: 'abc'. "
-        "Check AWS_MAX_ATTEMPTS.\n"
-    )
-    assert (1, message) == (result.returncode, result.stderr)
 
 
 def failure(capsys: pytest.CaptureFixture[str]) -> str:

@@ -6,7 +6,7 @@ import uuid
 import boto3
 import pytest
 
-from commands import BUCKET_DENIED, denied_s3
+from commands import BUCKET_DENIED, deny, http_server
 from scripts import preflight
 
 NO_GENERAL_BUCKET = (
@@ -166,7 +166,7 @@ def test_only_warns_if_the_bucket_cannot_be_seen(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Who deploys may have no access to the artifacts."""
-    with denied_s3() as url:
+    with http_server(deny) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
 
         assert 0 == preflight.main(["--parameter-overrides", "ArtifactsBucket=my-weights"])

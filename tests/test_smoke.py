@@ -3,8 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
@@ -12,40 +11,27 @@ import boto3
 import pytest
 
 from cli import smoke
-from commands import BUCKET_DENIED, Result, Run, denied_s3, run_on_stack
+from commands import BUCKET_DENIED, Respond, Result, Run, deny, http_server, run_on_stack
 from emulators.dynamodb import stored_checkpoints
 from emulators.records import ARTIFACTS_BUCKET
 from emulators.template import read_template
 from events import TOKEN, Invoke, make_event
-from faulty_dynamodb import Apply, Endpoint, Reply, Server, pass_on, reject, serving
-
-type Respond = Callable[[str, dict[str, str], str], tuple[int, str]]  # path, headers, body
+from faulty_dynamodb import Apply, Endpoint, Reply, pass_on, reject
 
 
 class Api:
     """Responds as API Gateway with the function does, or as `respond` says."""
 
     def __init__(self, invoke: Invoke) -> None:
-        self._invoke = invoke
-        self.respond: Respond = self.invoke
+        self.url = ""
         self.requests = 0
-        api = self
+        self.respond: Respond = self.invoke
+        self._invoke = invoke
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_DELETE(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-                api.requests += 1
-                status, response = api.respond(self.path, dict(self.headers), body)
-                self.send_response(status)
-                self.send_header("Location", "http://127.0.0.1:1/")
-                self.end_headers()
-                self.wfile.write(response.encode())
-
-            def log_message(self, *_: object) -> None:
-                """Keep the output of the tests free of it."""
-
-        self.server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/prod"
+    def handle(self, path: str, headers: dict[str, str], body: str) -> tuple[int, str]:
+        """Count the request, and respond."""
+        self.requests += 1
+        return self.respond(path, headers, body)
 
     def invoke(self, path: str, headers: dict[str, str], body: str) -> tuple[int, str]:
         """Respond as the function does."""
@@ -60,7 +46,8 @@ class Api:
 @pytest.fixture
 def api(invoke: Invoke) -> Iterator[Api]:
     api = Api(invoke)
-    with serving(api.server):
+    with http_server(api.handle) as url:
+        api.url = f"{url}/prod"
         yield api
 
 
@@ -161,7 +148,7 @@ def test_fails_if_the_artifacts_bucket_does_not_exist(run: Run, api: Api) -> Non
 def test_passes_if_who_tests_has_no_access_to_the_artifacts_bucket(
     run: Run, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with denied_s3() as url:
+    with http_server(deny) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
 
         result = run("--url", api.url, bucket="my-weights")
