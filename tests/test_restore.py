@@ -378,20 +378,11 @@ def test_restores_what_the_log_has_and_says_if_it_is_incomplete(
     assert {MODEL: {left}} == stored_checkpoints()
 
 
-@pytest.mark.parametrize(
-    ("operation", "faults"),
-    [
-        ("PutItem", [lose_response] * 2),
-        ("BatchGetItem", [process_half, process_half, pass_on, process_half, process_half]),
-    ],
-    ids=["response lost", "keys unprocessed"],
-)
-def test_tries_again_what_fails_for_a_moment(
-    run: Run, endpoint: Endpoint, operation: str, faults: list[Fault]
-) -> None:
+def test_tries_again_what_fails_for_a_moment(run: Run, endpoint: Endpoint) -> None:
     put_restored(range(2, 30))
     put_both([0, 1])
-    endpoint.fail(operation, *faults)
+    endpoint.fail("PutItem", lose_response, lose_response)
+    endpoint.fail("BatchGetItem", process_half, process_half, pass_on, process_half, process_half)
 
     told = report("Restored: 28 (2-29)", "Already there: 2 (0-1)")
     assert Result(0, told, "") == run("--model", MODEL, "--steps", "0-29")

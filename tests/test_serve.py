@@ -162,24 +162,18 @@ def test_reads_all_pages_of_a_log_also_empty_ones() -> None:
     assert [None, "a", "b"] == tokens
 
 
-def test_prints_commands_to_paste_for_what_is_deployed() -> None:
-    outputs = {
-        "ApiUrl": "http://127.0.0.1:65535/api",
-        "CheckpointsTableName": "checkpoints-1",
-        "TokensTableName": "tokens-1",
-    }
+def test_prints_commands_for_other_tools_to_use_the_emulator() -> None:
+    """The end-to-end test runs those for curl."""
+    outputs = {"ApiUrl": "x", "CheckpointsTableName": "table-1", "TokensTableName": "table-2"}
 
     text = serve.instructions(AwsEmulator(65_535), outputs, "secret")
 
     for command in (
-        "export API_URL=http://127.0.0.1:65535/api",
-        "export TOKEN=secret",
         "export AWS_ENDPOINT_URL=http://127.0.0.1:65535 AWS_DEFAULT_REGION=us-east-1",
         "export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test",
         ".venv/bin/checkpoints tokens list --stack checkpoints",
-        "aws dynamodb scan --table-name checkpoints-1",
-        "aws dynamodb scan --table-name tokens-1",
-        "aws s3 ls --recursive s3://training-artifacts",
+        "aws dynamodb scan --table-name table-1",
+        "aws dynamodb scan --table-name table-2",
         'make smoke STACK=checkpoints URL="$API_URL"',
     ):
         assert f"\n  {command}\n" in text
