@@ -218,26 +218,31 @@ def test_repeats_no_part_of_a_token_in_a_message(run: Run, argument: str) -> Non
     assert (2, False) == (refused.returncode, "A" * 10 in refused.stderr)
 
 
-def test_revokes_nothing_if_several_tokens_match(run: Run) -> None:
-    put_token("x", entity=ENTITY, name="laptop")
-    put_token("y", entity="speech-team", name="laptop")
-
-    refused = run("revoke", "laptop")
-
-    assert (1, "") == (refused.returncode, refused.stdout)
-    assert "'laptop' is ambiguous" in refused.stderr
-    for token in ("x", "y"):
-        assert hash_token(token)[:8] in refused.stderr
-        assert hash_token(token)[:8] in run("list").stdout
-
-
-def test_two_tokens_with_the_same_id_are_told_apart_by_their_hashes(run: Run) -> None:
-    hashes = ["0123abcd" + "1" * 56, "0123abcd" + "2" * 56]
-    for token_hash in hashes:
-        record: Any = {"token_hash": {"S": token_hash}, "entity": {"S": ENTITY}}
+@pytest.mark.parametrize(
+    ("wanted", "first", "second", "digits"),
+    [
+        ("laptop", ("1" * 64, "laptop"), ("2" * 64, "laptop"), 8),
+        ("0123abcd", ("0123abcd" + "1" * 56, "a"), ("0123abcd" + "2" * 56, "b"), 64),
+        ("0123abcd", ("0123abcd" + "1" * 56, "a"), ("2" * 64, "0123abcd"), 64),
+    ],
+    ids=["name", "id", "id of one and name of the other"],
+)
+def test_revokes_nothing_if_two_tokens_match_and_says_how_to_name_one(
+    run: Run, wanted: str, first: tuple[str, str], second: tuple[str, str], digits: int
+) -> None:
+    for token_hash, name in (first, second):
+        texts = {"token_hash": token_hash, "entity": ENTITY, "name": name}
+        record: Any = {key: {"S": text} for key, text in texts.items()}
         boto3.client("dynamodb").put_item(TableName=os.environ["TOKENS_TABLE"], Item=record)
+    listed = run("list")
 
-    refused = run("revoke", "0123abcd")
+    refused = run("revoke", wanted)
 
-    assert all(f"(id {token_hash})" in refused.stderr for token_hash in hashes)
-    assert 0 == run("revoke", hashes[1][:9]).returncode
+    headline, *identities = refused.stderr.splitlines()
+    assert (1, "", listed) == (refused.returncode, refused.stdout, run("list"))
+    assert f"Error: {wanted!r} is ambiguous. Give an id:" == headline
+    assert {
+        f"  {name!r} of '{ENTITY}' (id {token_hash[:digits]})"
+        for token_hash, name in (first, second)
+    } == set(identities)
+    assert 0 == run("revoke", first[0][:digits]).returncode
