@@ -59,8 +59,12 @@ class Recovery:
         print(f"Artifacts in s3://{self._bucket}:")
         if not self._is_versioned:
             print("  The bucket is not versioned, so deleted objects cannot be restored.")
-        for name, count in sum(self._objects.values(), Counter[str]()).items():
-            print(f"  {name}: {count:,}")
+        totals = Counter[str]()
+        for counts in self._objects.values():
+            totals.update(counts)  # unlike a sum, it always has the same order
+        for name, count in totals.items():
+            if count:
+                print(f"  {name}: {count:,}")
         for headline in (HAS_ARTIFACTS, NO_ARTIFACTS, NO_VALID_URI, UNCONFIRMED):
             steps = [step for step, outcome in self._outcomes.items() if outcome == headline]
             if steps:

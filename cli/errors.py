@@ -79,11 +79,10 @@ def describe(error: BotoCoreError | ClientError) -> str:
             message += ". Check AWS_ENDPOINT_URL and AWS_CA_BUNDLE, if they are set."
         case HTTPClientError() if "Invalid header value" in message:  # it contains the credentials
             message = "The AWS credentials contain a line break or another invalid character."
-        case ClientError(response={"Error": {"Code": code, "Message": text}}):
-            denied = f"The AWS credentials lack a permission. {text}"
-            sentences = CREDENTIAL_ERRORS | {
-                "AccessDenied": denied,
-                "AccessDeniedException": denied,
-            }
-            message = sentences.get(code, message)
+        case ClientError(
+            response={"Error": {"Code": "AccessDenied" | "AccessDeniedException", "Message": text}}
+        ):
+            message = f"The AWS credentials lack a permission. {text}"
+        case ClientError(response={"Error": {"Code": code}}):
+            message = CREDENTIAL_ERRORS.get(code, message)
     return message

@@ -59,7 +59,7 @@ class Smoke:
         self._tokens_table = tokens_table
         self._bucket = bucket
         self._name = f"smoke test {secrets.token_hex(8)}"  # a space, which the path must encode
-        self._token = secrets.token_urlsafe(32)
+        self._token = secrets.token_urlsafe(tokens.TOKEN_BYTES)
         model_id = quote(self._name, safe="")
         self._url = f"{url.rstrip('/')}/v1/preview/models/{model_id}/checkpoints"
         self._has_response = True
@@ -88,14 +88,14 @@ class Smoke:
         return results.count(True) == len(checks) and is_clean
 
     def _save(self) -> None:
-        tokens.save(
+        tokens.issue(
             self._client,
             self._tokens_table,
-            self._token,
             entity=self._name,
             name=self._name,
             scopes=[DELETE_SCOPE],
             expires_at=int(time.time()) + TOKEN_SECONDS,
+            token=self._token,  # known before, so that it can be deleted after any failure
         )
         with self._table.batch_writer() as batch:
             for entity, steps in {self._name: STEPS, "another": [FOREIGN_STEP]}.items():

@@ -59,24 +59,13 @@ def issue(  # noqa: PLR0913 these are the fields of a token
     name: str,
     scopes: Collection[str],
     expires_at: int | None = None,
+    token: str | None = None,
 ) -> str:
-    """Create a token that is valid until `expires_at`, store its hash, and return it."""
-    token = secrets.token_urlsafe(TOKEN_BYTES)
-    save(client, table, token, entity=entity, name=name, scopes=scopes, expires_at=expires_at)
-    return token
+    """Store the hash of a token that is valid until `expires_at`; return the token.
 
-
-def save(  # noqa: PLR0913 the same
-    client: "DynamoDBClient",
-    table: str,
-    token: str,
-    *,
-    entity: str,
-    name: str,
-    scopes: Collection[str],
-    expires_at: int | None = None,
-) -> None:
-    """Store the hash of a new token."""
+    It is a new one, unless it is given.
+    """
+    token = token or secrets.token_urlsafe(TOKEN_BYTES)
     record: dict[str, Any] = {
         "token_hash": {"S": hash_token(token)},
         "entity": {"S": entity},
@@ -89,6 +78,7 @@ def save(  # noqa: PLR0913 the same
     client.put_item(
         TableName=table, Item=record, ConditionExpression="attribute_not_exists(token_hash)"
     )
+    return token
 
 
 def _warn_of_same_name(client: "DynamoDBClient", table: str, name: str, token_hash: str) -> None:

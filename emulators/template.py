@@ -13,16 +13,13 @@ class _Loader(yaml.SafeLoader):
     """Understands CloudFormation's short form of functions."""
 
 
-def _function(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> dict[str, Any]:
+def _function(
+    loader: yaml.SafeLoader, name: str, node: yaml.ScalarNode | yaml.SequenceNode
+) -> dict[str, Any]:
     key = name if name in ("Ref", "Condition") else f"Fn::{name}"
-    match node:
-        case yaml.ScalarNode():
-            return {key: loader.construct_scalar(node)}
-        case yaml.SequenceNode():
-            return {key: loader.construct_sequence(node, deep=True)}
-        case yaml.MappingNode():
-            return {key: loader.construct_mapping(node, deep=True)}
-    raise ValueError(f"Cannot read !{name}")
+    if isinstance(node, yaml.ScalarNode):
+        return {key: loader.construct_scalar(node)}
+    return {key: loader.construct_sequence(node, deep=True)}
 
 
 _Loader.add_multi_constructor("!", _function)

@@ -3,16 +3,13 @@
 import io
 import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from typing import Any, NamedTuple
 
-import boto3
 import pytest
 from typer import Typer
-from typer.main import get_command
 
 from cli import stacks
 from cli.main import app
@@ -29,14 +26,24 @@ BUCKET_DENIED = (
 )
 
 
+type Respond = Callable[[str, dict[str, str], str], tuple[int, str]]  # path, headers, body
+
+
 @contextmanager
-def denied_s3() -> Iterator[str]:
-    """Serve an S3 that denies access to everything; return its URL."""
+def http_server(respond: Respond) -> Iterator[str]:
+    """Answer each request with the status and the body that `respond` returns; yield the URL."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.send_response(403)
+        def handle_request(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+            status, response = respond(self.path, dict(self.headers), body)
+            self.send_response(status)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Location", "http://127.0.0.1:1/")
             self.end_headers()
+            self.wfile.write(response.encode())
+
+        do_GET = do_HEAD = do_DELETE = handle_request  # noqa: N815 names of http.server
 
         def log_message(self, *_: object) -> None:
             """Keep the output of the tests free of it."""
@@ -44,6 +51,11 @@ def denied_s3() -> Iterator[str]:
     server = Server(("127.0.0.1", 0), Handler)
     with serving(server):
         yield f"http://127.0.0.1:{server.server_port}"
+
+
+def deny(*_: object) -> tuple[int, str]:
+    """Respond as S3 does if it denies access."""
+    return 403, ""
 
 
 class Result(NamedTuple):
@@ -103,29 +115,3 @@ def run_on_stack(
         patch.setenv("CHECKPOINTS_STACK", STACK)
         patch.setenv("AWS_ENDPOINT_URL_DYNAMODB", endpoint.url)
         return run_command(app, *arguments, capsys=capsys, **others)
-
-
-def subcommands(group: Any, path: str = "") -> dict[str, Any]:
-    """Return each command below a group by what to type for it, such as "tokens list"."""
-    found: dict[str, Any] = {}
-    for name, command in getattr(group, "commands", {}).items():
-        found |= {f"{path}{name}": command} | subcommands(command, f"{path}{name} ")
-    return found
-
-
-COMMANDS = subcommands(get_command(app))
-
-
-def create_log(log_group: str) -> None:
-    client = boto3.client("logs")
-    client.create_log_group(logGroupName=log_group)
-    client.create_log_stream(logGroupName=log_group, logStreamName="stream")
-
-
-def log(log_group: str, lines: Iterable[str], *, age_hours: int = 0) -> None:
-    """Put lines into the log of a function."""
-    timestamp = int(1_000 * (time.time() - 3_600 * age_hours))
-    events: Any = [{"timestamp": timestamp, "message": line} for line in lines]
-    if events:
-        client = boto3.client("logs")
-        client.put_log_events(logGroupName=log_group, logStreamName="stream", logEvents=events)

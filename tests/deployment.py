@@ -92,11 +92,16 @@ class Deployment:
         return f"{self.outputs['ApiUrl']}/v1/preview/models/{quote(model_id, safe='')}/checkpoints"
 
 
-def run_checkpoints(deployment: Deployment, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_checkpoints(
+    deployment: Deployment, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run `checkpoints` on the deployed stack."""
     return subprocess.run(  # noqa: S603 it is ours
         [sys.executable, "-W", "error", "-m", "cli.main", *arguments],
-        env=os.environ | deployment.cloud.environment | {"CHECKPOINTS_STACK": STACK},
+        env=os.environ
+        | deployment.cloud.environment
+        | {"CHECKPOINTS_API_URL": deployment.outputs["ApiUrl"], "CHECKPOINTS_STACK": STACK}
+        | environment,
         capture_output=True,
         text=True,
         check=False,

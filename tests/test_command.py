@@ -3,18 +3,19 @@
 import contextlib
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from cli.main import app
 from cli.runner import COULD_BE_A_TOKEN
-from commands import COMMANDS, run_command
+from commands import run_command
 from emulators.dynamodb import put_token
 from events import ENTITY
 from faulty_dynamodb import Endpoint
@@ -24,8 +25,8 @@ SCRIPTS = [demo.main, local.main, openapi.main, serve.main]
 ISSUE = "tokens issue --stack s --entity a --name b --scope checkpoints:read"
 RESTORE = "restore --stack s --from t"
 MODEL = f"{RESTORE} --model m"
-STEPS = f"{MODEL} --steps 1"
-REQUEST = f"{RESTORE} --request {uuid.UUID(int=1)}"
+ID = f"--request {uuid.UUID(int=1)}"
+UNUSABLE_LABEL = "It must be printable, not blank, and have at most 200 characters."
 
 # As `checkpoints`, but it finds the tables without a stack.
 PROGRAM = """
@@ -36,12 +37,18 @@ sys.exit(main.main())
 """
 
 
-def commands() -> list[Any]:
-    """Return each command with what to type for it."""
-    return [(app, path) for path in ["", *COMMANDS]] + [(script, "") for script in SCRIPTS]
+def subcommands(group: Any, path: str = "") -> list[str]:
+    """Return what to type for a group and for each command below it, such as "tokens list"."""
+    found = [path]
+    for name, command in getattr(group, "commands", {}).items():
+        found += subcommands(command, f"{path} {name}")
+    return found
 
 
-@pytest.mark.parametrize(("command", "path"), commands())
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [(app, path) for path in subcommands(get_command(app))] + [(script, "") for script in SCRIPTS],
+)
 def test_explains_itself(command: Any, path: str, capsys: pytest.CaptureFixture[str]) -> None:
     explained = run_command(command, *path.split(), "--help", capsys=capsys)
 
@@ -63,53 +70,45 @@ def test_help_does_not_import_boto3() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "Missing command."),
-        ("destroy", "No such command 'destroy'."),
         ("tokens lst", "No such command 'lst'. Did you mean 'list'?"),
         ("tokens list", "Missing option '--stack' (env var: 'CHECKPOINTS_STACK')."),
-        ("tokens issue --stack s --name a --scope checkpoints:read", "Missing option '--entity'."),
-        ("tokens revoke --stack s", "Missing argument 'NAME|ID|-'."),
-        ("tokens revoke --stack s a b", "Got unexpected extra argument(s) (b)"),
         (f"{ISSUE} --scope x", "Value error, 'x' is not one of "),
         *(
             (f"{ISSUE} --expires={text}", f"'{text}' is not a duration such as 90d, 12h or 30m")
-            for text in ("", "90", "d", "0d", "-1d", "1.5d", "9y", "999999999d")
-        ),
-        (RESTORE, "Use either --request, or --model and --steps."),
-        (MODEL, "Use either --request, or --model and --steps."),
-        (f"{RESTORE} --steps 1", "Use either --request, or --model and --steps."),
-        (f"{REQUEST} --steps 1", "Use either --request, or --model and --steps."),
-        (f"{REQUEST} --model m", "Use either --request, or --model and --steps."),
-        *(
-            (f"{RESTORE} --request={text}", "Input should be a valid UUID")
-            for text in ("", "x", '"||"', "{$.a=1}", "1" * 31)
+            for text in ("", "90", "0d", "-1d", "1.5d", "9y", "999999999d")
         ),
         *(
-            (f"{MODEL} --steps={text}", f"'{text[:40]}' is not a step or a range like 200-203.")
+            (f"tokens issue --stack s --scope checkpoints:read {labels}", UNUSABLE_LABEL)
+            for labels in (
+                *("--name b --entity ' '", "--entity a --name 'a\nb'"),
+                *("--name b --entity 'a\x1b[2Jb'", f"--entity a --name {'a' * 201}"),
+            )
+        ),
+        *(
+            (f"{RESTORE} {others}", "Use either --request, or --model and --steps.")
+            for others in ("", "--model m", "--steps 1", f"{ID} --steps 1", f"{ID} --model m")
+        ),
+        (f"{RESTORE} --request='{{$.a=1}}'", "Input should be a valid UUID"),
+        *(
+            (f"{MODEL} --steps='{text}'", f"'{text[:40]}' is not a step or a range like 200-203.")
             for text in (
-                *("", "a", "1-", "-", "1.5", "1e3", "٣", "200-100", "1--2-3", "0x10", "[x]"),
+                *("", "a", "1-", "1.5", "٣", "200-100", "1--2-3", "9" * 5_000),
                 *(f"1{'0' * 126}", f"1{'0' * 37}11"),
             )
         ),
         (f"{MODEL} --steps=0-1000000", "There are more than 1,000,000 steps."),
-        (f"{MODEL} --steps={'9' * 5_000}", "is not a step or a range like 200-203."),
         (f"{RESTORE} --steps 1 --model=", "A model id has 1 to 2,048 bytes."),
         (f"{RESTORE} --steps 1 --model {'é' * 1_025}", "A model id has 1 to 2,048 bytes."),
         *(
             (f"smoke --stack s --url={url}", "A URL must begin with http:// or https://.")
-            for url in ("no-scheme", "ftp://127.0.0.1", "")
+            for url in ("ftp://127.0.0.1", "")
         ),
         *(
-            (f"{others} {option} {option}", "The option is given twice.")
-            for others, option in (
-                (ISSUE, "--entity a"),
-                (ISSUE, "--expires 1d"),
-                ("tokens list", "--stack s"),
-                (RESTORE, "--model m"),
-                (STEPS, "--from t"),
-                (STEPS, "--steps 1"),
-                (STEPS, "--dry-run"),
-                ("smoke --stack s", "--url http://a"),
+            (twice, "The option is given twice.")
+            for twice in (
+                *(f"{ISSUE} --entity a", "tokens list --stack s --stack s"),
+                *("tokens revoke a --stack s --stack s", f"{MODEL} --steps 1 --steps 1"),
+                *(f"{RESTORE} --dry-run --dry-run", "smoke --stack s --stack s"),
             )
         ),
     ],
@@ -117,7 +116,7 @@ def test_help_does_not_import_boto3() -> None:
 def test_refuses_wrong_usage(
     arguments: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused = run_command(app, *arguments.split(), capsys=capsys)
+    refused = run_command(app, *shlex.split(arguments), capsys=capsys)
 
     usage, hint, blank, error = refused.stderr.splitlines()
     assert (2, "", "") == (refused.returncode, refused.stdout, blank)
@@ -128,36 +127,8 @@ def test_refuses_wrong_usage(
     assert len(refused.stderr) < 1_000
 
 
-@pytest.mark.parametrize("name", [" ", "a\nb", "a\x1b[2Jb", "a" * 201])
-@pytest.mark.parametrize("option", ["--entity", "--name"])
-def test_refuses_a_label_that_would_spoil_the_log(
-    option: str, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    others = {"--entity": "a", "--name": "b", "--scope": "checkpoints:read", "--stack": "s"}
-    arguments = [text for pair in (others | {option: name}).items() for text in pair]
-
-    refused = run_command(app, "tokens", "issue", *arguments, capsys=capsys)
-
-    assert (2, "") == (refused.returncode, refused.stdout)
-    assert refused.stderr.endswith(
-        f"Error: Invalid value for '{option}': It must be printable, not blank, and have at most "
-        "200 characters.\n"
-    )
-
-
-@pytest.mark.parametrize(
-    ("script", "option"),
-    [
-        (local.main, "--port 8000"),
-        (serve.main, "--port 0"),
-        (serve.main, "--verbose"),
-        (openapi.main, "--check"),
-    ],
-)
-def test_scripts_refuse_an_option_that_is_given_twice(
-    script: Callable[..., int | None], option: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    refused = run_command(script, *option.split() * 2, capsys=capsys)
+def test_scripts_refuse_an_option_that_is_given_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    refused = run_command(openapi.main, "--check", "--check", capsys=capsys)
 
     assert (2, "") == (refused.returncode, refused.stdout)
     assert refused.stderr.endswith(": The option is given twice.\n")
@@ -221,5 +192,6 @@ def test_asks_on_a_terminal_for_a_token_without_echo(endpoint: Endpoint, interru
     os.close(terminal)
 
     assert "leaked-token" not in shown.decode()
-    code, told = (130, "Stopped.") if interrupted else (0, "Revoked 'laptop'")
-    assert (code, True) == (process.wait(), told in shown.decode())
+    code, told = (130, ["Stopping, which can ", "Stopped."]) if interrupted else (0, ["Revoked"])
+    assert code == process.wait()
+    assert all(text in shown.decode() for text in told), shown

@@ -6,20 +6,18 @@ import re
 import subprocess
 import sys
 import tomllib
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import pytest
 
 from cli import prune
 from cli.proxies import direct_connections
-from commands import run_on_stack
+from commands import http_server, run_on_stack
 from emulators import environment as settings
 from emulators.aws import ROOT, AwsEmulator
 from events import TOKEN
-from faulty_dynamodb import Endpoint, serving
+from faulty_dynamodb import Endpoint
 from scripts import local, serve
 
 NOTHING = "http://127.0.0.1:9"  # no program listens there
@@ -125,14 +123,7 @@ def make_environment(**environment: str) -> dict[str, str]:
     return dict(line.partition("=")[::2] for line in printed.splitlines())
 
 
-def test_make_drops_what_changes_what_is_installed_or_where() -> None:
-    environment = make_environment(**MISUSED, PIP_USER="1")
-
-    assert set() == environment.keys() & MISUSED.keys()
-    assert "0" == environment["PIP_USER"]
-
-
-def test_make_keeps_what_says_from_where_to_install() -> None:
+def test_make_keeps_what_says_from_where_to_install_and_drops_what_changes_it() -> None:
     settings = {
         "HTTPS_PROXY": "http://proxy.example.com",
         "NO_PROXY": "example.com",
@@ -143,10 +134,12 @@ def test_make_keeps_what_says_from_where_to_install() -> None:
         "UV_OFFLINE": "1",
     }
     direct = "127.0.0.1,localhost,example.com"
+    own = {"NO_PROXY": direct, "no_proxy": direct, "PIP_USER": "0"}
 
-    environment = make_environment(**settings, no_proxy="")
+    environment = make_environment(**settings, **MISUSED, PIP_USER="1", no_proxy="")
 
-    assert (settings | {"NO_PROXY": direct, "no_proxy": direct}).items() <= environment.items()
+    assert (settings | own).items() <= environment.items()
+    assert set() == environment.keys() & MISUSED.keys()
 
 
 COMPANY = "https://user:a=b@index.example.com/simple"
@@ -176,26 +169,19 @@ def test_pip_ignores_each_socks_proxy() -> None:
     assert re.search(r"HTTPS_PROXY= +\S*python -m pip .*install", recipe.stdout)
 
 
-@pytest.mark.parametrize(
-    ("command", "shown"),
-    [
-        ("deploy", '--stack-name "{}checkpoints"'),
-        ("smoke", '--stack "{}checkpoints"'),
-        ("invoke", "--event {}events/delete-checkpoints.json"),
-    ],
-)
-def test_only_the_command_line_of_make_chooses_what_is_deployed_or_sent(
-    command: str, shown: str
-) -> None:
+def test_only_the_command_line_of_make_chooses_what_is_deployed_or_sent() -> None:
     names = ("ARGS", "EVENT", "EVENTS", "PORT", "PYTHON", "SAM", "STACK", "URL", "UV", "VERBOSE")
     given = ["STACK=my-checkpoints", "EVENT=my-events/delete-checkpoints.json"]
+    commands = ["make", "--dry-run", "deploy", "smoke", "invoke"]
 
-    done = run("make", "--dry-run", command, **dict.fromkeys(names, "website"))
-    chosen = run("make", "--dry-run", command, *given, STACK="website")
+    done = run(*commands, **dict.fromkeys(names, "website"))
+    chosen = run(*commands, *given, STACK="website")
 
-    assert shown.format("") in done.stdout, done.stderr
-    assert shown.format("my-") in chosen.stdout, chosen.stderr
-    assert "website" not in done.stdout + chosen.stdout
+    for prefix, output in (("", done.stdout), ("my-", chosen.stdout)):
+        assert f'--stack-name "{prefix}checkpoints"' in output
+        assert f'--stack "{prefix}checkpoints"' in output
+        assert f"--event {prefix}events/delete-checkpoints.json" in output
+        assert "website" not in output
 
 
 @pytest.mark.parametrize("name", ["ARGS", "STACK", "URL"])
@@ -206,19 +192,13 @@ def test_not_even_make_e_lets_the_environment_choose_what_is_deployed(name: str)
     assert f"does not take {name} from the environment. Run it without -e" in done.stderr
 
 
-class Index(BaseHTTPRequestHandler):
-    """A package index that has the files of a lock file, and does not know when they came."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.end_headers()
-        for wheel in WHEELS[self.path.split("/")[-2]]:
-            name, digest = wheel["url"].rpartition("/")[2], wheel["hash"].replace(":", "=")
-            self.wfile.write(f'<a href="{name}#{digest}">{name}</a>\n'.encode())
-
-    def log_message(self, *_: Any) -> None:
-        pass
+def list_files(path: str, *_: object) -> tuple[int, str]:
+    """Respond as a package index that has the files of a lock file, and not when they came."""
+    links = []
+    for wheel in WHEELS[path.split("/")[-2]]:
+        name, digest = wheel["url"].rpartition("/")[2], wheel["hash"].replace(":", "=")
+        links.append(f'<a href="{name}#{digest}">{name}</a>')
+    return 200, "\n".join(links)
 
 
 def test_make_installs_from_another_index_as_a_company_has(tmp_path: Path) -> None:
@@ -228,11 +208,9 @@ def test_make_installs_from_another_index_as_a_company_has(tmp_path: Path) -> No
     (script,) = re.findall(r"^\S+/uv export (?:.*\\\n)*.*\n", recipe, re.MULTILINE)
     script = script.replace(".tools/cfn-lint/requirements.txt", str(tmp_path / "libraries.txt"))
     script = script.replace("--python .tools/cfn-lint", "--python .tools --dry-run")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Index)
 
-    with serving(server):
-        index = f"http://127.0.0.1:{server.server_port}/simple"
-        settings = {"UV_DEFAULT_INDEX": index, "UV_CACHE_DIR": str(tmp_path)}
+    with http_server(list_files) as url:
+        settings = {"UV_DEFAULT_INDEX": f"{url}/simple", "UV_CACHE_DIR": str(tmp_path)}
         done = run("sh", stdin=script.replace("--quiet ", ""), **settings)
 
     assert 0 == done.returncode, done.stderr
@@ -282,22 +260,14 @@ def test_the_commands_of_operators_reach_an_emulator_if_a_proxy_is_set(
 def test_prune_reaches_an_emulator_if_a_proxy_is_set(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class EmptyModel(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(json.dumps({"data": [], "has_more": False, "last_id": ""}).encode())
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), EmptyModel)
+    empty = json.dumps({"data": [], "has_more": False, "last_id": ""})
     set_proxies(monkeypatch)
-    monkeypatch.setenv("CHECKPOINTS_API_URL", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("CHECKPOINTS_TOKEN", TOKEN)
 
-    with serving(server), pytest.raises(SystemExit) as exited:
-        prune.app(["resnet-50", "--all"])
+    with http_server(lambda *_: (200, empty)) as url:
+        monkeypatch.setenv("CHECKPOINTS_API_URL", url)
+        with pytest.raises(SystemExit) as exited:
+            prune.app(["resnet-50", "--all"])
     assert 0 == exited.value.code, capsys.readouterr().err
 
 

@@ -1,13 +1,8 @@
 """Every command turns an error of AWS or a wrong setting into one sentence and exit code 1."""
 
 import os
-import socket
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import boto3
 import pytest
@@ -18,65 +13,22 @@ from cli.errors import EXPIRED_CREDENTIALS, INVALID_CREDENTIALS
 from cli.main import app
 from cli.runner import report
 from commands import Result, run_command
-from emulators.aws import AwsEmulator
 from faulty_dynamodb import Endpoint, reject
-from scripts import local, preflight, serve
-
-STACK = ["--stack", "absent"]
-REQUEST = str(uuid.UUID(int=1))
-COMMANDS: list[tuple[Any, list[str]]] = [
-    (app, ["tokens", "list", *STACK]),
-    (app, ["restore", *STACK, "--from", "x", "--request", REQUEST]),
-    (app, ["smoke", *STACK]),
-    (serve.main, []),
-    (local.main, ["--reseed"]),
-    (lambda: preflight.main([]), []),  # make deploy
-]
 
 
 @pytest.fixture(autouse=True)
 def _new_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read the settings again, and start no emulator."""
+    """Read the settings again."""
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-
-    @contextmanager
-    def emulator(port: int) -> Iterator[AwsEmulator]:
-        yield AwsEmulator(port)
-
-    monkeypatch.setattr(serve, "build", lambda: None)
-    monkeypatch.setattr(serve, "aws_emulator", emulator)
-    monkeypatch.setattr(AwsEmulator, "is_listening", lambda _: True)
-
-
-@pytest.mark.parametrize(("command", "arguments"), COMMANDS)
-def test_every_command_names_the_variable_with_an_invalid_setting(
-    command: Any, arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    result = run_command(command, *arguments, capsys=capsys, AWS_MAX_ATTEMPTS="abc")
-
-    message = (
-        "Error: An AWS setting is not valid: invalid literal for int() with base 10: 'abc'. "
-        "Check AWS_MAX_ATTEMPTS.\n"
-    )
-    assert (1, message) == (result.returncode, result.stderr)
-
-
-def set_only(monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]) -> None:
-    """Make these the only AWS settings, besides a region."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in ({"AWS_DEFAULT_REGION": "us-east-1"} | settings).items():
-        monkeypatch.setenv(name, value)
-
-
-def call_aws() -> None:
-    """Make a call that would fail fast."""
-    config = Config(connect_timeout=1, read_timeout=1, retries={"total_max_attempts": 1})
-    boto3.client("dynamodb", config=config).list_tables()
 
 
 def failure(capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the sentence with which a command fails that makes a call."""
+    """Return the sentence with which a command fails that calls AWS."""
+
+    def call_aws() -> None:
+        config = Config(connect_timeout=1, read_timeout=1, retries={"total_max_attempts": 1})
+        boto3.client("dynamodb", config=config).list_tables()
+
     result = run_command(call_aws, capsys=capsys)
     assert (1, "", 1) == (result.returncode, result.stdout, result.stderr.count("\n"))
     return result.stderr.removeprefix("Error: ").rstrip()
@@ -103,101 +55,81 @@ def test_says_what_is_wrong_with_the_credentials(
     assert sentence == failure(capsys)
 
 
+NOT_VALID = "An AWS setting is not valid:"
+KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+
+
 @pytest.mark.parametrize(
-    ("variable", "value", "sentence"),
+    ("settings", "sentence"),
     [
-        *(
-            (
-                "AWS_ENDPOINT_URL",
-                value,
-                f"An AWS setting is not valid: Invalid endpoint: {value}. Check AWS_ENDPOINT_URL.",
-            )
-            for value in ("localhost:4566", "http://a b")
+        (
+            {"AWS_ENDPOINT_URL": "localhost:4566"},
+            f"{NOT_VALID} Invalid endpoint: localhost:4566. Check AWS_ENDPOINT_URL.",
         ),
         (
-            "AWS_WEB_IDENTITY_TOKEN_FILE",
-            "/absent",
+            {"AWS_WEB_IDENTITY_TOKEN_FILE": "/absent", "AWS_ROLE_ARN": "arn:aws:iam::1:role/x"},
             (
-                "An AWS setting is not valid: [Errno 2] No such file or directory: '/absent'. "
+                f"{NOT_VALID} [Errno 2] No such file or directory: '/absent'. "
                 "Check AWS_WEB_IDENTITY_TOKEN_FILE."
             ),
         ),
-        (
-            "AWS_ENDPOINT_URL",
-            "http://[::1",
+        (  # "base 10" in the message is no value of a setting
+            {"AWS_MAX_ATTEMPTS": "10", "AWS_METADATA_SERVICE_TIMEOUT": "x"},
             (
-                "An AWS setting is not valid: Invalid IPv6 URL. Check AWS_CONFIG_FILE, "
-                "AWS_DEFAULT_REGION, AWS_EC2_METADATA_DISABLED, AWS_ENDPOINT_URL, and the AWS "
-                "configuration files."
+                f"{NOT_VALID} invalid literal for int() with base 10: 'x'. "
+                "Check AWS_METADATA_SERVICE_TIMEOUT."
             ),
         ),
         (
-            "AWS_ENDPOINT_URL",
-            "http://127.0.0.1:1",
+            {"AWS_ENDPOINT_URL": "http://[::1"},
+            (
+                f"{NOT_VALID} Invalid IPv6 URL. Check AWS_CONFIG_FILE, AWS_DEFAULT_REGION, "
+                "AWS_EC2_METADATA_DISABLED, AWS_ENDPOINT_URL, and the AWS configuration files."
+            ),
+        ),
+        (  # without the password
+            KEYS | {"AWS_ENDPOINT_URL": "http://user:s3cret@127.0.0.1:1"},
             (
                 'Could not connect to the endpoint URL: "http://127.0.0.1:1/". Check the network, '
                 "AWS_DEFAULT_REGION, and AWS_ENDPOINT_URL if set."
             ),
         ),
         (
-            "AWS_DEFAULT_REGION",
-            "us_east",
-            "Provided region_name 'us_east' doesn't match a supported format.",
-        ),
-        (
-            "AWS_DEFAULT_REGION",
-            " ",
+            {"AWS_DEFAULT_REGION": " "},
             "No AWS region is set. Set AWS_DEFAULT_REGION, or AWS_PROFILE.",
+        ),
+        (  # as the AWS CLI exports them, with the time when they expire
+            KEYS | {"AWS_SESSION_TOKEN": "c", "AWS_CREDENTIAL_EXPIRATION": "2020-01-01T00:00:00Z"},
+            EXPIRED_CREDENTIALS,
+        ),
+        (  # without the credentials
+            KEYS | {"AWS_SESSION_TOKEN": "secret\n", "AWS_ENDPOINT_URL": "http://127.0.0.1:1"},
+            "The AWS credentials contain a line break or another invalid character.",
         ),
     ],
 )
-def test_names_the_settings_that_can_be_wrong(
-    variable: str,
-    value: str,
+def test_names_the_settings_that_can_be_wrong_and_no_secret(
+    settings: dict[str, str],
     sentence: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    others = {"AWS_CONFIG_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
-    if value.endswith("127.0.0.1:1"):
-        others |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
-    if "IDENTITY" in variable:
-        others["AWS_ROLE_ARN"] = "arn:aws:iam::123456789012:role/x"
-    set_only(monkeypatch, others | {variable: value})
+    set_only(monkeypatch, settings)
 
     assert sentence == failure(capsys)
 
 
-def test_names_credentials_that_have_expired(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As the AWS CLI exports them, with the time when they expire."""
-    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_SESSION_TOKEN": "c"}
-    set_only(monkeypatch, keys | {"AWS_CREDENTIAL_EXPIRATION": "2020-01-01T00:00:00Z"})
-
-    assert EXPIRED_CREDENTIALS == failure(capsys)
-
-
-def test_does_not_print_the_password_of_an_endpoint(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    set_only(monkeypatch, {"AWS_ENDPOINT_URL": "http://user:s3cret@127.0.0.1:9"})
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
-
-    assert 'endpoint URL: "http://127.0.0.1:9/"' in failure(capsys)
-
-
-def test_does_not_print_credentials_that_cannot_be_sent(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
-        monkeypatch.setenv("AWS_SESSION_TOKEN", "secret\n")
-
-        assert (
-            "The AWS credentials contain a line break or another invalid character."
-        ) == failure(capsys)
+def set_only(monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]) -> None:
+    """Make these the only AWS settings, besides a region."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    defaults = {
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    for name, value in (defaults | settings).items():
+        monkeypatch.setenv(name, value)
 
 
 def test_does_not_hide_an_error_of_the_command() -> None:
@@ -217,17 +149,6 @@ def test_credentials_of_aws_login_can_be_read(
     assert (
         "Error loading login session token: Unable to load a existing login session for session "
         "arn:aws:iam::123456789012:user/x. Please reauthenticate with 'aws login'."
-    ) == failure(capsys)
-
-
-def test_names_no_variable_whose_value_is_in_the_sentence_by_chance(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    set_only(monkeypatch, {"AWS_MAX_ATTEMPTS": "10", "AWS_METADATA_SERVICE_TIMEOUT": "x"})
-
-    assert (
-        "An AWS setting is not valid: invalid literal for int() with base 10: 'x'. "
-        "Check AWS_METADATA_SERVICE_TIMEOUT."
     ) == failure(capsys)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from cli.proxies import LOOPBACK
 from commands import Result, run_command
-from processes import sam_commands
+from processes import own_address, sam_commands
 from scripts import local, serve
 
 
@@ -22,19 +23,8 @@ def test_prints_commands_that_need_no_more_options() -> None:
     printed = local.instructions(8000)
 
     assert "\nOthers in your network can reach it too.\n" in printed
-    assert (
-        """
-  make invoke EVENT=events/delete-checkpoints.json
-
-or, to send requests:
-
-  make start-api
-  curl -X DELETE http://127.0.0.1:3000/v1/preview/models/resnet-50/checkpoints \\
-      -H 'Authorization: Bearer vision-team-demo-token' \\
-      -d '{"steps": [100, 200, 999]}' -w '\\n'
-"""
-        in printed
-    )
+    assert "\n  make invoke EVENT=events/delete-checkpoints.json\n" in printed
+    assert "\n  make start-api\n  curl -X DELETE http://127.0.0.1:3000/v1/" in printed
 
 
 def test_prints_the_options_for_another_port(machine: str) -> None:
@@ -52,11 +42,14 @@ def test_prints_the_options_for_another_port(machine: str) -> None:
     assert "make reseed PORT=65535 resets" in local.instructions(65_535)
 
 
-@pytest.mark.parametrize("main", [local.main, serve.main])
-def test_starts_nothing_if_the_port_is_in_use(
-    main: Callable[..., None], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("main", "in_network"), [(local.main, False), (local.main, True), (serve.main, False)]
+)
+def test_starts_nothing_if_the_port_is_in_use_at_an_address_where_it_would_listen(
+    main: Callable[..., None], in_network: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
+    address = own_address() if in_network else LOOPBACK
+    with socket.create_server((address, 0)) as other:
         port = other.getsockname()[1]
 
         refused = run_command(main, "--port", str(port), capsys=capsys)
@@ -68,10 +61,22 @@ def test_starts_nothing_if_the_port_is_in_use(
     assert Result(1, "", message) == refused
 
 
-@pytest.mark.parametrize("port", ["1", "99999"])
-def test_reseed_fails_if_nothing_is_running(port: str, capsys: pytest.CaptureFixture[str]) -> None:
-    message = f"Error: No program listens on port {port}. Run make local first, or set PORT.\n"
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--port 99999", "99999 is not a port. Use 0 to 65535."),
+        *(
+            (
+                f"--reseed --port {port}",
+                f"No program listens on port {port}. Run make local first, or set PORT.",
+            )
+            for port in (1, 99_999)
+        ),
+    ],
+)
+def test_refuses_a_port_that_it_cannot_use(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = run_command(local.main, *arguments.split(), capsys=capsys)
 
-    assert Result(1, "", message) == run_command(
-        local.main, "--reseed", "--port", port, capsys=capsys
-    )
+    assert Result(1, "", f"Error: {message}\n") == refused

@@ -53,55 +53,46 @@ def test_shows_one_line_for_each_request(
     ] == [re.sub(r"^\d\d:\d\d:\d\d  (\d+)  [ \d,]{5} ms", r"TIME  \1  N ms", x) for x in lines]
 
 
-def line(**fields: object) -> str | None:
-    """Return how a line of the log is shown."""
-    others = {"timestamp": "2026-01-31T07:24:59.123Z", "entity": "a", "model_id": "b/c"}
-    return serve.format_outcome(json.dumps(others | fields))
-
-
-def test_shows_what_has_a_fixed_width_first_and_rounds_the_duration() -> None:
-    listed = {"status": 200, "message": "Checkpoints listed"}
-
-    assert [
-        "07:24:59  200      0 ms  listed 100  a/b/c",
-        "07:24:59  200     71 ms  listed 100  a/b/c",
-        "07:24:59  200  1,235 ms  listed 1,000  a/b/c",
-    ] == [
-        line(**listed, duration_ms=0.3, listed_count=100),
-        line(**listed, duration_ms=70.6, listed_count=100),
-        line(**listed, duration_ms=1234.5678, listed_count=1_000),
-    ]
-
-
-def test_shows_the_outcome_for_each_deleted_checkpoint() -> None:
-    freed = {"outcome": "freed", "message": "Storage freed", "objects_deleted": 1_200, "step": 7}
-    refused = {"outcome": "refused", "message": "Reclaim refused", "reason": "not_an_s3_uri"}
-
-    assert [
-        "07:24:59  Storage freed: deleted 1,200 objects  a/b/c/7",
-        "07:24:59  Reclaim refused: not an s3 uri  b/c/7",
-    ] == [line(**freed), line(**refused, step=7, entity="")]
-
-
 @pytest.mark.parametrize(
-    "message",
+    ("fields", "shown"),
     [
-        "START RequestId: 1 Version: 1",
-        "END RequestId: 1",
-        "REPORT RequestId: 1\tDuration: 4141 ms",
-        '{"message": "Deletion continued", "deleted_steps": [[1, 2]]}',
-        '{"message": "Dry run continued", "would_delete_steps": [[1, 2]]}',
+        (
+            {"status": 200, "message": "Checkpoints listed", "duration_ms": 0.3, "listed_count": 9},
+            "07:24:59  200      0 ms  listed 9  a/b/c",
+        ),
+        (
+            {"status": 200, "message": "Checkpoints listed", "duration_ms": 1234.5678},
+            "07:24:59  200  1,235 ms  a/b/c",
+        ),
+        (
+            {"outcome": "freed", "message": "Storage freed", "objects_deleted": 1_200, "step": 7},
+            "07:24:59  Storage freed: deleted 1,200 objects  a/b/c/7",
+        ),
+        (
+            {
+                "outcome": "refused",
+                "message": "Refused",
+                "reason": "no_uri",
+                "step": 7,
+                "entity": "",
+            },
+            "07:24:59  Refused: no uri  b/c/7",
+        ),
+        ({"message": "Deletion continued", "deleted_steps": [[1, 2]]}, None),
     ],
+    ids=["list", "long duration", "freed", "refused", "without an outcome"],
 )
-def test_skips_lines_without_an_outcome(message: str) -> None:
-    assert serve.format_outcome(message) is None
+def test_shows_each_outcome_on_one_line(fields: dict[str, object], shown: str | None) -> None:
+    others = {"timestamp": "2026-01-31T07:24:59.123Z", "entity": "a", "model_id": "b/c"}
+
+    assert shown == serve.format_outcome(json.dumps(others | fields))
 
 
-@pytest.mark.parametrize(
-    "message", ["Traceback (most recent call last):", "[1]", '{"message": "Task timed out"}']
-)
-def test_shows_unknown_lines_unchanged(message: str) -> None:
-    assert message == serve.format_outcome(message)
+def test_leaves_out_the_lines_of_lambda_and_shows_unknown_lines_unchanged() -> None:
+    for line in ("START RequestId: 1 Version: 1", "END RequestId: 1", "REPORT RequestId: 1\tX"):
+        assert serve.format_outcome(line) is None
+    for line in ("Traceback (most recent call last):", "[1]", '{"message": "Task timed out"}'):
+        assert line == serve.format_outcome(line)
 
 
 class EmulatorLogs:
@@ -127,45 +118,35 @@ class EmulatorLogs:
         return {"events": [each for each in self.events if each["timestamp"] >= since][:3]}
 
 
-def show(monkeypatch: pytest.MonkeyPatch, *batches: list[tuple[int, list[str]]]) -> EmulatorLogs:
-    """Return a log in which the next batch is found each second, with times in milliseconds."""
-    logs, left, clock = EmulatorLogs(), iter(batches), itertools.count(1_000)
-
-    def write(_seconds: float) -> None:
-        for timestamp, messages in next(left, []):
-            logs.write(timestamp, *messages)
-
-    write(0)
-    monkeypatch.setattr("cli.logs.MAX_EVENTS", 3)
-    monkeypatch.setattr(time, "time", lambda: next(clock))
-    monkeypatch.setattr(time, "sleep", write)
-    return logs
-
-
 def test_shows_each_line_once_also_if_it_is_late_or_there_are_many(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    logs = show(
-        monkeypatch,
-        [(999_000, ["same", "same"])],  # in one millisecond
-        [(999_000, ["same"]), (998_000, ["late"])],
-        [(1_001_000 + number // 2, [f"many {number}"]) for number in range(8)],
-        [],
-        [(1_001_001, ["later"]), (1_004_000, ["last"])],
+    """And does not read what is old again."""
+    logs, clock = EmulatorLogs(), itertools.count(1_000)
+    seconds = iter(
+        [
+            [(999_000, ["same"]), (998_000, ["late"])],
+            [(1_001_000 + number // 2, [f"many {number}"]) for number in range(8)],
+            [],
+            [(1_001_001, ["later"]), (1_004_000, ["last"])],
+        ]
     )
+
+    def write_more(_seconds: float) -> None:
+        for timestamp, messages in next(seconds, []):
+            logs.write(timestamp, *messages)
+
+    logs.write(900_000, "old")
+    logs.write(999_000, "same", "same")  # in one millisecond
+    monkeypatch.setattr("cli.logs.MAX_EVENTS", 3)
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    monkeypatch.setattr(time, "sleep", write_more)
 
     shown = list(iter(partial(next, serve.log_messages(logs)), "last"))
 
     many = [f"many {number}" for number in range(8)]
-    assert ["same", "same", "late", "same", *many, "later"] == shown
-
-
-def test_does_not_read_what_is_old_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    logs = show(monkeypatch, [(900_000, ["old"])], [], [(1_002_000, ["new"])])
-    messages = serve.log_messages(logs)
-
-    assert ["old", "new"] == [next(messages), next(messages)]
-    assert [0, 995_000, 996_000] == logs.read_from
+    assert ["old", "same", "same", "late", "same", *many, "later"] == shown
+    assert 995_000 == min(logs.read_from[1:])
 
 
 def test_reads_all_pages_of_a_log_also_empty_ones() -> None:
@@ -181,24 +162,18 @@ def test_reads_all_pages_of_a_log_also_empty_ones() -> None:
     assert [None, "a", "b"] == tokens
 
 
-def test_prints_commands_to_paste_for_what_is_deployed() -> None:
-    outputs = {
-        "ApiUrl": "http://127.0.0.1:65535/api",
-        "CheckpointsTableName": "checkpoints-1",
-        "TokensTableName": "tokens-1",
-    }
+def test_prints_commands_for_other_tools_to_use_the_emulator() -> None:
+    """The end-to-end test runs those for curl."""
+    outputs = {"ApiUrl": "x", "CheckpointsTableName": "table-1", "TokensTableName": "table-2"}
 
     text = serve.instructions(AwsEmulator(65_535), outputs, "secret")
 
     for command in (
-        "export API_URL=http://127.0.0.1:65535/api",
-        "export TOKEN=secret",
         "export AWS_ENDPOINT_URL=http://127.0.0.1:65535 AWS_DEFAULT_REGION=us-east-1",
         "export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test",
         ".venv/bin/checkpoints tokens list --stack checkpoints",
-        "aws dynamodb scan --table-name checkpoints-1",
-        "aws dynamodb scan --table-name tokens-1",
-        "aws s3 ls --recursive s3://training-artifacts",
+        "aws dynamodb scan --table-name table-1",
+        "aws dynamodb scan --table-name table-2",
         'make smoke STACK=checkpoints URL="$API_URL"',
     ):
         assert f"\n  {command}\n" in text

@@ -1,6 +1,5 @@
 """The stack, deployed to a local AWS emulator that enforces the permissions of its roles."""
 
-import json
 from collections.abc import Iterator
 
 import pytest
@@ -42,23 +41,19 @@ def token(deployment: Deployment) -> str:
 def send(deployment: Deployment, token: str) -> Send:
     """Send a request over HTTP. It is valid by default; arguments change parts of it."""
 
-    def send(  # noqa: PLR0913 a request has so many parts
+    def send(
         steps: list[int] | None = None,
         *,
         model_id: str = MODEL,
-        token: str | None = token,
+        token: str = token,
         url: str | None = None,
         method: str = "DELETE",
-        data: bytes | str | None = None,
-        headers: dict[str, str] | None = None,
     ) -> Response:
-        if headers is None:
-            headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         response = requests.request(
             method,
             url or deployment.url(model_id),
-            data=json.dumps({"steps": steps}) if data is None else data,
-            headers=headers,
+            json={"steps": steps},
+            headers={"Authorization": f"Bearer {token}"},
             timeout=60,
         )
         return read_http_response(response)

@@ -93,15 +93,6 @@ def invoke(
         yield invoke
 
 
-def reseed(port: int) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603 it is ours
-        [sys.executable, ROOT / "scripts" / "local.py", "--reseed", "--port", str(port)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_sam_local_points_the_function_to_the_dynamodb_of_make_local(
     containers: list[dict[str, Any]],
 ) -> None:
@@ -128,30 +119,17 @@ def test_answers_every_sample_event(invoke: InvokePackage) -> None:
     assert SAMPLE_STATUSES == {name: invoke(read_event(name)).status for name in SAMPLE_STATUSES}
 
 
-def test_takes_an_event_that_the_sam_cli_generates(invoke: InvokePackage) -> None:
-    generated = subprocess.run(  # noqa: S603 the Makefile names it
-        [
-            *shlex.split(os.environ["SAM"]),
-            *("local", "generate-event", "apigateway", "aws-proxy", "--method", "DELETE"),
-            *("--resource", "/v1/preview/models/{model_id}/checkpoints"),
-            *("--path", "v1/preview/models/resnet-50/checkpoints", "--body", '{"steps": [0, 9]}'),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    event = json.loads(generated.stdout)
-    event["headers"]["Authorization"] = "Bearer vision-team-demo-token"
-
-    assert {"deleted_count": 0, "not_found_steps": [0, 9]} == invoke(event).body
-
-
 def test_can_be_reseeded(invoke: InvokePackage, local: tuple[Command, int]) -> None:
     _, port = local
     event = read_event("delete-checkpoints")
 
     for _ in range(2):
-        reseeded = reseed(port)
+        reseeded = subprocess.run(  # noqa: S603 it is ours
+            [sys.executable, ROOT / "scripts" / "local.py", "--reseed", "--port", str(port)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
         assert (0, "") == (reseeded.returncode, reseeded.stderr)
         assert {"deleted_count": 2, "not_found_steps": [999]} == invoke(event).body
@@ -162,11 +140,10 @@ def read_event(name: str) -> Any:
     return json.loads((ROOT / "events" / f"{name}.json").read_bytes())
 
 
-@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])  # SIGHUP: test_serve.py
-def test_leaves_nothing_running(name: signal.Signals) -> None:
+def test_leaves_nothing_running() -> None:
     port = free_port(0, EVERY_ADDRESS)
     with running("local.py", "--port", str(port)) as command:
         command.read_until("Ctrl-C")
-        command.stop(name)
+        command.stop(signal.SIGINT)
 
     assert port == free_port(port, EVERY_ADDRESS)

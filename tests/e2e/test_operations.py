@@ -6,21 +6,17 @@ from typing import Any
 
 from cli.logs import read_events
 from deployment import Deployment, Send, run_checkpoints
-from emulators.records import put_checkpoints
-from events import ENTITY
 
 MODEL = "mistaken"
 RESTORED = "restored-checkpoints"
 
 
-def all_records(deployment: Deployment, table: str) -> list[dict[str, Any]]:
+def all_records(deployment: Deployment) -> dict[int, dict[str, Any]]:
+    """Return all records of the checkpoints table by their steps."""
     client = deployment.cloud.client("dynamodb")
-    pages = client.get_paginator("scan").paginate(TableName=deployment.outputs[table])
-    return [record for page in pages for record in page["Items"]]
-
-
-def by_step(records: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    return {int(record["step"]["N"]): record for record in records}
+    table = deployment.outputs["CheckpointsTableName"]
+    pages = client.get_paginator("scan").paginate(TableName=table)
+    return {int(record["step"]["N"]): record for page in pages for record in page["Items"]}
 
 
 def request_id(deployment: Deployment) -> str:
@@ -40,16 +36,9 @@ def test_restores_five_thousand_checkpoints_by_the_id_of_the_request(
 ) -> None:
     client = deployment.cloud.client("dynamodb")
     table = deployment.outputs["CheckpointsTableName"]
-    put_checkpoints(
-        client,
-        table,
-        MODEL,
-        range(5_000),
-        entity=ENTITY,
-        metrics={"M": {"loss": {"N": "0.25"}}},
-        notes={"S": "été"},
-    )
-    before = by_step(all_records(deployment, "CheckpointsTableName"))
+    attributes: Any = {"metrics": {"M": {"loss": {"N": "0.25"}}}, "notes": {"S": "été"}}
+    deployment.put_checkpoints(range(5_000), model_id=MODEL, **attributes)
+    before = all_records(deployment)
     client.restore_table_to_point_in_time(
         SourceTableName=table, TargetTableName=RESTORED, UseLatestRestorableTime=True
     )
@@ -63,7 +52,7 @@ def test_restores_five_thousand_checkpoints_by_the_id_of_the_request(
         assert process.stdout == (
             f"Model: '{MODEL}'\nFrom: {RESTORED}\nTo: {table}\n  Restored: 5,000 (0-4999)\n"
         )
-        assert before == by_step(all_records(deployment, "CheckpointsTableName"))
+        assert before == all_records(deployment)
     finally:
         client.delete_table(TableName=RESTORED)
 
@@ -73,4 +62,4 @@ def test_a_good_stack_passes_the_smoke_test(deployment: Deployment) -> None:
 
     assert (0, "") == (process.returncode, process.stderr), process.stdout
     assert process.stdout.endswith("\n11 checks passed, 0 failed.\n")
-    assert [] == all_records(deployment, "CheckpointsTableName")
+    assert {} == all_records(deployment)
