@@ -27,9 +27,9 @@ from moto.dynamodb.models.dynamo_type import Item
 from moto.dynamodb.models.table import Table as MotoTable
 
 from checkpoints.api.auth import DELETE_SCOPE
+from cli.template import read_template
 from emulators import STACK, records
 from emulators.records import Attribute
-from emulators.template import read_template
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

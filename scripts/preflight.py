@@ -14,7 +14,7 @@ from botocore.exceptions import NoRegionError
 from cli.errors import CommandError
 from cli.runner import report
 from cli.stacks import BucketAccessError, check_bucket
-from emulators.template import read_template
+from cli.template import read_template
 
 NONE = "none"  # the value that turns an optional feature off
 

@@ -9,9 +9,9 @@ import boto3
 from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 
+from cli.template import read_template
 from emulators import STACK
 from emulators.dynamodb import REGION
-from emulators.template import read_template
 
 type Json = dict[str, Any]
 

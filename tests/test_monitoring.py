@@ -12,12 +12,12 @@ import pytest
 from checkpoints.api.auth import READ_SCOPE
 from checkpoints.reclaim import app as reclaim
 from checkpoints.reclaim import queue
+from cli.template import TEMPLATE
 from emulators import STACK
 from emulators.dynamodb import REGION, put_checkpoints, put_token
 from emulators.invocation import lambda_context
 from emulators.records import ARTIFACTS_BUCKET
 from emulators.storage import put_objects, queue_events
-from emulators.template import TEMPLATE
 from events import DELETED_AT, ENTITY, MODEL, Call, make_event, make_stream_record
 from faulty_dynamodb import Apply, Endpoint, Reply, pass_on, reject
 from function_process import run_in_a_process

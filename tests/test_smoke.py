@@ -11,10 +11,10 @@ import boto3
 import pytest
 
 from cli import smoke
+from cli.template import read_template
 from commands import BUCKET_DENIED, Respond, Result, Run, deny, http_server, run_on_stack
 from emulators.dynamodb import stored_checkpoints
 from emulators.records import ARTIFACTS_BUCKET
-from emulators.template import read_template
 from events import TOKEN, Invoke, make_event
 from faulty_dynamodb import Apply, Endpoint, Reply, pass_on, reject
 

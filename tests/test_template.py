@@ -11,9 +11,9 @@ import template_resolver
 from checkpoints import dynamodb
 from checkpoints.api.responses import RETRY_LATER
 from checkpoints.reclaim import app as reclaim
+from cli.template import read_template
 from emulators.aws import ROOT
 from emulators.dynamodb import REGION
-from emulators.template import read_template
 from events import Call
 from template_resolver import (
     Json,

@@ -2,8 +2,8 @@
 
 import dataclasses
 
+from cli.template import read_template
 from deployment import Deployment, Send
-from emulators.template import read_template
 
 STACK = "second"
 TABLE = "platform-checkpoints"

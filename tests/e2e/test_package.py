@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.template import read_template
 from emulators.aws import ROOT, build_environment
-from emulators.template import read_template
 from package import PACKAGE
 from template_resolver import of_type
 

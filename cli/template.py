@@ -1,4 +1,4 @@
-"""Read the template. This module does not import moto."""
+"""Read the template of the stack."""
 
 from functools import cache
 from pathlib import Path
