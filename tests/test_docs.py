@@ -2,24 +2,29 @@
 
 import json
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from checkpoints.api import auth, requests, responses
 from checkpoints.api.audit import Line
 from checkpoints.reclaim import audit as reclaim_audit
 from checkpoints.reclaim.reasons import Refusal
 from checkpoints.records import checkpoints, record
+from cli.main import app as checkpoints_app
 from cli.options import Scope
+from cli.template import read_template
 from docs import API, OPERATIONS, README, first_cells, rows, section
 from emulators.aws import ROOT
-from emulators.template import read_template
 from events import AUTH_ERRORS
 from template_resolver import of_type
 
@@ -59,17 +64,47 @@ def test_each_link_points_to_an_existing_file_and_heading(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_each_command_of_make_and_each_script_exists(page: Path) -> None:
+def test_each_command_of_make_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     code = [token.content for token in tokens_of(page) if token.type in ("code_inline", "fence")]
 
     for line in re.findall(r"^make ([a-z][a-z0-9 -]*)", "\n".join(code), re.MULTILINE):
         assert set(line.split()) <= targets, line
-    for script in re.findall(r"scripts/\w+\.py", page.read_text()):
-        assert (ROOT / script).exists(), script
-    for script, arguments in re.findall(r"(scripts/\w+\.py)((?:\\\n|[^\n#])*)", "\n".join(code)):
-        for option in re.findall(r" (--[a-z-]+)", arguments):
-            assert f'"{option}"' in (ROOT / script).read_text(), (script, option)
+
+
+def test_the_docs_show_each_command_of_checkpoints_with_options_that_exist() -> None:
+    code = [
+        token.content
+        for page in PAGES
+        for token in tokens_of(page)
+        if token.type in ("code_inline", "fence")
+    ]
+    pattern = r"^(?:\$ )?(?:uv run )?(?:\.venv/bin/checkpoints|cli/prune\.py|checkpoints) (.*)"
+    lines = "\n".join(code).replace("\\\n", " ")
+    lines = re.sub(r"^(.*)cli/prune\.py", "checkpoints prune", lines, flags=re.MULTILINE)
+    shown = set()
+    for arguments in re.findall(pattern, lines, re.MULTILINE):
+        command: Any = get_command(checkpoints_app)
+        path: list[str] = []
+        for word in shlex.split(arguments, comments=True):
+            if isinstance(command, TyperGroup) and not word.startswith("-"):
+                assert word in command.commands, arguments
+                command, path = command.commands[word], [*path, word]
+            elif word.startswith("--") and word != "--help":
+                options = {name for parameter in command.params for name in parameter.opts}
+                assert word.partition("=")[0] in options, arguments
+        shown.add(" ".join(path))
+
+    assert {*leaves(get_command(checkpoints_app))} <= shown, "docs/operations.md"
+
+
+def leaves(command: Any, *path: str) -> Iterator[str]:
+    """Yield the names of all commands that have no sub-commands."""
+    if not isinstance(command, TyperGroup):
+        yield " ".join(path)
+        return
+    for name, sub_command in command.commands.items():
+        yield from leaves(sub_command, *path, name)
 
 
 def test_the_docs_name_parameters_and_outputs_of_the_template() -> None:
