@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from checkpoints.api.requests import DRY_RUN_DESCRIPTION
 from published import DOCUMENT
 from scripts import openapi
 
@@ -108,6 +109,15 @@ def test_promises_the_contracts_and_only_known_additions() -> None:
     published = simplify(DOCUMENT)
 
     assert PROMISED == {key: published[key] for key in PROMISED}
+
+
+def test_describes_the_dry_run_in_the_query_and_in_the_body() -> None:
+    (operations,) = DOCUMENT["paths"].values()
+    (in_query,) = (each for each in operations["delete"]["parameters"] if each["in"] == "query")
+    body = DOCUMENT["components"]["schemas"]["DeleteCheckpointsRequest"]
+    in_body = body["properties"]["dry_run"]
+
+    assert DRY_RUN_DESCRIPTION == in_query["description"] == in_body["description"]
 
 
 def test_check_says_whether_the_file_is_up_to_date(
