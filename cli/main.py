@@ -1,7 +1,7 @@
 """The command `checkpoints`, with its sub-commands and their options.
 
 Each sub-command imports what does the work only when it runs, so that --help and completion are
-fast.
+fast. Only prune does not: it is one file, with its options.
 """
 
 import re
@@ -28,7 +28,8 @@ from cli.runner import Command, run
 from cli.steps import parse_steps
 
 FREE_TEXT_OPTIONS = ("--stack", "--entity", "--name")  # values may look like a token
-LOOKS_LIKE_A_TOKEN = re.compile(r"(?:Bearer )?[A-Za-z0-9_-]{43}")
+# Also in quotes or in a pasted header, but not in a hash, which is longer.
+LOOKS_LIKE_A_TOKEN = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])")
 
 
 class TokensGroup(TyperGroup):
@@ -37,7 +38,9 @@ class TokensGroup(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 Typer's is private
         """Read the arguments."""
         if any(
-            LOOKS_LIKE_A_TOKEN.fullmatch(argument) and before not in FREE_TEXT_OPTIONS
+            LOOKS_LIKE_A_TOKEN.search(argument)
+            and before not in FREE_TEXT_OPTIONS
+            and argument.partition("=")[0] not in FREE_TEXT_OPTIONS
             for before, argument in pairwise(["", *args])
         ):
             ctx.fail(
