@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["httpx2>=2.16,<3", "pydantic>=2.14,<3", "rich>=15,<16", "typer>=0.20,<1"]
+# dependencies = ["httpx2>=2.16,<3", "pydantic>=2.14,<3", "rich>=15,<16", "typer>=0.29,<1"]
 # ///
 """Delete the checkpoints of a model, except those to keep."""
 
@@ -687,11 +687,11 @@ def prune(  # noqa: PLR0913, PLR0917 one parameter for each option
     rules = [*(last or []), *(best or []), *(every or []), *(steps or [])]
     options = Options(model, rules, delete_unscored, is_all, dry_run, yes)
     if not model.isprintable() or not model:
-        raise typer.BadParameter("a model id must be printable and not empty", param_hint="MODEL")
+        raise typer.BadParameter("A model id must be printable and not empty.", param_hint="MODEL")
     if bool(rules) == is_all:
-        raise typer.BadParameter("give --keep options, or --all to delete everything, not both")
+        raise typer.BadParameter("Give --keep options, or --all to delete everything, not both.")
     if delete_unscored and not best:
-        raise typer.BadParameter("--delete-unscored needs --keep-best")
+        raise typer.BadParameter("--delete-unscored needs --keep-best.")
     url, token = read_settings(model)
     with open_client(url, token) as client:
         raise typer.Exit(run(Api(client, url, token), options))

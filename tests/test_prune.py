@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from checkpoints.api import auth, requests
 from cli import prune
 from cli.main import app as checkpoints
-from emulators.template import read_template
+from cli.template import read_template
 from events import AUTH_ERRORS, MODEL, TOKEN
 
 ROOT = Path(__file__).parents[1]
@@ -944,8 +944,13 @@ def test_is_the_same_as_the_command_checkpoints_prune(arguments: list[str]) -> N
 
 
 def test_is_one_file_that_names_the_libraries_it_needs(tmp_path: Path) -> None:
+    without_the_project = (
+        "import runpy, sys; sys.argv = [*sys.argv[1:], '--help'];"
+        "sys.modules |= dict.fromkeys(['cli', 'checkpoints', 'emulators', 'scripts']);"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
     process = subprocess.run(  # noqa: S603 it is ours
-        [sys.executable, "-P", "-W", "error", SCRIPT, "--help"],
+        [sys.executable, "-P", "-W", "error", "-c", without_the_project, SCRIPT],
         cwd=tmp_path,
         capture_output=True,
         text=True,
