@@ -1,6 +1,5 @@
 """Print to a terminal: tables, progress, and what a command is doing."""
 
-import os
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -14,12 +13,11 @@ MAX_WIDTH = 100_000
 def console(*, stderr: bool = False) -> Console:
     """Return a console that prints text as it is.
 
-    It uses colors and bold only on a terminal, and not if NO_COLOR is set. If it is not a terminal,
-    its lines have no end, so that another program can read each row of a table from one line.
+    If it is not a terminal, its lines have no end, so that another program can read each row of a
+    table from one line.
     """
     found = Console(
         stderr=stderr,
-        color_system=None if os.environ.get("NO_COLOR") else "auto",
         highlight=False,
         markup=False,
         emoji=False,

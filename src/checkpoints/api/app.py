@@ -61,7 +61,6 @@ app = APIGatewayRestResolver(
     strip_prefixes=[re.compile(f"^(?!{MODELS_PATH})/[^/].*?(?={MODELS_PATH})")],
 )
 
-
 # What docs/openapi.json says of both operations.
 OPERATION: dict[str, Any] = {"tags": ["models"], "security": [{"HTTPBearer": []}]}
 
@@ -180,7 +179,9 @@ def _authorize(scope: str, model_id: str) -> OwnedCheckpoints:
         app.current_event.raw_event, client=client, table=tokens_table, calls=calls
     )
     audit.add_fields(**principal.log_fields)
-    with suppress(InvalidRequestError):  # raised below, if the token has the scope
+    # The log has the model also if the scope is missing. That is a 403, even if the model id is not
+    # valid; with the scope, the same error is a 422 below.
+    with suppress(InvalidRequestError):
         audit.add_fields(model_id=decode_model_id(model_id))
     principal.require(scope)
     return OwnedCheckpoints(

@@ -22,12 +22,12 @@ _CHALLENGE = 'Bearer realm="checkpoints"'
 
 
 class Principal(NamedTuple):
-    """Who a token belongs to: an entity, which owns checkpoints. And what the token allows."""
+    """Who a token belongs to, an entity that owns checkpoints, and what the token allows."""
 
     entity: str
     token_name: str
     token_id: str  # the beginning of the token's hash
-    scopes: frozenset[str] = frozenset()
+    scopes: frozenset[str]
 
     @property
     def log_fields(self) -> dict[str, str]:
