@@ -65,9 +65,9 @@ MISUSED = {  # by make, uv, pip or pytest
 }
 SAMPLE = (
     "tests/api/test_audit.py::test_the_first_request_of_a_process_counts_as_one_cold_start",
-    "tests/test_prune.py::test_prints_the_example_of_the_readme",
+    "tests/cli/test_prune.py::test_prints_the_example_of_the_readme",
     "tests/test_settings.py::test_each_request_returns_500_and_logs_the_wrong_setting[no region]",
-    "tests/test_smoke.py::test_passes_on_a_good_stack_and_leaves_nothing",
+    "tests/cli/test_smoke.py::test_passes_on_a_good_stack_and_leaves_nothing",
 )
 LOCK = tomllib.loads((ROOT / "tools" / "uv.lock").read_text())
 WHEELS = {package["name"]: package.get("wheels", []) for package in LOCK["package"]}

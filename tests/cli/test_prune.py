@@ -23,9 +23,9 @@ from checkpoints.api import auth, requests
 from cli import prune
 from cli.main import app as checkpoints
 from cli.template import read_template
+from emulators.aws import ROOT
 from events import AUTH_ERRORS, MODEL, TOKEN
 
-ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "cli" / "prune.py"
 README = (ROOT / "README.md").read_text()
 URL = "https://api.example.com/Prod"
