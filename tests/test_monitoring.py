@@ -58,7 +58,7 @@ def test_the_docs_explain_each_alarm_and_no_other() -> None:
     assert sorted(explained) == sorted(alarms_of(deployed(**BUCKET))), "operations.md, Alarms"
 
 
-def test_alarms_are_sent_to_the_topic_if_there_is_one_and_never_without_traffic() -> None:
+def test_alarms_are_sent_to_the_topic_if_there_is_one_and_missing_data_starts_none() -> None:
     for topic in ({}, {"AlarmTopicArn": TOPIC}):
         for name, alarm in alarms_of(deployed(**BUCKET, **topic)).items():
             assert [*topic.values()] == alarm.get("AlarmActions", []) == alarm.get("OKActions", [])
