@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,7 +39,11 @@ class Command:
         self.process.send_signal(name)
         rest, _ = self.process.communicate(timeout=30)
         assert (0, STOPPED) == (self.process.returncode, rest.splitlines()[-2:])
-        assert set() == started & processes().keys()
+        # The process that adopted a killed one can take a moment to notice its end.
+        deadline = time.monotonic() + 5
+        while (left := started & processes().keys()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert set() == left
 
 
 @contextmanager
