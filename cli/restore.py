@@ -13,6 +13,7 @@ import boto3
 from boto3.dynamodb.types import TypeDeserializer
 from botocore.config import Config
 
+from checkpoints.records.record import key
 from cli.artifact_recovery import Recovery
 from cli.deletions import Deleted, find_in_log
 from cli.errors import CommandError
@@ -201,8 +202,7 @@ class Copy:
 
     def _read(self, table: str, steps: Iterable[int]) -> dict[int, dict[str, Any]]:
         """Return the records at these steps."""
-        model_id = {"S": self._deleted.model_id}
-        keys = [{"model_id": model_id, "step": {"N": str(step)}} for step in steps]
+        keys = [key(self._deleted.model_id, step) for step in steps]
         request: Any = {table: {"Keys": keys, "ConsistentRead": True}} if keys else {}
         records: dict[int, dict[str, Any]] = {}
         backoff = 0.1
