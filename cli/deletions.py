@@ -1,4 +1,4 @@
-"""Read from the function's log which steps a request deleted."""
+"""Read from ApiFunction's log which steps a request deleted."""
 
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -19,7 +19,7 @@ class Deleted(NamedTuple):
 
 
 def find_in_log(log_group: str, request: UUID, *, since: datetime) -> Deleted:
-    """Return the checkpoints that a request deleted or may have deleted, from the function's log.
+    """Return the checkpoints that a request deleted or may have deleted, from ApiFunction's log.
 
     The search starts at `since`.
 

@@ -19,10 +19,10 @@ class BucketAccessError(CommandError):
 def check_bucket(client: "S3Client", bucket: str) -> None:
     """Check that a bucket of artifacts exists.
 
-    Its region can be another one: the client of the function finds it.
+    Its region can be another one: the client of ReclaimFunction finds it.
 
     Raises:
-        BucketAccessError: S3 denies access. The function's role may have it nevertheless.
+        BucketAccessError: S3 denies access. The role of ReclaimFunction may have it nevertheless.
         CommandError: there is no such bucket.
         BotoCoreError, ClientError: the call to AWS failed; `describe` returns a message.
 

@@ -13,8 +13,8 @@ MAX_WIDTH = 100_000
 def console(*, stderr: bool = False) -> Console:
     """Return a console that prints text as it is.
 
-    If it is not a terminal, its lines have no end, so that another program can read each row of a
-    table from one line.
+    If it is not a terminal, a line can have any length, so that another program can read each row
+    of a table from one line.
     """
     found = Console(
         stderr=stderr,

@@ -128,7 +128,7 @@ def list_model_checkpoints(model_id: str) -> Response[str]:
         ),
         **describe_errors(DELETE_SCOPE),
         500: describe(
-            "An internal error. With the counts, a part of the checkpoints may be deleted.",
+            "An internal error. If it has counts, a part of the checkpoints may be deleted.",
             IncompleteDeletion | ErrorMessage,
         ),
         503: describe_outage(
