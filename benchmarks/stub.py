@@ -124,7 +124,7 @@ class Stub:
     def _permits(self, delete: Json) -> bool:
         entity = self._entity(delete["Key"])
         if entity is None:
-            return "attribute_not_exists" in delete["ConditionExpression"]
+            return "attribute_not_exists(entity)" in delete["ConditionExpression"]
         return {"S": entity} in delete["ExpressionAttributeValues"].values()
 
     def _entity(self, key: Json) -> str | None:

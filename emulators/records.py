@@ -19,7 +19,7 @@ ARTIFACTS = ("config.json", "model.safetensors", "optimizer.pt")
 
 BATCH_SIZE = 25  # the maximum of BatchWriteItem
 
-type Attribute = Mapping[str, str | Collection[str]]  # in DynamoDB's notation, such as {"S": "x"}
+type Attribute = Mapping[str, Any]  # in DynamoDB's notation, such as {"S": "x"}
 
 
 def put_checkpoints(

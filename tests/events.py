@@ -1,7 +1,7 @@
 """Call the function as API Gateway does."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import EllipsisType
@@ -56,14 +56,17 @@ JSON = {"Content-Type": "application/json"}
 INTERNAL_SERVER_ERROR = Response(500, JSON, {"detail": "Internal Server Error"})
 
 
-def deleted(count: int, not_found: Iterable[int] = ()) -> Response:
+def deleted(count: int, not_found: Iterable[int] = (), protected: Collection[int] = ()) -> Response:
     """Return the response to a deletion."""
-    return Response(200, JSON, {"deleted_count": count, "not_found_steps": list(not_found)})
+    body = {"deleted_count": count, "not_found_steps": list(not_found)}
+    return Response(200, JSON, body | ({"protected_steps": [*protected]} if protected else {}))
 
 
-def would_delete(count: int, not_found: Iterable[int] = ()) -> Response:
+def would_delete(
+    count: int, not_found: Iterable[int] = (), protected: Collection[int] = ()
+) -> Response:
     """Return the response to a dry run."""
-    deletion = deleted(count, not_found)
+    deletion = deleted(count, not_found, protected)
     return replace(deletion, body=deletion.body | {"dry_run": True})
 
 

@@ -1,6 +1,7 @@
 """DynamoDB fails, briefly or for longer; the response stays correct."""
 
 import time
+from itertools import count
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from botocore.exceptions import (
     CredentialRetrievalError,
     EndpointConnectionError,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from checkpoints.api import app
 from checkpoints.dynamodb import MAX_ATTEMPTS, MAX_CREDENTIAL_ATTEMPTS
@@ -118,6 +121,13 @@ def cases(*faults: dict[str, Fault]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("fault", names, indirect=True)
 
 
+def put_untouchable(protected: int, foreign: int) -> None:
+    """Save two checkpoints that the caller cannot delete, which have expired besides."""
+    expired = {"N": "1"}
+    put_checkpoints(MODEL, [protected], entity=ENTITY, protected={"BOOL": True}, expires_at=expired)
+    put_checkpoints(MODEL, [foreign], entity="speech-team", expires_at=expired)
+
+
 # Short faults: the caller does not notice them.
 
 
@@ -127,28 +137,31 @@ def test_a_short_fault_of_a_read_does_not_change_the_response(
     call: Call, endpoint: Endpoint, operation: str, fault: Fault
 ) -> None:
     put_checkpoints(MODEL, range(120), entity=ENTITY)
+    put_untouchable(5, 6)
     endpoint.fail(operation, fault)
 
-    assert deleted(119, [120]) == call(steps=list(range(1, 121)))
-    assert {MODEL: {0}} == stored_checkpoints()
+    assert deleted(117, [6, 120], [5]) == call(steps=list(range(1, 121)))
+    assert {MODEL: {0, 5, 6}} == stored_checkpoints()
     calls = endpoint.calls.count(operation)
     assert calls == 2 or (fault in late and calls > 2)
 
 
 @cases(throttling, bad_credentials, throttling_of_transactions, without_effect, with_effect)
 @pytest.mark.parametrize(
-    ("first", "missing"),
-    [([], []), ([pass_on], [2, 4])],
-    ids=["at first", "after some steps were not found"],
+    ("steps", "response"),
+    [([1, 3], deleted(2)), ([1, 2, 3, 5, 6], deleted(2, [2, 6], [5]))],
+    ids=["at first", "after some steps were not found or protected"],
 )
 def test_a_short_fault_of_a_transaction_does_not_change_the_response(
-    call: Call, endpoint: Endpoint, first: list[Fault], missing: list[int], fault: Fault
+    call: Call, endpoint: Endpoint, steps: list[int], response: Response, fault: Fault
 ) -> None:
     put_checkpoints(MODEL, [0, 1, 3], entity=ENTITY)
+    put_untouchable(5, 6)
+    first = [pass_on] if len(steps) > 2 else []
     endpoint.fail("TransactWriteItems", *first, fault, fault)
 
-    assert deleted(2, missing) == call(steps=sorted([1, 3, *missing]))
-    assert {MODEL: {0}} == stored_checkpoints()
+    assert response == call(steps=steps)
+    assert {MODEL: {0, 5, 6}} == stored_checkpoints()
     calls = endpoint.calls.count("TransactWriteItems") - len(first)
     assert calls == 3 or (fault in late and calls > 3)
 
@@ -177,6 +190,55 @@ def test_retries_throttling_and_conflicts_as_long_as_there_is_time(
 
     assert deleted(1) == call(steps=[1])
     assert 31 == endpoint.calls.count("TransactWriteItems")
+
+
+KINDS: dict[str, Any] = {
+    "own": {},
+    "expired": {"expires_at": {"N": "1"}},
+    "protected": {"protected": {"BOOL": True}, "expires_at": {"N": "1"}},
+    "foreign": {"entity": "speech-team", "protected": {"BOOL": False}},
+}
+numbers = count()
+any_fault = st.sampled_from([pass_on, *without_effect.values(), *with_effect.values()])
+of_transactions = any_fault | st.sampled_from([*throttling_of_transactions.values(), not_allowed])
+
+
+@pytest.mark.usefixtures("_impatient")
+@settings(max_examples=40, deadline=None)
+@given(
+    table=st.dictionaries(st.integers(0, 12), st.sampled_from([*KINDS]), min_size=1),
+    faults=st.fixed_dictionaries(
+        {
+            "Query": st.lists(any_fault, max_size=3),
+            "TransactWriteItems": st.lists(of_transactions, max_size=4),
+        }
+    ),
+    number=st.sampled_from([13, 200]),
+)
+def test_whatever_fails_the_counts_are_true_and_nothing_else_is_deleted(
+    call: Call, endpoint: Endpoint, table: dict[int, str], faults: dict[str, Any], number: int
+) -> None:
+    model_id = str(next(numbers))  # a new one for each example
+    for step, kind in table.items():
+        put_checkpoints(model_id, [step], **{"entity": ENTITY} | KINDS[kind])
+    endpoint.heal()
+    for operation, of_operation in faults.items():
+        endpoint.fail(operation, *of_operation)
+
+    response = call(steps=list(range(number)), model_id=model_id)
+
+    gone = table.keys() - stored_checkpoints().get(model_id, set())
+    deletable = {step for step, kind in table.items() if kind in ("own", "expired")}
+    assert gone <= deletable
+    if response.status == 200:
+        protected = [step for step in range(number) if table.get(step) == "protected"]
+        missing = [step for step in range(number) if step not in {*deletable, *protected}]
+        assert deleted(len(gone), missing, protected) == response
+        assert gone == deletable
+    else:
+        counts = response.body
+        assert not_allowed in faults["TransactWriteItems"]  # the other faults are short
+        assert 0 <= len(gone) - counts["deleted_count"] <= counts["unconfirmed_count"]
 
 
 # Lasting faults: the response is 503 before the timeout, and the repeated request finishes.

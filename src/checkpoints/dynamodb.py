@@ -89,12 +89,18 @@ class UnavailableError(CallError):
 
 
 class RejectedError(CallError):
-    """DynamoDB rejected the call and would reject it again; `code` is DynamoDB's error code."""
+    """DynamoDB rejected the call and would reject it again; `code` is DynamoDB's error code.
+
+    `failed_items` has one item for each action of a cancelled transaction, in order: the record
+    that did not meet the action's condition. It is empty if there is no record, or the action did
+    not fail, or it did not ask for the record.
+    """
 
     def __init__(self, error: ClientError, *, outcome_unknown: bool) -> None:
         super().__init__(str(error), outcome_unknown=outcome_unknown)
         self.code = error.response["Error"]["Code"]
         self.cancellation_codes = _cancellation_codes(error)
+        self.failed_items = [reason.get("Item", {}) for reason in _cancellation_reasons(error)]
 
 
 def connect() -> "DynamoDBClient":
@@ -226,8 +232,12 @@ def is_retryable(error: ClientError) -> bool:
 
 
 def _cancellation_codes(error: ClientError) -> list[str]:
-    reasons: list[dict[str, str]] = error.response.get("CancellationReasons", [])  # type: ignore[assignment]
-    return [reason["Code"] for reason in reasons]
+    return [reason["Code"] for reason in _cancellation_reasons(error)]
+
+
+def _cancellation_reasons(error: ClientError) -> list[dict[str, Any]]:
+    reasons: list[dict[str, Any]] = error.response.get("CancellationReasons", [])  # type: ignore[assignment]
+    return reasons
 
 
 def _check_integrity(response_dict: dict[str, Any], **_: object) -> None:

@@ -50,7 +50,7 @@ def _reader(_fresh_tables: None) -> None:
 
 
 RANGES = [[-5, -5], [1, 3], [7, 7], [10, 10]]
-STEPS = {"steps": [10, 1, 3, 2, 99, -5, 98, 7]}
+STEPS = {"steps": [10, 1, 3, 2, 99, -5, 98, 7, 50]}
 
 
 @pytest.mark.parametrize(
@@ -59,13 +59,15 @@ STEPS = {"steps": [10, 1, 3, 2, 99, -5, 98, 7]}
         (
             STEPS,
             {"message": "Deletion completed", "deleted_count": 6, "not_found_count": 2}
+            | {"protected_count": 1}
             | {"deleted_steps": RANGES}
             | DELETION,
-            {"CheckpointsDeleted": 6, "StepsNotFound": 2},
+            {"CheckpointsDeleted": 6, "CheckpointsProtected": 1, "StepsNotFound": 2},
         ),
         (
             STEPS | DRY_RUN,
             {"message": "Dry run completed", "would_delete_count": 6, "not_found_count": 2}
+            | {"protected_count": 1}
             | {"would_delete_steps": RANGES, "dry_run": True}
             | DELETION,
             {},
@@ -76,7 +78,7 @@ STEPS = {"steps": [10, 1, 3, 2, 99, -5, 98, 7]}
             {"CheckpointsListed": 3},
         ),
         (
-            LIST | query(after=10),
+            LIST | query(after=50),
             {"message": "Checkpoints listed", "listed_count": 0} | LISTING,
             {"CheckpointsListed": 0},
         ),
@@ -88,6 +90,7 @@ def test_one_line_says_who_did_what(
 ) -> None:
     """A dry run has no metrics, because nothing was deleted."""
     put_checkpoints(MODEL, [1, 2, 3, 7, -5, 10], entity=ENTITY)
+    put_checkpoints(MODEL, [50], entity=ENTITY, protected={"BOOL": True})
 
     call(**event)
 

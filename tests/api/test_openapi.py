@@ -11,7 +11,8 @@ from published import DOCUMENT
 from scripts import openapi
 
 # What an API client may rely on: the two contracts, and what this API adds to them, which is the
-# statuses other than 200 and 422, the two schemas of these, and `dry_run`. See `simplify`.
+# statuses other than 200 and 422, the two schemas of these, `dry_run`, `protected_steps`, and the
+# optional parts of a checkpoint. See `simplify`.
 PROMISED = yaml.safe_load("""
 openapi: 3.1.0
 paths:
@@ -59,6 +60,10 @@ components:
       id!: string
       step!: integer
       metrics!: {type: object, additionalProperties: number}
+      size_bytes: integer
+      created_at: integer
+      expires_at: integer
+      protected: {type: boolean, default: false}
     PaginatedResponse_CheckpointResponse_:
       object: {type: string, default: list}
       data!: {type: array, items: CheckpointResponse}
@@ -69,6 +74,7 @@ components:
     DeleteCheckpointsResponse:
       deleted_count!: integer
       not_found_steps!: *steps
+      protected_steps: *steps
       dry_run: *dry_run
     HTTPValidationError: {detail: {type: array, items: ValidationError}}
     ValidationError:

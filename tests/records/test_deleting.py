@@ -1,7 +1,7 @@
 """A request deletes exactly the given steps, and a dry run before it says so exactly."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import count
 from typing import Any
 
@@ -11,56 +11,90 @@ from hypothesis import strategies as st
 
 from checkpoints.records.batches import CONCURRENT_BATCHES
 from emulators.dynamodb import put_checkpoints, put_token, stored_checkpoints
+from emulators.records import Attribute
 from events import (
     ENTITY,
     MODEL,
     NOTHING_DELETED,
     Call,
+    Response,
     deleted,
     failed_deletion,
     query,
     would_delete,
 )
-from faulty_dynamodb import Apply, Endpoint, Fault, Reply, cancel, pass_on
+from faulty_dynamodb import Apply, Endpoint, Fault, Reply, cancel, lose_response, pass_on
 
 DRY_RUN = query(dry_run="true")
 
 
 def assert_deletes(
-    number: int, call: Call, steps: list[int], not_found: Iterable[int] = (), **event: Any
+    number: int,
+    call: Call,
+    steps: list[int],
+    not_found: Iterable[int] = (),
+    protected: Collection[int] = (),
+    **event: Any,
 ) -> None:
     """Send a dry run, which changes nothing, and then the deletion: they have the same counts."""
     before, not_found = stored_checkpoints(), list(not_found)
-    assert would_delete(number, not_found) == call(steps=steps, **DRY_RUN, **event)
+    assert would_delete(number, not_found, protected) == call(steps=steps, **DRY_RUN, **event)
     assert before == stored_checkpoints()
-    assert deleted(number, not_found) == call(steps=steps, **event)
+    assert deleted(number, not_found, protected) == call(steps=steps, **event)
 
+
+# What can protect a record, and what does not.
+PROTECTIONS: list[Attribute] = [
+    {"BOOL": True},
+    {"S": "false"},
+    {"S": ""},
+    {"N": "0"},
+    {"NULL": True},
+    {"M": {"BOOL": {"BOOL": False}}},
+]
+UNPROTECTED: list[dict[str, Attribute]] = [
+    {},
+    {"protected": {"BOOL": False}},
+    {"expires_at": {"N": "1"}},
+    {"Protected": {"BOOL": True}, "expires_at": {"S": "soon"}},
+]
+expired = {"expires_at": {"N": "1"}}
+protected = st.sampled_from(
+    [{"protected": each} | more for each in PROTECTIONS for more in ({}, expired)]
+)
 
 numbers = count()
 own_or_others = st.sampled_from([ENTITY, "speech-team"])
+records = st.tuples(own_or_others, st.sampled_from(UNPROTECTED) | protected)
 large = st.sampled_from([10**37 + 1, 1 - 10**38])
 too_large = st.sampled_from([10**38 + 1, 10**126, -(10**126), 10**4_299])
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    owners=st.dictionaries(st.integers(-20, 20) | large, own_or_others, max_size=20),
+    table=st.dictionaries(st.integers(-20, 20) | large, records, max_size=20),
     asked=st.lists(st.integers(-22, 22) | large | too_large, max_size=30),
     many=st.booleans(),
 )
 def test_the_counts_are_exact(
-    call: Call, owners: dict[int, str], asked: list[int], *, many: bool
+    call: Call, table: dict[int, tuple[str, dict[str, Attribute]]], asked: list[int], *, many: bool
 ) -> None:
-    """A repeated step counts once, and what was not found is in the order of the request."""
-    model_id = str(next(numbers))  # a new one for each example
-    for step, owner in owners.items():
-        put_checkpoints(model_id, [step], entity=owner)
-    steps = [*asked, *range(18, 140)] if many else asked
-    own = {step for step, owner in owners.items() if owner == ENTITY}
-    not_found = [step for step in dict.fromkeys(steps) if step not in own]
+    """A repeated step counts once, and the lists are in the order of the request.
 
-    assert_deletes(len(own & set(steps)), call, steps, not_found, model_id=model_id)
-    assert set(owners) - (own & set(steps)) == stored_checkpoints().get(model_id, set())
+    Some records belong to others, and some are protected or have expired.
+    """
+    model_id = str(next(numbers))  # a new one for each example
+    for step, (owner, attributes) in table.items():
+        put_checkpoints(model_id, [step], entity=owner, **attributes)
+    steps = [*asked, *range(18, 140)] if many else asked
+    distinct = list(dict.fromkeys(steps))
+    own = {step: attributes for step, (owner, attributes) in table.items() if owner == ENTITY}
+    gone = {step for step in distinct if own.get(step) in UNPROTECTED}
+    not_found = [step for step in distinct if step not in own]
+    kept = [step for step in distinct if step in own and step not in gone]
+
+    assert_deletes(len(gone), call, steps, not_found, kept, model_id=model_id)
+    assert set(table) - gone == stored_checkpoints().get(model_id, set())
 
 
 def test_finds_numbers_with_as_many_digits_as_dynamodb_holds(call: Call) -> None:
@@ -245,6 +279,109 @@ def test_deletes_only_the_callers_checkpoints_of_the_model(call: Call, number: i
     assert left | {MODEL: {*others}} == stored_checkpoints()
     assert_deletes(1, call, [number, number + 1], [number + 1], token="other-token")
     assert left | {MODEL: {*others[1:]}} == stored_checkpoints()
+
+
+# Protected checkpoints
+
+
+@pytest.mark.parametrize(
+    ("number", "calls"),
+    [
+        (3, ["GetItem", "TransactWriteItems", "TransactWriteItems"]),
+        (100, ["GetItem", "TransactWriteItems", "TransactWriteItems"]),
+        (300, ["GetItem", "Query"] + ["TransactWriteItems"] * 3),
+    ],
+)
+def test_a_request_with_protected_steps_takes_at_most_one_more_transaction(
+    call: Call, endpoint: Endpoint, number: int, calls: list[str]
+) -> None:
+    put_checkpoints(MODEL, range(number), entity=ENTITY)
+    put_checkpoints(MODEL, [0, number - 1], entity=ENTITY, protected={"BOOL": True})
+
+    assert deleted(number - 2, [], [0, number - 1]) == call(steps=list(range(number)))
+    assert calls == endpoint.calls
+    assert {MODEL: {0, number - 1}} == stored_checkpoints()
+
+
+def test_if_all_steps_are_protected_nothing_is_sent_again(call: Call, endpoint: Endpoint) -> None:
+    put_checkpoints(MODEL, range(120), entity=ENTITY, protected={"BOOL": True})
+
+    assert deleted(0, [], [2, 1]) == call(steps=[2, 1])
+    assert deleted(0, [], range(120)) == call(steps=list(range(120)))
+    assert ["GetItem", "TransactWriteItems", "GetItem", "Query"] == endpoint.calls
+
+
+def test_finds_the_protected_ones_among_sparse_steps(call: Call, endpoint: Endpoint) -> None:
+    """They are read in batches of keys, and not only by queries."""
+    large = {"S": "x" * 10_000}
+    put_checkpoints(MODEL, range(1_000), entity=ENTITY, padding=large)
+    put_checkpoints(MODEL, range(0, 1_000, 300), entity=ENTITY, protected={"BOOL": True})
+
+    assert deleted(96, range(1_000, 1_200, 10), range(0, 1_000, 300)) == call(steps=SPARSE)
+    assert "BatchGetItem" in endpoint.calls
+
+
+def meanwhile(change: Callable[[], None], then: Fault = pass_on) -> Fault:
+    """Let somebody change the table before the call arrives, and then pass it on or fail it."""
+
+    def fault(request: dict[str, Any], apply: Apply) -> Reply:
+        change()
+        return then(request, apply)
+
+    return fault
+
+
+def protect(*steps: int) -> None:
+    put_checkpoints(MODEL, steps, entity=ENTITY, protected={"BOOL": True})
+
+
+def unprotect(*steps: int) -> None:
+    put_checkpoints(MODEL, steps, entity=ENTITY)
+
+
+@pytest.mark.parametrize("number", [100, 101], ids=["without a read", "after the read"])
+def test_a_checkpoint_that_is_protected_before_its_transaction_stays(
+    call: Call, endpoint: Endpoint, number: int
+) -> None:
+    put_checkpoints(MODEL, range(number), entity=ENTITY)
+    endpoint.fail("TransactWriteItems", meanwhile(lambda: protect(7)))
+
+    assert deleted(number - 1, [], [7]) == call(steps=list(range(number)))
+    assert {MODEL: {7}} == stored_checkpoints()
+
+
+@pytest.mark.parametrize(
+    ("faults", "response", "left"),
+    [
+        # Its first attempt failed because of step 1, which is then reported, whatever follows.
+        ([pass_on, meanwhile(lambda: unprotect(1))], deleted(2, [4], [1]), {1}),
+        ([lose_response, meanwhile(lambda: unprotect(1))], deleted(3, [4]), set()),
+        ([lose_response], deleted(2, [4], [1]), {1}),
+        ([lose_response, pass_on, lose_response], deleted(2, [4], [1]), {1}),
+        ([pass_on, lose_response, meanwhile(lambda: protect(2))], deleted(2, [4], [1]), {1, 2}),
+        ([pass_on, meanwhile(lambda: protect(2), lose_response)], deleted(1, [4], [1, 2]), {1, 2}),
+        ([cancel("TransactionConflict"), pass_on], deleted(2, [4], [1]), {1}),
+    ],
+    ids=[
+        "unprotected before the second transaction",
+        "unprotected while the first is retried",
+        "the response to the first is lost",
+        "two responses are lost",
+        "saved and protected again after the deletion",
+        "protected before the second, whose response is lost",
+        "conflict",
+    ],
+)
+def test_protection_that_changes_while_calls_fail_is_reported_as_dynamodb_saw_it(
+    call: Call, endpoint: Endpoint, faults: list[Fault], response: Response, left: set[int]
+) -> None:
+    put_checkpoints(MODEL, [2, 3], entity=ENTITY)
+    protect(1)
+    put_checkpoints(MODEL, [4], entity="speech-team", protected={"BOOL": True})
+    endpoint.fail("TransactWriteItems", *faults)
+
+    assert response == call(steps=[1, 2, 3, 4])
+    assert {MODEL: left | {4}} == stored_checkpoints()
 
 
 @either_way

@@ -31,7 +31,7 @@ def request(*, token: str = READER, **parameters: object) -> dict[str, Any]:
     return {"method": "GET", "token": token} | query(**parameters)
 
 
-def page(steps: list[int], *, has_more: bool = False) -> Response:
+def page(steps: list[int], *, has_more: bool = False, **shown: object) -> Response:
     """Return the response that lists checkpoints without metrics at these steps."""
     ids = [str(step) for step in steps] or [""]
     return Response(
@@ -39,7 +39,7 @@ def page(steps: list[int], *, has_more: bool = False) -> Response:
         JSON,
         {
             "object": "list",
-            "data": [{"id": str(step), "step": step, "metrics": {}} for step in steps],
+            "data": [{"id": str(step), "step": step, "metrics": {}} | shown for step in steps],
             "first_id": ids[0],
             "last_id": ids[-1],
             "has_more": has_more,
@@ -162,6 +162,55 @@ def test_shows_the_numbers_of_the_metrics_as_64_bit_floats_or_integers_and_nothi
     assert json.dumps(data) == json.dumps(response.body["data"])  # 3 is not shown as 3.0
 
 
+NO_INTEGERS: list[dict[str, Any]] = [
+    *NO_NUMBERS.values(),
+    *({"N": number} for number in ("-1", "0.5", "1E-130", "9007199254740992", "1E+125")),
+]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "shown"),
+    [
+        (
+            {
+                "protected": {"BOOL": True},
+                "expires_at": {"N": "1.8E+9"},
+                "created_at": {"N": "0"},
+                "size_bytes": {"N": "9007199254740991"},
+            },
+            {
+                "size_bytes": 2**53 - 1,
+                "created_at": 0,
+                "expires_at": 1_800_000_000,
+                "protected": True,
+            },
+        ),
+        ({"protected": {"BOOL": False}}, {}),
+        *(({"protected": value}, {}) for value in NO_NUMBERS.values() if "BOOL" not in value),
+        *(
+            ({name: value, "size_bytes": {"N": "5"}} | {name: value}, {"size_bytes": 5})
+            for name in ("created_at", "expires_at")
+            for value in NO_INTEGERS
+        ),
+        *(
+            ({"size_bytes": value, "created_at": {"N": "5"}}, {"created_at": 5})
+            for value in NO_INTEGERS
+        ),
+    ],
+)
+def test_shows_the_valid_ones_of_the_optional_attributes_in_this_order(
+    call: Call, attributes: dict[str, Any], shown: dict[str, Any]
+) -> None:
+    """Without one, the response is as before there were any."""
+    put_checkpoints(MODEL, [1], entity=ENTITY, **attributes)
+
+    response = call(**request())
+
+    assert page([1], **shown) == response
+    (checkpoint,) = response.body["data"]
+    assert ["id", "step", "metrics", *shown] == list(checkpoint)
+
+
 @pytest.mark.parametrize("order", ["asc", "desc"])
 def test_needs_one_query_of_about_as_many_records_as_are_asked_for(
     call: Call, endpoint: Endpoint, order: str
@@ -214,7 +263,8 @@ def test_a_page_of_very_many_metrics_fits_into_a_response_of_lambda(
         metrics = {name: {"N": number} for name, number in records[step].items()}
         key = {"model_id": {"S": MODEL}, "step": {"N": str(step)}}
         last = {"LastEvaluatedKey": key} if step < len(records) - 1 else {}
-        item = {"step": key["step"], "metrics": {"M": metrics}}
+        item = {"step": key["step"], "metrics": {"M": metrics}, "protected": {"BOOL": True}}
+        item |= {name: {"N": str(2**53 - 1)} for name in ("size_bytes", "created_at", "expires_at")}
         return Reply(200, json.dumps({"Items": [item]} | last).encode())
 
     endpoint.keep_failing("Query", read_a_record)

@@ -41,7 +41,7 @@ from checkpoints.api.responses import (
     list_unavailable,
     respond,
 )
-from checkpoints.records.checkpoints import IncompleteDeletionError, OwnedCheckpoints
+from checkpoints.records.checkpoints import IncompleteDeletionError, Outcome, OwnedCheckpoints
 from checkpoints.telemetry import logger
 
 if TYPE_CHECKING:
@@ -118,12 +118,12 @@ def list_model_checkpoints(model_id: str) -> Response[str]:
     ROUTE,
     summary="Delete checkpoints of a model",
     description="Deletes the caller's checkpoints at the given training steps. If a step has no "
-    "checkpoint, or the checkpoint of another owner, it is reported as not found. A request for "
-    "more than 100 steps is not atomic. It is safe to repeat a request. With dry_run, nothing is "
-    "deleted.",
+    "checkpoint, or the checkpoint of another owner, it is reported as not found. A protected "
+    "checkpoint is not deleted, and the others are. A request for more than 100 steps is not "
+    "atomic. It is safe to repeat a request. With dry_run, nothing is deleted.",
     responses={
         200: describe(
-            "The number of deleted checkpoints, and the steps that were not found",
+            "The number of deleted checkpoints, and the steps that were not found or protected",
             DeleteCheckpointsResponse,
         ),
         **describe_errors(DELETE_SCOPE),
@@ -146,17 +146,19 @@ def delete_model_checkpoints(model_id: str) -> Response[str]:
     checkpoints = _authorize(DELETE_SCOPE, model_id)
     request = parse_delete_request(app.current_event)
 
+    outcome: Outcome
     if request.dry_run:
         _audit().add_fields(dry_run=True)
-        dry_run = checkpoints.dry_run(request.steps)
-        _audit().dry_run_completed(dry_run)
-        count, not_found = len(dry_run.would_delete), dry_run.not_found
+        outcome = checkpoints.dry_run(request.steps)
+        _audit().dry_run_completed(outcome)
     else:
-        deletion = checkpoints.delete(request.steps)
+        outcome = deletion = checkpoints.delete(request.steps)
         _audit().completed(deletion)  # first, so that it is logged even if the response fails
-        count, not_found = len(deletion.deleted), deletion.not_found
     response = DeleteCheckpointsResponse(
-        deleted_count=count, not_found_steps=not_found, dry_run=request.dry_run
+        deleted_count=len(outcome.deleted),
+        not_found_steps=outcome.not_found_steps,
+        protected_steps=outcome.protected_steps,
+        dry_run=request.dry_run,
     )
     return respond(200, response)
 

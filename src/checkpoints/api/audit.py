@@ -16,7 +16,7 @@ from http import HTTPStatus
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from checkpoints.dynamodb import Calls
-from checkpoints.records.checkpoints import Deletion, DryRun
+from checkpoints.records.checkpoints import Deletion, Outcome
 from checkpoints.telemetry import describe_error, emit_metrics, logger, metrics
 
 # Keep each log line below 256 KB, so that nothing on the way to CloudWatch splits it.
@@ -67,7 +67,7 @@ class Audit:
 
     def completed(self, deletion: Deletion) -> None:
         """Report a complete deletion; the status is 200."""
-        not_found_count = len(deletion.requested) - len(deletion.deleted)
+        not_found_count = _count_not_found(deletion)
         first, *others = _split_ranges(deletion.deleted)
         self._log(
             logger.info,
@@ -75,20 +75,26 @@ class Audit:
             status=200,
             deleted_count=len(deletion.deleted),
             not_found_count=not_found_count,
+            protected_count=len(deletion.protected),
             deleted_steps=first,
         )
         self._continue(Line.CONTINUED, "deleted_steps", others)
-        emit_metrics(CheckpointsDeleted=len(deletion.deleted), StepsNotFound=not_found_count)
+        emit_metrics(
+            CheckpointsDeleted=len(deletion.deleted),
+            CheckpointsProtected=len(deletion.protected),
+            StepsNotFound=not_found_count,
+        )
 
-    def dry_run_completed(self, dry_run: DryRun) -> None:
+    def dry_run_completed(self, outcome: Outcome) -> None:
         """Report a dry run; the status is 200. It has no metrics, because nothing was deleted."""
-        first, *others = _split_ranges(dry_run.would_delete)
+        first, *others = _split_ranges(outcome.deleted)
         self._log(
             logger.info,
             Line.DRY_RUN_COMPLETED,
             status=200,
-            would_delete_count=len(dry_run.would_delete),
-            not_found_count=len(dry_run.requested) - len(dry_run.would_delete),
+            would_delete_count=len(outcome.deleted),
+            not_found_count=_count_not_found(outcome),
+            protected_count=len(outcome.protected),
             would_delete_steps=first,
         )
         self._continue(Line.DRY_RUN_CONTINUED, "would_delete_steps", others)
@@ -137,6 +143,10 @@ class Audit:
     def _continue(self, message: str, key: str, parts: Iterable[list[list[int]]]) -> None:
         for part in parts:
             logger.info(message, extra={key: part})
+
+
+def _count_not_found(outcome: Outcome) -> int:
+    return len(outcome.requested) - len(outcome.deleted) - len(outcome.protected)
 
 
 def _emit_failure(status: int) -> None:

@@ -49,11 +49,22 @@ class IncompleteDeletion(ErrorMessage):
 
 
 class DeleteCheckpointsResponse(BaseModel):
-    """How many checkpoints were (or would be) deleted, and which steps have no checkpoint."""
+    """How many checkpoints were (or would be) deleted, and at which steps there was none to delete.
 
+    A protected checkpoint is not deleted.
+    """
+
+    # The contract has the first two. The other parts are only there if they say something.
     deleted_count: int
     not_found_steps: list[int]
-    # Only in the response to a dry run. Without it, this is the response of the contract.
+    protected_steps: Annotated[
+        list[int],
+        Field(
+            description="The steps whose checkpoints are protected, so they are not deleted.",
+            default_factory=list,
+            exclude_if=operator.not_,
+        ),
+    ]
     dry_run: Annotated[
         bool,
         Field(
@@ -62,13 +73,28 @@ class DeleteCheckpointsResponse(BaseModel):
     ] = False
 
 
+# A number that is left out if it is None. The factory keeps the default out of docs/openapi.json.
+OptionalInteger = Annotated[
+    int | None,
+    WithJsonSchema({"type": "integer"}),
+    Field(default_factory=lambda: None, exclude_if=lambda number: number is None),
+]
+
+
 class CheckpointResponse(BaseModel):
-    """A checkpoint. Its id is its step as a string."""
+    """A checkpoint. Its id is its step as a string. The optional parts are as in its record."""
 
     id: str
     step: int
     # The union keeps an integer an integer in JSON: `3`, not `3.0`.
     metrics: dict[str, Annotated[int | float, WithJsonSchema({"type": "number"})]]
+    size_bytes: Annotated[OptionalInteger, Field(description="Size of the artifacts in bytes")]
+    created_at: Annotated[OptionalInteger, Field(description="In seconds since 1970, UTC")]
+    expires_at: Annotated[OptionalInteger, Field(description="In seconds since 1970, UTC")]
+    protected: Annotated[
+        bool,
+        Field(description="True if no request can delete it", exclude_if=operator.not_),
+    ] = False
 
 
 class PaginatedResponse[T](BaseModel):
@@ -101,8 +127,8 @@ def fill_page(checkpoints: Iterable[Checkpoint], limit: int) -> ListCheckpointsR
     data: list[CheckpointResponse] = []
     size = 0
     has_more = False
-    for step, metrics in checkpoints:
-        checkpoint = CheckpointResponse(id=str(step), step=step, metrics=metrics)
+    for found in checkpoints:
+        checkpoint = CheckpointResponse(id=str(found.step), **found._asdict())
         # Lambda sends JSON that contains the body as a string, so count the body's escapes, too.
         size += len(json.dumps(checkpoint.model_dump_json()))
         if len(data) == limit or size > MAX_PAGE_BYTES:

@@ -19,6 +19,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from checkpoints.reclaim import CONFIG, MAX_ATTEMPTS
 from checkpoints.reclaim.reasons import Refusal
+from checkpoints.records.record import is_protected
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -82,7 +83,7 @@ class Message(NamedTuple):
             artifact_uri=(json.dumps(attribute) if uri is None else uri)[:MAX_CHARACTERS],
             deleted_at=datetime.fromtimestamp(deleted_at, UTC).isoformat(),
             deleted_by="expiry" if record.get("userIdentity") == _EXPIRY else "request",
-            protected=image.get("protected", {"BOOL": False}) != {"BOOL": False},
+            protected=is_protected(image),
             problem=problem,
         )
 

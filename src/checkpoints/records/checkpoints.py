@@ -2,16 +2,22 @@
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import count, islice
 from operator import gt, lt
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from checkpoints.dynamodb import CallError, Calls, RejectedError
 from checkpoints.records.batches import run_in_batches
 from checkpoints.records.numbers import intersect, storable
-from checkpoints.records.record import MAX_MODEL_ID_BYTES, Checkpoint, key
+from checkpoints.records.record import (
+    MAX_MODEL_ID_BYTES,
+    NOT_PROTECTED,
+    Checkpoint,
+    is_protected,
+    key,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -20,6 +26,9 @@ if TYPE_CHECKING:
 # DynamoDB's limits.
 MAX_BATCH_KEYS = 100
 MAX_TRANSACTION_ACTIONS = 100
+
+# The condition on which a record is deleted; `is_protected` says the same of a record.
+MAY_DELETE = "entity = :entity AND (attribute_not_exists(protected) OR protected = :not_protected)"
 
 # A query also reads the records between the requested steps. Its response is *sparse* if it covers
 # fewer than MAX_BATCH_KEYS steps, or less than one step per 20 records read. (20 records of 200
@@ -34,35 +43,40 @@ READ_GROWTH = 4
 MAX_READ_RECORDS = 20_000
 
 
-class Deletion:
-    """The progress of one request to delete the distinct steps `requested`.
+class Outcome:
+    """What a request does with its distinct steps `requested`; a dry run says what it would do.
 
-    The request has deleted the steps in `deleted`. The steps in `unconfirmed` were sent to
-    DynamoDB, but their outcome is unknown, so they may have been deleted. The request has not
-    changed any other step.
+    The steps in `deleted` have no checkpoint any more. Those in `protected` still have one, because
+    it is protected.
     """
 
     def __init__(self, requested: list[int]) -> None:
         self.requested = requested
         self.deleted: set[int] = set()
+        self.protected: set[int] = set()
+
+    @property
+    def protected_steps(self) -> list[int]:
+        """The steps that were left because they are protected, in the order of the request."""
+        return [step for step in self.requested if step in self.protected]
+
+    @property
+    def not_found_steps(self) -> list[int]:
+        """The steps that a complete request did not find, in the order of the request."""
+        found = self.deleted | self.protected
+        return [step for step in self.requested if step not in found]
+
+
+class Deletion(Outcome):
+    """The progress of one request to delete checkpoints.
+
+    The steps in `unconfirmed` were sent to DynamoDB, but their outcome is unknown, so they may have
+    been deleted. The request has changed no step besides these and those in `deleted`.
+    """
+
+    def __init__(self, requested: list[int]) -> None:
+        super().__init__(requested)
         self.unconfirmed: set[int] = set()
-
-    @property
-    def not_found(self) -> list[int]:
-        """The steps that a complete deletion did not find, in the order of the request."""
-        return [step for step in self.requested if step not in self.deleted]
-
-
-class DryRun(NamedTuple):
-    """What a deletion of the distinct steps of one request would delete."""
-
-    requested: list[int]
-    would_delete: set[int]
-
-    @property
-    def not_found(self) -> list[int]:
-        """The other steps, in the order of the request."""
-        return [step for step in self.requested if step not in self.would_delete]
 
 
 class IncompleteDeletionError(Exception):
@@ -93,7 +107,7 @@ class OwnedCheckpoints:
         """Delete the checkpoints at these steps: integers of any size; duplicates count once.
 
         A step without a checkpoint, or with the checkpoint of another entity, is *not found*: the
-        caller cannot tell them apart.
+        caller cannot tell them apart. The entity's protected checkpoints are left.
 
         Raises:
             IncompleteDeletionError: DynamoDB failed, or an internal error occurred.
@@ -103,22 +117,23 @@ class OwnedCheckpoints:
         try:
             run_in_batches(
                 lambda batch: self._send(batch, deletion),
-                self._plan(deletion.requested),
+                self._plan(deletion),
                 MAX_TRANSACTION_ACTIONS,
             )
         except Exception as error:
             raise IncompleteDeletionError(deletion) from error
         return deletion
 
-    def dry_run(self, steps: Sequence[int]) -> DryRun:
+    def dry_run(self, steps: Sequence[int]) -> Outcome:
         """Return what `delete` would delete now. Only reads.
 
         Raises:
             CallError: DynamoDB failed.
 
         """
-        requested = _distinct(steps)
-        return DryRun(requested, set(self._existing(self._possible(requested))))
+        outcome = Outcome(_distinct(steps))
+        outcome.deleted.update(self._deletable(self._possible(outcome.requested), outcome))
+        return outcome
 
     def after(self, step: int | None, records: int, *, descending: bool) -> Iterator[Checkpoint]:
         """Yield the checkpoints after a step, or all of them, sorted by step.
@@ -143,24 +158,25 @@ class OwnedCheckpoints:
             last_read = response["LastEvaluatedKey"]["step"]["N"]
             records = min(records * READ_GROWTH, MAX_READ_RECORDS)
 
-    def _plan(self, requested: list[int]) -> list[int]:
-        """Return the steps to send deletes for: all if they are few, otherwise those that exist.
+    def _plan(self, deletion: Deletion) -> list[int]:
+        """Return the steps to send deletes for: all if they are few, else those to find and delete.
 
         A read costs less than a delete that finds nothing. A checkpoint that is saved after the
         read was saved after the request arrived, so the request need not delete it. A checkpoint
-        that is deleted after the read fails the condition of the transaction, and counts as not
-        found.
+        that is deleted or protected after the read fails the condition of the transaction.
         """
-        possible = self._possible(requested)
-        return possible if len(possible) <= MAX_TRANSACTION_ACTIONS else self._existing(possible)
+        possible = self._possible(deletion.requested)
+        if len(possible) <= MAX_TRANSACTION_ACTIONS:
+            return possible
+        return self._deletable(possible, deletion)
 
     def _send(self, steps: Sequence[int], deletion: Deletion) -> None:
         """Delete the checkpoints that exist at these steps, usually in one transaction.
 
-        There are at most `MAX_TRANSACTION_ACTIONS` steps. If some checkpoints do not exist,
-        DynamoDB cancels the transaction and says which, and it is sent again without them. DynamoDB
-        also rejects a transaction whose records exceed 4 MB, so one rejected as invalid is sent
-        again in two halves.
+        There are at most `MAX_TRANSACTION_ACTIONS` steps. If some checkpoints do not exist or are
+        protected, DynamoDB cancels the transaction and says which, and it is sent again without
+        them. DynamoDB also rejects a transaction whose records exceed 4 MB, so one rejected as
+        invalid is sent again in two halves.
 
         Raises:
             CallError: the transaction failed, or it is invalid although it has only one step.
@@ -174,6 +190,11 @@ class OwnedCheckpoints:
             except RejectedError as error:
                 codes = error.cancellation_codes
                 if "ConditionalCheckFailed" in codes and len(codes) == len(steps):
+                    deletion.protected.update(
+                        step
+                        for step, item in zip(steps, error.failed_items, strict=True)
+                        if self._owns(item) and is_protected(item)
+                    )
                     remaining = [
                         step
                         for step, code in zip(steps, codes, strict=True)
@@ -195,6 +216,7 @@ class OwnedCheckpoints:
         """
         # Threads share these sets. In CPython, updating a set from integers is atomic.
         deletion.unconfirmed.update(steps)
+        values = {":entity": {"S": self._entity}, ":not_protected": NOT_PROTECTED}
         try:
             self._calls.make(
                 self._client.transact_write_items,
@@ -203,8 +225,9 @@ class OwnedCheckpoints:
                         "Delete": {
                             "TableName": self._table,
                             "Key": key(self._model_id, step),
-                            "ConditionExpression": "entity = :entity",
-                            "ExpressionAttributeValues": {":entity": {"S": self._entity}},
+                            "ConditionExpression": MAY_DELETE,
+                            "ExpressionAttributeValues": values,
+                            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
                         }
                     }
                     for step in steps
@@ -229,8 +252,10 @@ class OwnedCheckpoints:
         """Return the steps at which the table can have a checkpoint, in the same order."""
         return storable(steps) if self._has_possible_model else []
 
-    def _existing(self, steps: list[int]) -> list[int]:
-        """Return those of the steps at which the entity has a checkpoint now, in any order.
+    def _deletable(self, steps: list[int], outcome: Outcome) -> list[int]:
+        """Return those of the steps at which a checkpoint can be deleted now, in any order.
+
+        These are the entity's checkpoints without the protected ones, which the outcome gets.
 
         A query reads all records between two steps, which is cheap if most of them were requested.
         Otherwise, and for a few steps, batches read single keys. So n steps take at most about
@@ -242,8 +267,8 @@ class OwnedCheckpoints:
         """
         steps = sorted(steps)
         if len(steps) <= MAX_BATCH_KEYS:
-            return self._read(steps) if steps else []
-        existing: list[int] = []
+            return self._read(steps, outcome) if steps else []
+        deletable: list[int] = []
         position = 0
         sparse_responses = 0
         while position < len(steps) and sparse_responses < MAX_SPARSE_RESPONSES:
@@ -252,7 +277,7 @@ class OwnedCheckpoints:
                 TableName=self._table,
                 KeyConditionExpression="model_id = :model_id AND #step BETWEEN :first AND :last",
                 FilterExpression="entity = :entity",
-                ProjectionExpression="#step",
+                ProjectionExpression="#step, protected",
                 ExpressionAttributeNames={"#step": "step"},
                 ExpressionAttributeValues={
                     ":model_id": {"S": self._model_id},
@@ -262,22 +287,24 @@ class OwnedCheckpoints:
                 },
                 ConsistentRead=True,
             )
-            existing += intersect(steps, (item["step"]["N"] for item in response["Items"]))
+            deletable += _without_protected(steps, response["Items"], outcome)
             if "LastEvaluatedKey" not in response:
-                return existing
+                return deletable
             before = position
             position = bisect_right(steps, Decimal(response["LastEvaluatedKey"]["step"]["N"]))
             enough = max(MAX_BATCH_KEYS, response["ScannedCount"] // RECORDS_PER_KEY)
             sparse_responses += position - before < enough
         run_in_batches(
-            lambda batch: existing.extend(self._read(batch)), steps[position:], MAX_BATCH_KEYS
+            lambda batch: deletable.extend(self._read(batch, outcome)),
+            steps[position:],
+            MAX_BATCH_KEYS,
         )
-        return existing
+        return deletable
 
-    def _read(self, steps: Sequence[int]) -> list[int]:
-        """Return those of at most `MAX_BATCH_KEYS` ascending steps that exist."""
+    def _read(self, steps: Sequence[int], outcome: Outcome) -> list[int]:
+        """Do what `_deletable` does, for at most `MAX_BATCH_KEYS` ascending steps."""
         keys: Any = [key(self._model_id, step) for step in steps]
-        existing: list[int] = []
+        deletable: list[int] = []
         for rounds in count():
             response: Any = self._calls.make(
                 self._client.batch_get_item,
@@ -285,20 +312,23 @@ class OwnedCheckpoints:
                 RequestItems={
                     self._table: {
                         "Keys": keys,
-                        "ProjectionExpression": "#step, entity",
+                        "ProjectionExpression": "#step, entity, protected",
                         "ExpressionAttributeNames": {"#step": "step"},
                         "ConsistentRead": True,
                     }
                 },
             )
             items = response["Responses"].get(self._table, [])
-            owned = (item for item in items if item.get("entity") == {"S": self._entity})
-            existing += intersect(steps, (item["step"]["N"] for item in owned))
+            deletable += _without_protected(steps, filter(self._owns, items), outcome)
             # DynamoDB leaves keys unprocessed when it is throttled or the records are large.
             keys = response["UnprocessedKeys"].get(self._table, {}).get("Keys")
             if not keys:
                 break
-        return existing
+        return deletable
+
+    def _owns(self, item: Mapping[str, Any]) -> bool:
+        """Return whether a record is the entity's; an empty one is not."""
+        return item.get("entity") == {"S": self._entity}
 
     def _query(self, after: str | None, records: int, *, descending: bool) -> "QueryOutputTypeDef":
         """Read the records after a step, or the first ones, and return those of the entity."""
@@ -312,13 +342,27 @@ class OwnedCheckpoints:
             TableName=self._table,
             KeyConditionExpression=condition,
             FilterExpression="entity = :entity",
-            ProjectionExpression="#step, #metrics",
+            ProjectionExpression="#step, #metrics, size_bytes, created_at, expires_at, protected",
             ExpressionAttributeNames={"#step": "step", "#metrics": "metrics"},
             ExpressionAttributeValues=values,
             ScanIndexForward=not descending,
             Limit=records,
             ConsistentRead=True,
         )
+
+
+def _without_protected(
+    steps: Sequence[int], items: Iterable[Mapping[str, Any]], outcome: Outcome
+) -> list[int]:
+    """Return those of the ascending steps that are in `items`, the entity's records.
+
+    Of the protected records among them, the outcome gets the steps.
+    """
+    numbers: dict[bool, list[str]] = {True: [], False: []}
+    for item in items:
+        numbers[is_protected(item)].append(item["step"]["N"])
+    outcome.protected.update(intersect(steps, numbers[True]))
+    return intersect(steps, numbers[False])
 
 
 def _is_invalid(error: RejectedError) -> bool:

@@ -10,17 +10,40 @@ MAX_MODEL_ID_BYTES = 2048  # DynamoDB's limit for a partition key
 MAX_EXACT_INTEGER = 2**53  # a 64-bit float holds every integer up to it
 
 
+# A record without the attribute `protected` is not protected, and neither is one with this value.
+# Every other value protects it, also one of a wrong type, because that is the safe side.
+NOT_PROTECTED = {"BOOL": False}
+
+
 class Checkpoint(NamedTuple):
-    """A checkpoint as the list shows it."""
+    """A checkpoint as the list shows it. An optional attribute that is not valid is left out."""
 
     step: int
     metrics: dict[str, float]
+    size_bytes: int | None = None
+    created_at: int | None = None  # in epoch seconds, as `expires_at`
+    expires_at: int | None = None
+    protected: bool = False
 
     @classmethod
     def from_item(cls, item: Mapping[str, Any]) -> Self | None:
         """Read an item; return `None` if its step is not an integer. No API client can name it."""
         step = to_integer(item["step"]["N"])
-        return None if step is None else cls(step, _numbers(item.get("metrics", {}).get("M", {})))
+        if step is None:
+            return None
+        return cls(
+            step,
+            _numbers(item.get("metrics", {}).get("M", {})),
+            size_bytes=_natural_number(item.get("size_bytes", {})),
+            created_at=_natural_number(item.get("created_at", {})),
+            expires_at=_natural_number(item.get("expires_at", {})),
+            protected=item.get("protected") == {"BOOL": True},
+        )
+
+
+def is_protected(item: Mapping[str, Any]) -> bool:
+    """Return whether a record is protected: no request of the API may delete it."""
+    return "protected" in item and item["protected"] != NOT_PROTECTED
 
 
 def key(model_id: str, step: int | str) -> dict[str, Any]:
@@ -35,3 +58,9 @@ def _numbers(attributes: Mapping[str, Any]) -> dict[str, float]:
         name: int(number) if number.is_integer() and abs(number) < MAX_EXACT_INTEGER else number
         for name, number in floats.items()
     }
+
+
+def _natural_number(attribute: Mapping[str, Any]) -> int | None:
+    """Return an integer from 0 that JSON clients can read exactly, or `None` if it is none."""
+    number = to_integer(attribute["N"]) if "N" in attribute else None
+    return number if number is not None and 0 <= number < MAX_EXACT_INTEGER else None
