@@ -34,6 +34,7 @@ HTTP_SETTINGS = (
 STEPS = range(1, 111)  # even without the first two, too many for one transaction
 FOREIGN_STEP = 1_000  # has a checkpoint of another entity
 ABSENT_STEP = 2_000
+PROTECTED_STEP = 3_000
 
 type Check = tuple[str, object, Callable[[], object]]  # description, expected, actual
 
@@ -98,14 +99,17 @@ class Smoke:
             token=self._token,  # known before, so that it can be deleted after any failure
         )
         with self._table.batch_writer() as batch:
-            for entity, steps in {self._name: STEPS, "another": [FOREIGN_STEP]}.items():
-                for step in steps:
-                    batch.put_item({"model_id": self._name, "step": step, "entity": entity})
+            for step in (*STEPS, FOREIGN_STEP, PROTECTED_STEP):
+                entity = "another" if step == FOREIGN_STEP else self._name
+                record = {"model_id": self._name, "step": step, "entity": entity}
+                batch.put_item(record | ({"protected": True} if step == PROTECTED_STEP else {}))
 
     def _checks(self) -> list[Check]:
         first, second, *others = STEPS
-        few = [second, ABSENT_STEP, first, FOREIGN_STEP]
-        found = {"deleted_count": 2, "not_found_steps": [ABSENT_STEP, FOREIGN_STEP]}
+        few = [second, ABSENT_STEP, first, PROTECTED_STEP, FOREIGN_STEP]
+        protected = {"protected_steps": [PROTECTED_STEP]}
+        found = {"deleted_count": 2, "not_found_steps": [ABSENT_STEP, FOREIGN_STEP]} | protected
+        gone = [second, ABSENT_STEP, first, FOREIGN_STEP]
         no_steps = {"loc": ["body", "steps"], "msg": "Field required", "type": "missing"}
         return [
             (
@@ -130,32 +134,32 @@ class Smoke:
             ),
             (
                 "Nothing has been deleted so far",
-                format_steps([*STEPS, FOREIGN_STEP]),
+                format_steps([*STEPS, FOREIGN_STEP, PROTECTED_STEP]),
                 self._stored_steps,
             ),
             (
-                "Two checkpoints are deleted, and two steps are not found",
+                "Two checkpoints are deleted, one is protected, and two steps are not found",
                 (200, found),
                 lambda: self._delete(steps=few),
             ),
             (
                 "The table still has all other checkpoints",
-                format_steps([*others, FOREIGN_STEP]),
+                format_steps([*others, FOREIGN_STEP, PROTECTED_STEP]),
                 self._stored_steps,
             ),
             (
-                "The same request again finds nothing",
-                (200, {"deleted_count": 0, "not_found_steps": few}),
+                "The same request again deletes nothing",
+                (200, {"deleted_count": 0, "not_found_steps": gone} | protected),
                 lambda: self._delete(steps=few),
             ),
             (
-                "More than 100 steps are deleted",
-                (200, {"deleted_count": len(others), "not_found_steps": []}),
-                lambda: self._delete(steps=others),
+                "More than 100 steps are deleted, but not the protected one",
+                (200, {"deleted_count": len(others), "not_found_steps": []} | protected),
+                lambda: self._delete(steps=[*others, PROTECTED_STEP]),
             ),
             (
-                "The table has only the other entity's checkpoint",
-                format_steps([FOREIGN_STEP]),
+                "The table has only the other entity's checkpoint and the protected one",
+                format_steps([FOREIGN_STEP, PROTECTED_STEP]),
                 self._stored_steps,
             ),
             *([("The artifacts bucket exists", "", self._bucket_problem)] if self._bucket else []),

@@ -89,11 +89,12 @@ def put_demo_model(client: "DynamoDBClient", table: str) -> None:
 def put_demo(client: "DynamoDBClient", checkpoints_table: str, tokens_table: str) -> None:
     """Save the records for the sample events: three models of one team, and tokens of two teams.
 
-    One of the models also has a checkpoint that belongs to the other team.
+    One of the models also has a checkpoint that belongs to the other team, and one a protected
+    checkpoint.
     """
 
-    def put(model_id: str, steps: Iterable[int], entity: str) -> None:
-        put_checkpoints(client, checkpoints_table, model_id, steps, entity=entity)
+    def put(model_id: str, steps: Iterable[int], entity: str, **attributes: Attribute) -> None:
+        put_checkpoints(client, checkpoints_table, model_id, steps, entity=entity, **attributes)
 
     put_token(client, tokens_table, "vision-team-demo-token", entity=ENTITY)
     put_token(client, tokens_table, "speech-team-demo-token", entity="speech-team")
@@ -107,4 +108,5 @@ def put_demo(client: "DynamoDBClient", checkpoints_table: str, tokens_table: str
     put_demo_model(client, checkpoints_table)
     put(MODEL, [1100], "speech-team")
     put("gpt-small", range(1, 401), ENTITY)
+    put("gpt-small", [500], ENTITY, protected={"BOOL": True})
     put("été 2026/a+b", [1, 2], ENTITY)

@@ -27,6 +27,7 @@ SAMPLE_STATUSES = {
     "list-next-page": 200,
     "no-token": 401,
     "other-entity": 200,
+    "protected-step": 200,
     "repeated-and-impossible-steps": 200,
     "under-scoped-token": 403,
     "unknown-route": 404,

@@ -33,7 +33,7 @@ def test_sends_every_sample_event_and_sums_up() -> None:
     header, *sections, summary = shown.stdout.strip().split("\n\n")
     assert (
         "Each request starts with the same tables.\n"
-        "  models    gpt-small: 400 of vision-team\n"
+        "  models    gpt-small: 401 of vision-team\n"
         "            resnet-50: 10 of vision-team, 1 of speech-team\n"
         "            été 2026/a+b: 2 of vision-team\n"
         "  tokens    read-only-demo-token of vision-team, for checkpoints:read\n"
@@ -63,6 +63,10 @@ def test_sends_every_sample_event_and_sums_up() -> None:
     assert "\n  caller    unknown token\n" in by_name["unknown-token.json"]
     page = '\n  response  200 {"object":"list","data":[{"id":"800","step":800,"metrics":{"lo'
     assert page in by_name["list-next-page.json"]
+    assert (
+        '  response  200 {"deleted_count":2,"not_found_steps":[],"protected_steps":[500]}\n'
+        "  deleted   gpt-small: [399, 400]"
+    ) in by_name["protected-step.json"]
     for name in ("dry-run", "list-checkpoints", "no-token"):
         assert by_name[f"{name}.json"].endswith("\n  deleted   nothing")
     returned = ", ".join(
@@ -71,7 +75,7 @@ def test_sends_every_sample_event_and_sums_up() -> None:
     )
     assert (
         f"{len(SAMPLE_STATUSES)} requests: {returned}; "
-        "207 checkpoints and 12 objects deleted in total."
+        "209 checkpoints and 12 objects deleted in total."
     ) == " ".join(summary.split())
     assert all(line[-1] in ",;." for line in summary.splitlines())  # broken between the items
     (excerpt,) = re.findall(

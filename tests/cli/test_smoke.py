@@ -106,7 +106,7 @@ def test_detects_an_api_that_returns_200_and_deletes_nothing(run: Run, api: Api)
 
     assert 1 == result.returncode
     assert ["ok"] * 6 + ["FAILED", "ok", "ok", "FAILED"] == outcomes(result)
-    assert "  expected 3-110,1000\n                  got 1-110,1000\n" in result.stdout
+    assert "  expected 3-110,1000,3000\n                  got 1-110,1000,3000\n" in result.stdout
     assert result.stdout.endswith("\n8 checks passed, 2 failed.\n")
     assert {} == stored_checkpoints()
 
@@ -187,7 +187,7 @@ def test_names_what_the_function_cannot_do_with_a_table(
     result = run("--url", api.url)
 
     assert (1, "") == (result.returncode, result.stderr)
-    _, _, after = result.stdout.rpartition("expected 1000\n")
+    _, _, after = result.stdout.rpartition("expected 1000,3000\n")
     assert hints == "".join(after.splitlines(keepends=True)[1:-1])
 
 
