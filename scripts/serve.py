@@ -134,7 +134,7 @@ def _format_request(record: dict[str, Any]) -> str:
     counts = ", ".join(
         f"{name.removesuffix('_count').replace('_', ' ')} {value:,}"
         for name, value in record.items()
-        if name.endswith("_count")
+        if name.endswith("_count") and (value or name != "protected_count")  # it is rare
     )
     message = "" if record["message"] in EXPECTED_MESSAGES else record["message"]
     parts = [

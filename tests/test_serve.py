@@ -30,8 +30,10 @@ def test_shows_one_line_for_each_request(
     log = io.StringIO()
     monkeypatch.setattr(telemetry.logger.registered_handler, "stream", log)
     put_checkpoints(MODEL, [100_000], entity=ENTITY)
+    put_checkpoints(MODEL, [5], entity=ENTITY, protected={"BOOL": True})
 
     call(steps=[100_000, 1])
+    call(steps=[5])
     call(body='{"steps": [100000, 1], "dry_run": true}')
     call(steps=["x"])
     call(steps=[1], token=None)
@@ -46,6 +48,7 @@ def test_shows_one_line_for_each_request(
     lines = filter(None, map(serve.format_outcome, (log.getvalue() + metrics).splitlines()))
     assert [
         "TIME  200  N ms  deleted 1, not found 1  vision-team/resnet-50",
+        "TIME  200  N ms  deleted 0, not found 0, protected 1  vision-team/resnet-50",
         "TIME  200  N ms  Dry run completed: would delete 0, not found 2  vision-team/resnet-50",
         "TIME  422  N ms  Request refused: invalid request  vision-team/resnet-50",
         "TIME  401  N ms  Request refused: no credentials",
