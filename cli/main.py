@@ -66,6 +66,8 @@ tokens_app = typer.Typer(
     help="Issue, list and revoke the bearer tokens of the API.",
 )
 app.add_typer(tokens_app, name="tokens")
+records_app = typer.Typer(help="See, protect and forget the records of checkpoints.")
+app.add_typer(records_app, name="records")
 app.add_typer(prune.app)
 
 
@@ -138,6 +140,100 @@ def revoke(
     from cli import tokens
 
     tokens.revoke(stack, token)
+
+
+Model = Annotated[
+    str, typer.Argument(parser=parse_model_id, metavar="MODEL", help="Id of the model.")
+]
+Steps = Annotated[
+    Sequence[int],
+    typer.Argument(
+        parser=parse_steps, metavar="STEPS", help="Steps and ranges, such as 100,200-203."
+    ),
+]
+
+
+@records_app.command(
+    cls=Command,
+    epilog="Sizes and dates are those in the records. The warnings go to standard error. You need "
+    "these permissions: cloudformation:DescribeStacks; Scan on the checkpoints table.",
+)
+def summary(
+    stack: Stack,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, also with the warnings.")
+    ] = False,
+) -> None:
+    """Show the checkpoints of each entity and model, and warn of records that are wrong.
+
+    This reads the whole table.
+    """
+    from cli import summary
+
+    summary.summarise(stack, as_json=as_json)
+
+
+@records_app.command(
+    cls=Command,
+    epilog="The exit code is 1 if a step has no record. The command reads the records from the "
+    "first to the last step. You need these permissions: cloudformation:DescribeStacks; Query and "
+    "UpdateItem on the checkpoints table.",
+)
+def protect(stack: Stack, model: Model, steps: Steps) -> int:
+    """Protect checkpoints: no request to the API deletes them.
+
+    Time to live ignores the protection, so this also removes `expires_at`.
+    """
+    from cli import records
+
+    return records.protect(stack, model, steps)
+
+
+@records_app.command(
+    cls=Command,
+    epilog="The exit code is 1 if a step has no record. You need the same permissions as for "
+    "protect.",
+)
+def unprotect(stack: Stack, model: Model, steps: Steps) -> int:
+    """Remove the protection of checkpoints."""
+    from cli import records
+
+    return records.unprotect(stack, model, steps)
+
+
+@records_app.command(
+    cls=Command,
+    epilog="It is safe to interrupt this command, and to run it again. The exit code is 1 if a "
+    "record is left because it is protected or was saved again. You need these permissions: "
+    "cloudformation:DescribeStacks; Query, UpdateItem and DeleteItem on the checkpoints table.",
+)
+def forget(  # noqa: PLR0913, PLR0917 one for each option
+    ctx: typer.Context,
+    stack: Stack,
+    model: Model,
+    steps: Annotated[
+        Sequence[int] | None,
+        typer.Argument(
+            parser=parse_steps, metavar="STEPS", help="Steps and ranges, such as 100,200-203."
+        ),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Forget all checkpoints of the model.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be forgotten.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before removing.")] = False,
+) -> int:
+    """Remove the records of checkpoints, but free nothing: their artifacts stay.
+
+    Use it to undo an import. Protected checkpoints are left. It shows what it would do, and asks.
+    """
+    if (steps is None) != everything:
+        ctx.fail("Use either STEPS or --all.")
+    from cli import records
+
+    return records.forget(stack, model, steps, dry_run=dry_run, yes=yes)
 
 
 @app.command(

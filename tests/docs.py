@@ -6,8 +6,8 @@ from typing import Any
 
 from emulators.aws import ROOT
 
-README, API, OPERATIONS = (
-    ROOT / name for name in ("README.md", "docs/api.md", "docs/operations.md")
+README, API, OPERATIONS, RECORDS = (
+    ROOT / name for name in ("README.md", "docs/api.md", "docs/operations.md", "docs/records.md")
 )
 
 # Fields that Powertools adds to each line. docs/operations.md explains some of them.

@@ -23,7 +23,7 @@ from checkpoints.records import checkpoints, record
 from cli.main import app as checkpoints_app
 from cli.options import Scope
 from cli.template import read_template
-from docs import API, OPERATIONS, README, first_cells, rows, section
+from docs import API, OPERATIONS, README, RECORDS, first_cells, rows, section
 from emulators.aws import ROOT
 from events import AUTH_ERRORS
 from template_resolver import of_type
@@ -198,7 +198,7 @@ IN_WORDS = {4: "four", 5: "five"}
         (API, r"([\d,]+) arrays and objects", f"{requests.MAX_NESTED_VALUES:,}"),
         (API, r"`DELETE`, scope `(.*?)`", auth.DELETE_SCOPE),
         (API, r"`GET`, scope `(.*?)`", auth.READ_SCOPE),
-        (OPERATIONS, r"up to ([\d,]+) bytes", f"{record.MAX_MODEL_ID_BYTES:,}"),
+        (RECORDS, r"up to ([\d,]+) bytes", f"{record.MAX_MODEL_ID_BYTES:,}"),
         (OPERATIONS, r"more than (\w+) hours", IN_WORDS[DELAYED["Threshold"] // 3_600]),
         (OPERATIONS, r"in (\w+) attempts", IN_WORDS[QUEUE["RedrivePolicy"]["maxReceiveCount"]]),
         (OPERATIONS, r"attempts are (\d+) minutes apart", QUEUE["VisibilityTimeout"] // 60),
