@@ -13,7 +13,13 @@ from botocore.config import Config
 from rich import filesize
 
 from checkpoints.records.numbers import to_integer
-from checkpoints.records.record import NOT_PROTECTED, Checkpoint, is_protected, key
+from checkpoints.records.record import (
+    IS_NOT_PROTECTED,
+    NOT_PROTECTED,
+    Checkpoint,
+    is_protected,
+    key,
+)
 from cli.errors import CommandError
 from cli.stacks import output_of
 from cli.steps import format_steps
@@ -26,9 +32,6 @@ CONCURRENT_RECORDS = 8
 
 # DynamoDB throttles more than 1,000 writes a second to one model.
 CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 10})
-
-# `is_protected` says the same of a record.
-IS_NOT_PROTECTED = "(attribute_not_exists(protected) OR protected = :not_protected)"
 
 PROTECTED = "Protected"
 NO_LONGER_EXPIRES = "Protected, and expires_at removed, so that they do not expire"

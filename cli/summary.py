@@ -144,7 +144,7 @@ class Summary:
 
         In the order of segments, whatever an URI covers comes directly after it.
         """
-        self._places.sort(key=lambda place: (place.artifacts.bucket, place.artifacts._segments()))  # noqa: SLF001
+        self._places.sort(key=lambda place: (place.artifacts.bucket, place.artifacts.segments()))
         above: Place | None = None
         for place in self._places:
             if above and above.artifacts.cover(place.artifacts):

@@ -89,15 +89,16 @@ class Artifacts(NamedTuple):
         return key == self.key or (self.is_prefix and key.startswith(self.key))
 
     def cover(self, other: "Artifacts") -> bool:
-        """Return whether the two are the same, or the other is inside this one.
-
-        Slashes at the end of a key are ignored, and white space at the end of each segment: a
-        writer who forgot the slash, or wrote a space, may mean the prefix.
-        """
-        above, below = self._segments(), other._segments()  # noqa: SLF001 the same class
+        """Return whether the two are the same, or the other is inside this one."""
+        above, below = self.segments(), other.segments()
         return self.bucket == other.bucket and above == below[: len(above)]
 
-    def _segments(self) -> list[str]:
+    def segments(self) -> list[str]:
+        """Return the parts of the key between slashes, by which artifacts are compared.
+
+        Slashes at the end of a key are left out, and white space at the end of each segment: a
+        writer who forgot the slash, or wrote a space, may mean the prefix.
+        """
         key = re.sub(r"[\s/]+\Z", "", self.key)
         return [segment.rstrip() for segment in key.split("/")] if key else []
 

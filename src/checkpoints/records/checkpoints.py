@@ -12,6 +12,7 @@ from checkpoints.dynamodb import CallError, Calls, RejectedError
 from checkpoints.records.batches import run_in_batches
 from checkpoints.records.numbers import intersect, storable
 from checkpoints.records.record import (
+    IS_NOT_PROTECTED,
     MAX_MODEL_ID_BYTES,
     NOT_PROTECTED,
     Checkpoint,
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 # DynamoDB's limits.
 MAX_BATCH_KEYS = 100
 MAX_TRANSACTION_ACTIONS = 100
-
-# The condition on which a record is deleted; `is_protected` says the same of a record.
-MAY_DELETE = "entity = :entity AND (attribute_not_exists(protected) OR protected = :not_protected)"
 
 # A query also reads the records between the requested steps. Its response is *sparse* if it covers
 # fewer than MAX_BATCH_KEYS steps, or less than one step per 20 records read. (20 records of 200
@@ -225,7 +223,7 @@ class OwnedCheckpoints:
                         "Delete": {
                             "TableName": self._table,
                             "Key": key(self._model_id, step),
-                            "ConditionExpression": MAY_DELETE,
+                            "ConditionExpression": f"entity = :entity AND {IS_NOT_PROTECTED}",
                             "ExpressionAttributeValues": values,
                             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
                         }

@@ -13,6 +13,8 @@ MAX_EXACT_INTEGER = 2**53  # a 64-bit float holds every integer up to it
 # A record without the attribute `protected` is not protected, and neither is one with this value.
 # Every other value protects it, also one of a wrong type, because that is the safe side.
 NOT_PROTECTED = {"BOOL": False}
+# The condition that a record is not protected, where `:not_protected` is the value above.
+IS_NOT_PROTECTED = "(attribute_not_exists(protected) OR protected = :not_protected)"
 
 
 class Checkpoint(NamedTuple):
