@@ -184,3 +184,9 @@ def make_stream_record(
             "OldImage": image,
         },
     }
+
+
+def expired(record: dict[str, Any], **identity: str) -> dict[str, Any]:
+    """Return a stream record as one of time to live; `identity` changes who deleted it."""
+    service = {"type": "Service", "principalId": "dynamodb.amazonaws.com"}
+    return record | {"userIdentity": service | identity}

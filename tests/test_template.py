@@ -46,6 +46,7 @@ OTHERS = {
     "AccessLog": "true",
     "ExistingCheckpointsTable": "platform-checkpoints",
     "ArtifactsBucket": "platform-artifacts",
+    "ExpireCheckpoints": "true",
     "ReclaimDelaySeconds": "60",
 }
 BUCKET = {"ArtifactsBucket": OTHERS["ArtifactsBucket"]}
@@ -337,6 +338,32 @@ def test_checkpoints_are_protected_and_expired_tokens_are_removed() -> None:
     assert {"StreamViewType": "OLD_IMAGE"} == table["StreamSpecification"]
     expiry = {"AttributeName": "expires_at", "Enabled": True}
     assert expiry == tokens["TimeToLiveSpecification"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "enabled"),
+    [
+        ({}, "false"),
+        ({"ExpireCheckpoints": "false"}, "false"),
+        ({"ExpireCheckpoints": "true"}, "true"),
+    ],
+)
+def test_checkpoints_expire_only_if_told_and_can_stop_to_expire(
+    parameters: dict[str, str], enabled: str
+) -> None:
+    """DynamoDB switches time to live off only if the property is there and says so."""
+    table = deployed(**parameters)["CheckpointsTable"]["Properties"]
+
+    assert {"AttributeName": "expires_at", "Enabled": enabled} == table["TimeToLiveSpecification"]
+
+
+@pytest.mark.parametrize("value", ["true", "false"])
+@pytest.mark.parametrize("table", ["none", "", "platform-checkpoints"])
+def test_the_expiry_of_an_existing_table_is_left_to_its_owner(table: str, value: str) -> None:
+    refused = refusals(ExpireCheckpoints=value, ExistingCheckpointsTable=table)
+
+    assert (table == "platform-checkpoints" and value == "true") == bool(refused)
+    assert all("ExpireCheckpoints" in refusal for refusal in refused)
 
 
 def test_the_access_log_is_off_by_default_and_has_no_input_of_the_caller() -> None:

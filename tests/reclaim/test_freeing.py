@@ -28,7 +28,7 @@ from emulators.storage import (
     stored_objects,
     stream_event,
 )
-from events import DELETED_AT, ENTITY, MODEL, Call, make_stream_record
+from events import DELETED_AT, ENTITY, MODEL, Call, expired, make_stream_record
 from faulty_client import (
     Apply,
     ClientFault,
@@ -195,6 +195,23 @@ def test_a_deletion_frees_the_storage_of_exactly_the_deleted_checkpoints(call: C
     assert {"m/10/model.bin", "m/10/optimizer.bin"} == stored_objects()
     assert {MODEL: {3, 10}} == stored_checkpoints()
     assert {"Records": []} == stream_event()
+
+
+@pytest.mark.parametrize("protected", [False, True])
+def test_the_expiry_of_a_record_frees_its_storage_unless_it_was_protected(
+    lines: Lines, *, protected: bool
+) -> None:
+    """Time to live deletes protected records, too."""
+    record = make_stream_record(uri("m/1/"), protected={"BOOL": protected}, expires_at={"N": "1"})
+    save("m/1/a")
+
+    failed = run(expired(record))
+
+    assert protected == bool(failed)
+    assert ({"m/1/a"} if protected else set()) == stored_objects()
+    fields = {"reason": "protected"} if protected else {"objects_deleted": 1, "bytes_freed": 7}
+    outcome = "refused" if protected else "freed"
+    assert [line_of(outcome, deleted_by="expiry", **fields)] == log_lines(lines())
 
 
 EVERYTHING = {"m/1/", "m/1/a", "m/1/b/c", "m/10", "m/10-a", "m/11", "m/11/", "M/1/a", "x/m/1/a"}

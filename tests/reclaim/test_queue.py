@@ -9,7 +9,7 @@ import pytest
 from checkpoints.reclaim import queue
 from emulators.invocation import lambda_context
 from emulators.storage import queue_events
-from events import DELETED_AT, ENTITY, MODEL, make_stream_record
+from events import DELETED_AT, ENTITY, MODEL, expired, make_stream_record
 from faulty_client import Apply, ClientFault, Fail, Request, faults_of, lose_reply
 
 URI = "s3://artifacts/m/1/"
@@ -43,11 +43,6 @@ def message(**fields: object) -> dict[str, object]:
         "deleted_by": "request",
         "protected": False,
     } | fields
-
-
-def expired(record: dict[str, Any], **identity: str) -> dict[str, Any]:
-    service = {"type": "Service", "principalId": "dynamodb.amazonaws.com"}
-    return record | {"userIdentity": service | identity}
 
 
 WITHOUT_IMAGE = make_stream_record(URI)
