@@ -22,6 +22,7 @@ from cli.options import (
     parse_duration,
     parse_label,
     parse_model_id,
+    parse_request_id,
     parse_url,
 )
 from cli.runner import Command, run
@@ -252,9 +253,11 @@ def restore(  # noqa: PLR0913, PLR0917 one for each option
     request: Annotated[
         list[UUID],
         typer.Option(
+            parser=parse_request_id,
             metavar="ID",
-            help="Copy what this request deleted. The id is its function_request_id in the log of "
-            "ApiFunction. Repeat the option for several requests.",
+            help="Copy what this request deleted. The id is the header x-amzn-RequestId of its "
+            "response, which is the correlation_id in the log of ApiFunction, or the "
+            "function_request_id there. Repeat the option for several requests.",
             default_factory=list,
             show_default=False,
         ),
@@ -303,6 +306,46 @@ def restore(  # noqa: PLR0913, PLR0917 one for each option
         artifacts=artifacts,
         dry_run=dry_run,
     )
+
+
+@app.command(
+    cls=Command,
+    epilog="It reads the log of ApiFunction, as far as LogRetentionDays keeps it. The log does not "
+    "have what other programs or time to live deleted. The exit code is 0 also if there is none.",
+)
+def deletions(
+    stack: Stack,
+    model: Annotated[
+        str,
+        typer.Argument(parser=parse_model_id, metavar="MODEL", help="Id of the model."),
+    ],
+    step: Annotated[
+        int | None,
+        typer.Option(
+            metavar="STEP",
+            help="Show only requests that deleted, or may have deleted, the checkpoint at this "
+            "step.",
+        ),
+    ] = None,
+    since: Annotated[
+        int | None,
+        typer.Option(
+            parser=parse_duration,
+            metavar="DURATION",
+            help="How far to look back, such as 30d, 12h or 30m. By default 7d.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all steps.")] = False,
+) -> None:
+    """Show who deleted checkpoints of a model, newest first.
+
+    For each request: the time, the entity, the token's name and id, how many checkpoints it
+    deleted at which steps, and the ids that `restore --request` takes. Dry runs are left out.
+    """
+    from cli import deletions
+
+    seconds = since or deletions.DEFAULT_PERIOD
+    deletions.show(stack, model, step=step, seconds=seconds, as_json=as_json)
 
 
 @app.command(

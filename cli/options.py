@@ -3,6 +3,7 @@
 import re
 from enum import StrEnum
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
@@ -57,6 +58,17 @@ def parse_model_id(text: str) -> str:
     if not 0 < len(text.encode(errors="replace")) <= MAX_MODEL_ID_BYTES:
         raise typer.BadParameter(f"A model id has 1 to {MAX_MODEL_ID_BYTES:,} bytes.")
     return text
+
+
+def parse_request_id(text: str) -> UUID:
+    """Return the id of a request."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text[:40]!r} is not a UUID. If the caller chose the id, use the function_request_id "
+            "of the request, which `checkpoints deletions` shows."
+        ) from None
 
 
 def parse_url(text: str) -> str:

@@ -2,12 +2,14 @@
 
 It ignores all alarms, saved queries and queue policies of a template: MiniStack cannot deploy saved
 queries, nor alarms on several metrics, and the queues accept only TLS, which it does not speak. It
-also deploys the routes of an API that are for any method. And a batch of messages needs the
-permission for a single one, as on AWS.
+also deploys the routes of an API that are for any method. A batch of messages needs the permission
+for a single one, as on AWS. And the header x-amzn-RequestId of a response is the id that the
+function gets, as on AWS.
 The Makefile runs this with the Python of MiniStack's own environment.
 """
 
 import sys
+from contextvars import ContextVar
 from typing import Any
 
 from ministack.app import main  # type: ignore[import-not-found]
@@ -40,6 +42,26 @@ def _import_any_method(api_id: str, path: str, methods: dict[str, Any], *rest: o
 
 apigateway_v1._import_path_item = _import_any_method  # noqa: SLF001
 apigateway_v1._OPENAPI_HTTP_METHODS = {*apigateway_v1._OPENAPI_HTTP_METHODS, "any"}  # noqa: SLF001
+
+_build_event, _execute = apigateway_v1._build_lambda_event_v1, apigateway_v1.handle_execute  # noqa: SLF001
+_request_id: ContextVar[str] = ContextVar("_request_id")
+
+
+def _build_event_and_keep_id(*arguments: object, **options: object) -> dict[str, Any]:
+    event: dict[str, Any] = _build_event(*arguments, **options)
+    _request_id.set(event["requestContext"]["requestId"])
+    return event
+
+
+async def _execute_with_id(*request: object) -> tuple[int, dict[str, Any], bytes]:
+    status, headers, body = await _execute(*request)
+    if request_id := _request_id.get(None):  # else no function was invoked
+        headers.setdefault("x-amzn-requestid", request_id)
+    return status, headers, body
+
+
+apigateway_v1._build_lambda_event_v1 = _build_event_and_keep_id  # noqa: SLF001
+apigateway_v1.handle_execute = _execute_with_id
 
 _extract_iam_action = iam_actions.extract_iam_action
 

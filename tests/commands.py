@@ -3,11 +3,13 @@
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from typing import Any, NamedTuple
 
+import boto3
 import pytest
 from typer import Typer
 
@@ -67,6 +69,21 @@ class Result(NamedTuple):
 
 
 type Run = Callable[..., Result]
+type Delete = Callable[..., str]
+
+
+def gateway(request: str) -> dict[str, Any]:
+    """Return the part of an event with the id of API Gateway."""
+    return {"requestContext": {"requestId": request, "stage": "prod", "path": "/"}}
+
+
+def log(lines: Iterable[str], *, at: int | None = None) -> None:
+    """Put lines into the log of ApiFunction, by default now; `at` is in milliseconds."""
+    timestamp = int(1_000 * time.time()) if at is None else at
+    events: Any = [{"timestamp": timestamp, "message": line} for line in lines]
+    boto3.client("logs").put_log_events(
+        logGroupName=LOG_GROUP, logStreamName="stream", logEvents=events
+    )
 
 
 def run_command(

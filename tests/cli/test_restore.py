@@ -1,6 +1,5 @@
 """The restore command restores checkpoints, by the log or by a list of steps."""
 
-import io
 import json
 import os
 import re
@@ -8,7 +7,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cache
 from types import SimpleNamespace
@@ -18,13 +17,12 @@ from unittest import mock
 import boto3
 import pytest
 
-from checkpoints import telemetry
 from checkpoints.api import audit
 from cli import artifact_recovery
-from commands import LOG_GROUP, STACK, Result, Run, run_on_stack
-from emulators.dynamodb import put_checkpoints, stored_checkpoints
+from commands import LOG_GROUP, STACK, Delete, Result, Run, gateway, log, run_on_stack
+from emulators.dynamodb import put_checkpoints, put_token, stored_checkpoints
 from emulators.records import Attribute
-from events import ENTITY, MODEL, Call
+from events import ENTITY, MODEL, TOKEN
 from faulty_dynamodb import Apply, Endpoint, Fault, Reply, lose_response, pass_on, reject
 
 RESTORED = "restored-checkpoints"
@@ -35,7 +33,6 @@ REMINDER = "Their artifacts may have been deleted. To restore them too, add --ar
 NOTHING = "The request deleted nothing, so there is nothing to restore.\n"
 
 type Records = dict[tuple[str, str], dict[str, Any]]
-type Delete = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
@@ -48,9 +45,6 @@ def _restored_table(endpoint: Endpoint) -> None:  # noqa: ARG001 within which th
         AttributeDefinitions=own["AttributeDefinitions"],
         BillingMode="PAY_PER_REQUEST",
     )
-    logs = boto3.client("logs")
-    logs.create_log_group(logGroupName=LOG_GROUP)
-    logs.create_log_stream(logGroupName=LOG_GROUP, logStreamName="stream")
 
 
 @pytest.fixture
@@ -65,30 +59,6 @@ def run(_restored_table: None, endpoint: Endpoint, capsys: pytest.CaptureFixture
         )
 
     return run
-
-
-@pytest.fixture
-def delete(call: Call, _restored_table: None, monkeypatch: pytest.MonkeyPatch) -> Delete:
-    """Have the function delete checkpoints, put its lines into the log, and return their id."""
-
-    def delete(steps: list[int] | None = None, **others: Any) -> str:
-        written = io.StringIO()
-        monkeypatch.setattr(telemetry.logger.registered_handler, "stream", written)
-        call(steps=steps, **others)
-        lines = written.getvalue().splitlines()
-        log(lines)
-        request: str = json.loads(lines[-1])["function_request_id"]
-        return request
-
-    return delete
-
-
-def log(lines: Iterable[str]) -> None:
-    """Put lines into the log of the function."""
-    events: Any = [{"timestamp": int(1_000 * time.time()), "message": line} for line in lines]
-    boto3.client("logs").put_log_events(
-        logGroupName=LOG_GROUP, logStreamName="stream", logEvents=events
-    )
 
 
 def logged(request: str) -> list[str]:
@@ -256,7 +226,7 @@ def test_reads_all_lines_of_this_request_once_on_all_pages_of_the_log(
     with mock.patch.object(audit, "MAX_RANGES_BYTES", 30):
         request = delete(list(range(0, 60, 2)))
     put_both([1])
-    delete([1], requestContext={"requestId": request, "stage": "prod", "path": "/"})
+    delete([1], **gateway(request))
     log(logged(request))
     session = boto3.Session()
     pages: list[object] = []
@@ -267,8 +237,10 @@ def test_reads_all_lines_of_this_request_once_on_all_pages_of_the_log(
 
     session.events.register("provide-client-params.cloudwatch-logs.FilterLogEvents", turn)
     with mock.patch.object(boto3, "DEFAULT_SESSION", session):
-        assert 0 == run("--request", request).returncode
+        code, _, stderr = run("--request", request)
 
+    assert 0 == code
+    assert f"Other requests have {request} as their correlation_id" in stderr
     assert len(pages) > 2
     assert before == all_records()
 
@@ -307,6 +279,58 @@ def test_restores_what_several_requests_deleted_each_with_its_own_report(
     )
     assert Result(1, told, SEARCHING * 3) == result
     assert {MODEL: {1, 2, 3}} == stored_checkpoints()
+
+
+def test_restores_what_a_request_deleted_by_the_id_in_the_header_of_its_response(
+    run: Run, delete: Delete
+) -> None:
+    """Requests that deleted nothing can have the same id, also without a token."""
+    put_both([1, 2])
+    before = all_records()
+    request = str(uuid.uuid4())
+    for others in ({"token": None}, {"body": "{}"}, {"body": '{"steps":[1],"dry_run":true}'}):
+        delete(**others, **gateway(request))
+    delete([1, 2], **gateway(request))
+    delete([99], **gateway(request))
+    put_checkpoints(request, [7], entity=ENTITY)
+    delete([7], model_id=request)  # another text of the line has the id
+
+    assert Result(0, report("Restored: 2 (1-2)"), SEARCHING) == run("--request", request)
+    assert before == all_records()
+
+
+def test_restores_nothing_if_callers_chose_the_same_id(run: Run, delete: Delete) -> None:
+    put_both([1])
+    put_restored([2])
+    put_checkpoints(MODEL, [2], entity="speech-team")
+    put_token("other", entity="speech-team")
+    shared, other = str(uuid.uuid4()), str(uuid.uuid4())
+    one = delete([1], **gateway(shared))
+    two = delete([2], token="other", **gateway(shared))
+    put_both([3])
+    delete([3], **gateway(other))
+
+    code, stdout, stderr = run("--request", other, "--request", shared)
+
+    assert (1, "", {}) == (code, stdout, stored_checkpoints())
+    time_of = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+    assert re.fullmatch(
+        rf"{2 * SEARCHING}Error: Several requests have the correlation_id {shared}, because a "
+        r"caller can choose it\. Name the request by its function_request_id:\n"
+        rf"  {one}  {time_of}  {ENTITY}  {TOKEN} \([0-9a-f]{{8}}\)\n"
+        rf"  {two}  {time_of}  speech-team  other \([0-9a-f]{{8}}\)\n",
+        stderr,
+    )
+
+
+@pytest.mark.parametrize("chosen", ["gateway-request-1", "1" * 31, "\x1b[31m"])
+def test_refuses_an_id_that_is_not_a_uuid(run: Run, chosen: str) -> None:
+    code, stdout, stderr = run("--request", chosen)
+
+    assert (2, "") == (code, stdout)
+    told = " ".join(stderr.split())
+    assert f"{chosen!r} is not a UUID." in told
+    assert "use the function_request_id" in told
 
 
 def test_restores_nothing_if_one_of_several_requests_is_unknown(run: Run, delete: Delete) -> None:
@@ -353,7 +377,8 @@ def test_searches_the_log_from_the_time_that_the_table_was_restored_to(
 
     assert (1, "") == (later.returncode, later.stdout)
     assert (
-        f"Error: {LOG_GROUP} has no line with the function_request_id {request} since "
+        f"Error: {LOG_GROUP} has no line with the function_request_id or the correlation_id "
+        f"{request} since "
         f"{datetime.fromtimestamp(now + 60, UTC):%Y-%m-%d %H:%M} UTC. "
     ) in later.stderr
     assert Result(0, report("Restored: 1 (1)"), SEARCHING) == earlier

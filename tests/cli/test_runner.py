@@ -88,7 +88,7 @@ def test_help_does_not_import_boto3() -> None:
             (f"{RESTORE} {others}", "Use either --request, or --model and --steps.")
             for others in ("", "--model m", "--steps 1", f"{ID} --steps 1", f"{ID} --model m")
         ),
-        (f"{RESTORE} --request='{{$.a=1}}'", "Input should be a valid UUID"),
+        (f"{RESTORE} --request='{{$.a=1}}'", "'{$.a=1}' is not a UUID"),
         *(
             (f"{MODEL} --steps='{text}'", f"'{text[:40]}' is not a step or a range like 200-203.")
             for text in (

@@ -4,8 +4,10 @@ import json
 import time
 from typing import Any
 
+import requests
+
 from cli.logs import read_events
-from deployment import Deployment, Send, run_checkpoints
+from deployment import Deployment, run_checkpoints
 
 MODEL = "mistaken"
 RESTORED = "restored-checkpoints"
@@ -19,20 +21,20 @@ def all_records(deployment: Deployment) -> dict[int, dict[str, Any]]:
     return {int(record["step"]["N"]): record for page in pages for record in page["Items"]}
 
 
-def request_id(deployment: Deployment) -> str:
-    """Return the id of the request that deleted checkpoints of the model, once it is logged."""
+def wait_for_line(deployment: Deployment, gateway_id: str) -> dict[str, Any]:
+    """Return the log line of the request whose response had this id."""
     logs = deployment.cloud.client("logs")
     for _ in range(100):
         for event in read_events(logs, deployment.outputs["ApiFunctionLogGroupName"]):
-            if f'"model_id":"{MODEL}"' in event["message"]:
-                line: dict[str, str] = json.loads(event["message"])
-                return line["function_request_id"]
+            if f'"correlation_id":"{gateway_id}"' in event["message"]:
+                line: dict[str, Any] = json.loads(event["message"])
+                return line
         time.sleep(0.1)
     raise AssertionError("the request is not in the log")
 
 
-def test_restores_five_thousand_checkpoints_by_the_id_of_the_request(
-    deployment: Deployment, send: Send
+def test_restores_five_thousand_checkpoints_by_the_id_in_the_header_of_the_response(
+    deployment: Deployment, token: str
 ) -> None:
     client = deployment.cloud.client("dynamodb")
     table = deployment.outputs["CheckpointsTableName"]
@@ -43,11 +45,25 @@ def test_restores_five_thousand_checkpoints_by_the_id_of_the_request(
         SourceTableName=table, TargetTableName=RESTORED, UseLatestRestorableTime=True
     )
     try:
-        assert 5_000 == send(list(range(5_000)), model_id=MODEL).body["deleted_count"]
-        arguments = ["--from", RESTORED, "--request", request_id(deployment)]
+        response = requests.delete(
+            deployment.url(MODEL),
+            json={"steps": list(range(5_000))},
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=60,
+        )
+        assert 5_000 == response.json()["deleted_count"]
+        gateway_id = response.headers["x-amzn-RequestId"]
+        line = wait_for_line(deployment, gateway_id)
 
-        process = run_checkpoints(deployment, "restore", *arguments)
+        shown = run_checkpoints(deployment, "deletions", MODEL, "--step", "7", "--json")
+        process = run_checkpoints(
+            deployment, "restore", "--from", RESTORED, "--request", gateway_id
+        )
 
+        (deletion,) = json.loads(shown.stdout)
+        ids = ("function_request_id", "correlation_id")
+        assert [line[name] for name in ids] == [deletion[name] for name in ids]
+        assert [[0, 4_999]] == deletion["deleted_steps"]
         assert (0, "") == (process.returncode, process.stderr.partition("\n")[2])
         assert process.stdout == (
             f"Model: '{MODEL}'\nFrom: {RESTORED}\nTo: {table}\n  Restored: 5,000 (0-4999)\n"
