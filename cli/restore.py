@@ -33,6 +33,7 @@ RECOVERY_PERIOD = timedelta(days=35)  # DynamoDB's maximum
 CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 10})
 
 RESTORED = "Restored"
+WITHOUT_EXPIRY = "Without their {}, which has passed, so that time to live does not delete them"
 ALREADY_THERE = "Already there"
 SAVED_AGAIN = "Saved again after the deletion, and left as it is"
 MISSING = "Not in the restored table (restore it to an earlier time, if they existed)"
@@ -56,6 +57,10 @@ def restore(  # noqa: PLR0913 these are the options of the command
         client = boto3.client("dynamodb", config=CONFIG)
         table = output_of(stack, "CheckpointsTableName")
         restored_to = _check_tables(client, source, table)
+        expiry = _expiry_attribute(client, table)
+        bucket = None
+        if artifacts:
+            bucket = output_of(stack, "ArtifactsBucketName", parameter="ArtifactsBucket")
         everything: dict[UUID | None, Deleted]
         if requests:
             log_group = output_of(stack, "ApiFunctionLogGroupName")
@@ -66,14 +71,11 @@ def restore(  # noqa: PLR0913 these are the options of the command
             }
         else:
             everything = {None: Deleted(model_id or "", list(steps or []))}
-        bucket = None
-        if artifacts:
-            bucket = output_of(stack, "ArtifactsBucketName", parameter="ArtifactsBucket")
         succeeded = True
         for request, deleted in everything.items():
             if len(everything) > 1:
                 print(f"Request: {request}")
-            copy = Copy(client, source, table, deleted, dry_run=dry_run)
+            copy = Copy(client, source, table, deleted, expiry=expiry, dry_run=dry_run)
             recovery = None
             if bucket and deleted.steps:
                 recovery = Recovery(bucket, since=restored_to, dry_run=dry_run)
@@ -137,17 +139,39 @@ def _check_tables(client: "DynamoDBClient", source: str, target: str) -> datetim
     return restored["CreationDateTime"] - RECOVERY_PERIOD
 
 
-class Copy:
-    """Copies missing records, and collects the outcome of each step."""
+def _expiry_attribute(client: "DynamoDBClient", table: str) -> str | None:
+    """Return the attribute with the time when DynamoDB deletes a record, if it is switched on.
 
-    def __init__(
-        self, client: "DynamoDBClient", source: str, target: str, deleted: Deleted, *, dry_run: bool
+    While it is being switched off, which takes up to an hour, DynamoDB can still delete records.
+    """
+    found = client.describe_time_to_live(TableName=table)["TimeToLiveDescription"]
+    return None if found["TimeToLiveStatus"] == "DISABLED" else found.get("AttributeName")
+
+
+class Copy:
+    """Copies missing records, and collects the outcome of each step.
+
+    `expiry` is the attribute that time to live reads, if it is on. A record is copied without it
+    if its time has passed, because DynamoDB would delete the record again.
+    """
+
+    def __init__(  # noqa: PLR0913 the two tables, what is copied, and how
+        self,
+        client: "DynamoDBClient",
+        source: str,
+        target: str,
+        deleted: Deleted,
+        *,
+        expiry: str | None,
+        dry_run: bool,
     ) -> None:
         self._client = client
         self._source = source
         self._target = target
         self._deleted = deleted
+        self._expiry = expiry
         self._dry_run = dry_run
+        self._without_expiry: set[int] = set()
         self._outcomes = dict.fromkeys(deleted.steps, UNCONFIRMED)
         # By step, for records that are the same in both tables.
         self.artifact_uris: dict[int, str | None] = {}
@@ -180,13 +204,18 @@ class Copy:
             headline = "Would be restored" if self._dry_run and name == RESTORED else name
             if steps:
                 print(f"  {headline}: {len(steps):,} ({format_steps(steps)})")
+            if name == RESTORED and self._without_expiry:
+                dropped = sorted(self._without_expiry.intersection(steps))
+                headline = WITHOUT_EXPIRY.format(self._expiry)
+                print(f"    {headline}: {len(dropped):,} ({format_steps(dropped)})")
 
     def _copy(self, steps: Sequence[int]) -> None:
         existing = self._read(self._target, steps)
         records = self._read(self._source, steps)
         for step in steps:
             record = records.get(step)
-            if step in existing and not _are_equal(existing[step], record):
+            lasting = self._without_passed_expiry(record or {})
+            if step in existing and not _is_one_of(existing[step], record, lasting):
                 outcome = SAVED_AGAIN
             elif record is None:
                 outcome = MISSING
@@ -195,10 +224,19 @@ class Copy:
             elif step in existing:
                 outcome = ALREADY_THERE
             else:
-                outcome = RESTORED if self._dry_run or self._put(record) else SAVED_AGAIN
+                outcome = RESTORED if self._dry_run or self._put(lasting) else SAVED_AGAIN
+                if lasting != record and outcome == RESTORED:
+                    self._without_expiry.add(step)
             self._outcomes[step] = outcome
             if record and "artifact_uri" in record and outcome in (RESTORED, ALREADY_THERE):
                 self.artifact_uris[step] = record["artifact_uri"].get("S")
+
+    def _without_passed_expiry(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Return the record, without its expiry if that has passed and time to live is on."""
+        expires_at = record.get(self._expiry or "", {}).get("N")
+        if expires_at is None or Decimal(expires_at) > time.time():
+            return record
+        return {name: value for name, value in record.items() if name != self._expiry}
 
     def _read(self, table: str, steps: Iterable[int]) -> dict[int, dict[str, Any]]:
         """Return the records at these steps."""
@@ -228,13 +266,12 @@ class Copy:
         except self._client.exceptions.ConditionalCheckFailedException as error:
             # If the response to the first attempt was lost, the record is already there.
             found: Any = error.response.get("Item")
-            return _are_equal(found, record)
+            return _is_one_of(found, record)
         return True
 
 
-def _are_equal(one: dict[str, Any] | None, other: dict[str, Any] | None) -> bool:
-    """Compare two records, which may be None. DynamoDB can return sets in any order."""
-    if one is None or other is None:
-        return one is other
+def _is_one_of(record: dict[str, Any] | None, *others: dict[str, Any] | None) -> bool:
+    """Compare records, which may be None. DynamoDB can return sets in any order."""
     deserialize = TypeDeserializer().deserialize
-    return bool(deserialize({"M": one}) == deserialize({"M": other}))
+    values = [each and deserialize({"M": each}) for each in (record, *others)]
+    return values[0] in values[1:]

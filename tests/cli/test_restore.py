@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from types import SimpleNamespace
@@ -258,7 +258,7 @@ def test_a_dry_run_only_reports(run: Run, endpoint: Endpoint) -> None:
     )
     assert Result(1, told, "") == run("--model", MODEL, "--steps", "2-4", "--dry-run")
     assert before == all_records()
-    assert {"DescribeTable", "BatchGetItem"} == set(endpoint.calls)
+    assert {"DescribeTable", "DescribeTimeToLive", "BatchGetItem"} == set(endpoint.calls)
 
 
 def test_restores_what_several_requests_deleted_each_with_its_own_report(
@@ -401,6 +401,95 @@ def test_restores_what_the_log_has_and_says_if_it_is_incomplete(
     assert (1, report(f"Restored: 1 ({left})")) == (result.returncode, result.stdout)
     assert f"The log does not have the whole request {request} yet." in result.stderr
     assert {MODEL: {left}} == stored_checkpoints()
+
+
+@pytest.fixture
+def expire(_restored_table: None) -> Iterator[None]:
+    """Let time to live delete records of the stack's table by an attribute of its own name."""
+    table, attribute = "CheckpointsTable", "delete_after"
+    client = boto3.client("dynamodb")
+    on: Any = {"AttributeName": attribute, "Enabled": True}
+    client.update_time_to_live(TableName=table, TimeToLiveSpecification=on)
+    yield
+    off: Any = {"AttributeName": attribute, "Enabled": False}
+    client.update_time_to_live(TableName=table, TimeToLiveSpecification=off)
+
+
+NOW = int(time.time())
+EXPIRIES: dict[int, Any] = {
+    1: {"N": str(NOW - 60)},
+    2: {"N": str(NOW + 3_600)},
+    3: {"S": str(NOW - 60)},  # DynamoDB ignores other types
+    4: {"N": f"{NOW - 60}.5"},
+}
+DROPPED = (
+    "  Without their delete_after, which has passed, so that time to live does not delete them: "
+    "2 (1,4)"
+)
+
+
+@pytest.mark.usefixtures("expire")
+def test_drops_an_expiry_that_would_delete_the_record_again(run: Run, bucket: str) -> None:
+    others: Any = {"artifact_uri": {"S": f"s3://{bucket}/a"}, "expires_at": {"N": "1"}}
+    for step, expiry in EXPIRIES.items():
+        put_restored([step], delete_after=expiry, **others)
+    put_artifacts(bucket, "a")
+    delete_artifacts(bucket, "a")
+    arguments = ("--model", MODEL, "--steps", "1-4")
+
+    told = report("Would be restored: 4 (1-4)", DROPPED) + REMINDER
+    assert Result(0, told, "") == run(*arguments, "--dry-run")
+    told = report("Restored: 4 (1-4)", DROPPED) + REMINDER
+    assert Result(0, told, "") == run(*arguments)
+    expected = all_records(RESTORED)
+    for step in (1, 4):
+        del expected[(MODEL, str(step))]["delete_after"]
+    assert expected == all_records()
+
+    code, stdout, _ = run(*arguments, "--artifacts", bucket=bucket)
+
+    assert (0, report("Already there: 4 (1-4)")) == (code, stdout.partition("Artifacts")[0])
+    assert {"a": "weights"} == artifacts(bucket)
+    assert expected == all_records()
+
+
+@pytest.mark.usefixtures("expire")
+def test_a_record_with_an_expiry_that_is_still_there_is_not_saved_again(
+    run: Run, endpoint: Endpoint
+) -> None:
+    """Also if the response to the first attempt to save it was lost."""
+    put_both([1], delete_after=EXPIRIES[1])
+    put_restored([4], delete_after=EXPIRIES[4])
+    endpoint.fail("PutItem", lose_response)
+
+    _, stdout, _ = run("--model", MODEL, "--steps", "1,4")
+
+    dropped = DROPPED.replace("2 (1,4)", "1 (4)")
+    assert report("Restored: 1 (4)", dropped, "Already there: 1 (1)") == stdout
+
+
+@pytest.mark.parametrize("status", ["DISABLED", "DISABLING", "ENABLING"])
+def test_without_time_to_live_all_attributes_stay(
+    run: Run, endpoint: Endpoint, status: str
+) -> None:
+    """But DynamoDB can still delete records while it is being switched off."""
+    put_restored([1], expires_at=EXPIRIES[1])
+    description = {"TimeToLiveStatus": status, "AttributeName": "expires_at"}
+    body = json.dumps({"TimeToLiveDescription": description}).encode()
+    endpoint.fail("DescribeTimeToLive", lambda _request, _apply: Reply(200, body))
+
+    assert 0 == run("--model", MODEL, "--steps", "1").returncode
+
+    assert (status == "DISABLED") == (all_records() == all_records(RESTORED))
+
+
+def test_restores_nothing_if_it_cannot_know_what_expires(run: Run, endpoint: Endpoint) -> None:
+    put_restored([1])
+    endpoint.fail("DescribeTimeToLive", reject(400, "AccessDeniedException"))
+
+    message = "Error: The AWS credentials lack a permission. on command\n"
+    assert Result(1, "", message) == run("--model", MODEL, "--steps", "1")
+    assert {} == stored_checkpoints()
 
 
 def test_tries_again_what_fails_for_a_moment(run: Run, endpoint: Endpoint) -> None:

@@ -73,6 +73,51 @@ def test_restores_five_thousand_checkpoints_by_the_id_in_the_header_of_the_respo
         client.delete_table(TableName=RESTORED)
 
 
+def test_a_restored_record_loses_the_expiry_that_would_delete_it_again(
+    deployment: Deployment,
+) -> None:
+    """The local cloud ignores the parameter ExpireCheckpoints, so switch time to live on here."""
+    client = deployment.cloud.client("dynamodb")
+    table = deployment.outputs["CheckpointsTableName"]
+    expired, later = ({"N": str(int(time.time()) + seconds)} for seconds in (-60, 3_600))
+    deployment.put_checkpoints([1], model_id=MODEL, expires_at=expired)
+    deployment.put_checkpoints([2], model_id=MODEL, expires_at=later)
+    client.restore_table_to_point_in_time(
+        SourceTableName=table, TargetTableName=RESTORED, UseLatestRestorableTime=True
+    )
+    set_expiry(deployment, enabled=True)
+    try:
+        delete_records(deployment, [1, 2])
+        arguments = ["--from", RESTORED, "--model", MODEL, "--steps", "1-2"]
+
+        first, second = (run_checkpoints(deployment, "restore", *arguments) for _ in range(2))
+
+        assert (0, 0) == (first.returncode, second.returncode), first.stderr
+        assert "Without their expires_at" in first.stdout
+        assert second.stdout.endswith("  Already there: 2 (1-2)\n")
+        records = all_records(deployment)
+        assert [None, later] == [records[step].get("expires_at") for step in (1, 2)]
+    finally:
+        set_expiry(deployment, enabled=False)
+        client.delete_table(TableName=RESTORED)
+
+
+def set_expiry(deployment: Deployment, *, enabled: bool) -> None:
+    deployment.cloud.client("dynamodb").update_time_to_live(
+        TableName=deployment.outputs["CheckpointsTableName"],
+        TimeToLiveSpecification={"AttributeName": "expires_at", "Enabled": enabled},
+    )
+
+
+def delete_records(deployment: Deployment, steps: list[int]) -> None:
+    """Delete records, unless time to live was faster."""
+    for step in steps:
+        deployment.cloud.client("dynamodb").delete_item(
+            TableName=deployment.outputs["CheckpointsTableName"],
+            Key={"model_id": {"S": MODEL}, "step": {"N": str(step)}},
+        )
+
+
 def test_a_good_stack_passes_the_smoke_test(deployment: Deployment) -> None:
     process = run_checkpoints(deployment, "smoke", "--url", deployment.outputs["ApiUrl"])
 
