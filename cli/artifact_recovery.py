@@ -9,6 +9,7 @@ import boto3
 from botocore.config import Config
 
 from checkpoints.reclaim.artifacts import Artifacts, InvalidUriError
+from cli.errors import CommandError
 from cli.steps import format_steps
 from cli.terminal import run_concurrently
 
@@ -24,6 +25,20 @@ NO_VALID_URI = "Checkpoints without a valid artifact_uri in this bucket"
 UNCONFIRMED = "Checkpoints not confirmed to have artifacts"
 
 
+def check_versioning(bucket: str) -> None:
+    """Check that a bucket can have old versions. It can if versioning is suspended.
+
+    Raises:
+        CommandError: the bucket has never kept versions.
+
+    """
+    if "Status" not in boto3.client("s3", config=CONFIG).get_bucket_versioning(Bucket=bucket):
+        raise CommandError(
+            f"The bucket {bucket!r} keeps no versions, so deleted artifacts cannot be restored. "
+            "To restore the records alone, use --records-only instead of --artifacts."
+        )
+
+
 class Recovery:
     """Removes delete markers that were created after a given time, and counts the results.
 
@@ -35,7 +50,6 @@ class Recovery:
         self._bucket = bucket
         self._since = since
         self._dry_run = dry_run
-        self._is_versioned = "Status" in self._client.get_bucket_versioning(Bucket=bucket)
         self._outcomes: dict[int, str] = {}
         self._objects: dict[int, Counter[str]] = {}  # counts of each checkpoint
 
@@ -57,8 +71,6 @@ class Recovery:
     def report(self) -> None:
         """Print how many objects were restored, and which checkpoints have artifacts."""
         print(f"Artifacts in s3://{self._bucket}:")
-        if not self._is_versioned:
-            print("  The bucket is not versioned, so deleted objects cannot be restored.")
         totals = Counter[str]()
         for counts in self._objects.values():
             totals.update(counts)  # unlike a sum, it always has the same order

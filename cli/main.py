@@ -284,6 +284,13 @@ def restore(  # noqa: PLR0913, PLR0917 one for each option
             "markers that are newer than the restored table.",
         ),
     ] = False,
+    records_only: Annotated[
+        bool,
+        typer.Option(
+            "--records-only",
+            help="Restore no artifacts. This is the default, but without the reminder of them.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be copied.")
     ] = False,
@@ -295,6 +302,8 @@ def restore(  # noqa: PLR0913, PLR0917 one for each option
     """
     if bool(request) == (model is not None) or (model is None) != (steps is None):
         ctx.fail("Use either --request, or --model and --steps.")
+    if artifacts and records_only:
+        ctx.fail("Use either --artifacts or --records-only.")
     from cli import restore
 
     return restore.restore(
@@ -304,6 +313,7 @@ def restore(  # noqa: PLR0913, PLR0917 one for each option
         model_id=model,
         steps=steps,
         artifacts=artifacts,
+        records_only=records_only,
         dry_run=dry_run,
     )
 

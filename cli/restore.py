@@ -14,7 +14,7 @@ from boto3.dynamodb.types import TypeDeserializer
 from botocore.config import Config
 
 from checkpoints.records.record import key
-from cli.artifact_recovery import Recovery
+from cli.artifact_recovery import Recovery, check_versioning
 from cli.deletions import Deleted, find_in_log
 from cli.errors import CommandError
 from cli.stacks import output_of
@@ -50,9 +50,13 @@ def restore(  # noqa: PLR0913 these are the options of the command
     model_id: str | None,
     steps: Sequence[int] | None,
     artifacts: bool,
+    records_only: bool,
     dry_run: bool,
 ) -> int:
-    """Restore what the requests deleted, or the steps of the model; return the exit code."""
+    """Restore what the requests deleted, or the steps of the model; return the exit code.
+
+    With `records_only`, do not remind of their artifacts.
+    """
     try:
         client = boto3.client("dynamodb", config=CONFIG)
         table = output_of(stack, "CheckpointsTableName")
@@ -61,6 +65,7 @@ def restore(  # noqa: PLR0913 these are the options of the command
         bucket = None
         if artifacts:
             bucket = output_of(stack, "ArtifactsBucketName", parameter="ArtifactsBucket")
+            check_versioning(bucket)
         everything: dict[UUID | None, Deleted]
         if requests:
             log_group = output_of(stack, "ApiFunctionLogGroupName")
@@ -79,7 +84,7 @@ def restore(  # noqa: PLR0913 these are the options of the command
             recovery = None
             if bucket and deleted.steps:
                 recovery = Recovery(bucket, since=restored_to, dry_run=dry_run)
-            succeeded &= _restore(copy, recovery)
+            succeeded &= _restore(copy, recovery, remind=not records_only)
             if not deleted.complete:
                 print(
                     f"The log does not have the whole request {request} yet. Run the command again "
@@ -93,7 +98,7 @@ def restore(  # noqa: PLR0913 these are the options of the command
     return int(not succeeded)
 
 
-def _restore(copy: "Copy", recovery: Recovery | None) -> bool:
+def _restore(copy: "Copy", recovery: Recovery | None, *, remind: bool) -> bool:
     """Restore records, and their artifacts; return whether all of them are there."""
     try:
         copy.run()
@@ -105,7 +110,7 @@ def _restore(copy: "Copy", recovery: Recovery | None) -> bool:
             recovery.run(copy.artifact_uris)
         finally:
             recovery.report()
-    elif copy.has_restored_artifact_uris:
+    elif remind and copy.has_restored_artifact_uris:
         print("Their artifacts may have been deleted. To restore them too, add --artifacts.")
     return copy.succeeded and (recovery is None or recovery.succeeded)
 

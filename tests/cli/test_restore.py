@@ -684,19 +684,39 @@ def test_leaves_what_is_in_another_bucket_to_its_owner(run: Run, bucket: str) ->
     assert Result(0, told, "") == run_with_artifacts(run, bucket)
 
 
-def test_says_that_a_bucket_is_not_versioned(run: Run) -> None:
+def test_restores_no_records_if_their_artifacts_are_gone_unless_told(run: Run) -> None:
+    """In a bucket that has never kept versions, the records would have no artifacts."""
     s3().create_bucket(Bucket="unversioned")
     put_restored_with_artifacts("unversioned", {1: "s3://{}/1/", 2: "s3://{}/2/"})
-    put_artifacts("unversioned", "1/a")
     put_restored([3])
 
-    told = report("Restored: 3 (1-3)") + artifact_report(
-        "unversioned",
-        "The bucket is not versioned, so deleted objects cannot be restored.",
-        "Checkpoints with artifacts: 1 (1)",
-        "Checkpoints without any artifact: 1 (2)",
+    message = (
+        "Error: The bucket 'unversioned' keeps no versions, so deleted artifacts cannot be "
+        "restored. To restore the records alone, use --records-only instead of --artifacts.\n"
     )
-    assert Result(1, told, "") == run_with_artifacts(run, "unversioned")
+    assert Result(1, "", message) == run_with_artifacts(run, "unversioned")
+    assert {} == stored_checkpoints()
+
+    arguments = ("--model", MODEL, "--steps", "1-3", "--records-only")
+    assert Result(0, report("Restored: 3 (1-3)"), "") == run(*arguments)
+    assert 2 == run(*arguments, "--artifacts").returncode
+
+
+def test_a_bucket_whose_versioning_is_suspended_can_still_have_versions(
+    run: Run, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The emulator cannot delete a version in such a bucket, so only its status is changed."""
+    put_restored_with_artifacts(bucket, {1: "s3://{}/1/"})
+    put_artifacts(bucket, "1/a")
+    delete_artifacts(bucket, "1/a")
+    session = boto3.Session()
+    session.events.register(
+        "after-call.s3.GetBucketVersioning", lambda parsed, **_: parsed.update(Status="Suspended")
+    )
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", session)
+
+    assert 0 == run("--model", MODEL, "--steps", "1", "--artifacts", bucket=bucket).returncode
+    assert {"1/a": "weights"} == artifacts(bucket)
 
 
 def test_restores_nothing_if_the_stack_has_no_artifacts(run: Run) -> None:
