@@ -2,23 +2,34 @@
 # requires-python = ">=3.11"
 # dependencies = ["httpx2>=2.16,<3", "pydantic>=2.14,<3", "rich>=15,<16", "typer>=0.29,<1"]
 # ///
-"""Delete the checkpoints of a model, except those to keep."""
+"""Delete the checkpoints of models, except those to keep."""
 
+import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import TextIOWrapper
-from time import sleep
+from time import sleep, time
 from typing import Annotated, Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import httpx2
 import typer
-from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from rich import box
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import track
 from rich.table import Table
 from typer import Argument, Option
@@ -36,7 +47,11 @@ SECRET_CHARACTERS = 8  # so many of the token are not printed
 MAX_METRICS = 3  # in the table of the plan
 MAX_NAME_CHARACTERS = 16  # of a metric, in that table
 MAX_LISTED_STEPS = 8
+INTERRUPTED = 130  # the exit code
 MIN_WIDTH = 40  # COLUMNS can be 0, and then rich would print nothing
+REQUEST_ID = "x-amzn-RequestId"  # a header of API Gateway, whose value is in the API's log
+SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
+MAX_DURATION = 100 * 365 * SECONDS["d"]
 HINTS = {
     401: "Set CHECKPOINTS_TOKEN to a token that is not revoked or expired.",
     403: "Ask for a token with the scopes checkpoints:read and checkpoints:delete.",
@@ -86,8 +101,13 @@ RESULTS = Messages(**STYLE)  # of a deletion, also on standard output
 ERRORS = Messages(stderr=True, **STYLE)
 UNLIMITED = OUTPUT.options.update(max_width=10_000)  # to measure how wide something is
 
-Metrics = Mapping[str, int | float]
-Checkpoints = Mapping[int, Metrics]  # by step
+
+def none_if_invalid(value: object, validate: ValidatorFunctionWrapHandler) -> Any:  # noqa: ANN401
+    """Read a value that the API does not check either: whoever saves the checkpoint records it."""
+    try:
+        return validate(value)
+    except ValidationError:
+        return None
 
 
 class Response(BaseModel, strict=True):
@@ -95,10 +115,17 @@ class Response(BaseModel, strict=True):
 
 
 class Checkpoint(Response):
-    """A checkpoint on a page."""
+    """A checkpoint on a page. The numbers are limited as in DynamoDB."""
 
     step: int
-    metrics: dict[str, Annotated[int | float, Field(gt=-1e127, lt=1e127)]]  # as in DynamoDB
+    metrics: dict[str, Annotated[int | float, Field(gt=-1e127, lt=1e127)]]
+    size_bytes: Annotated[int | None, Field(ge=0, lt=10**38), WrapValidator(none_if_invalid)] = None
+    created_at: Annotated[int | None, WrapValidator(none_if_invalid)] = None  # in epoch seconds
+    # Anything but false protects, as in the API.
+    protected: Annotated[bool, BeforeValidator(lambda value: value is not False)] = False
+
+
+Checkpoints = Mapping[int, Checkpoint]  # by step
 
 
 class Page(Response):
@@ -110,9 +137,10 @@ class Page(Response):
 
 
 class Deletion(Response):
-    """How many checkpoints a request deleted."""
+    """How many checkpoints a request deleted, and which it did not because they are protected."""
 
     deleted_count: NonNegativeInt
+    protected_steps: list[int] = []
 
 
 class ErrorResponse(Response):
@@ -146,30 +174,89 @@ class AttemptError(PruneError):
 
 
 class Outcome(NamedTuple):
-    """What a rule keeps of a model: the reason for each step, and what the user should know."""
+    """What a rule keeps of a model, and what the user should know."""
 
-    kept: Mapping[int, str]
+    kept: Mapping[int, str]  # the reason for each step, with {} for the metric
     note: str = ""
     is_too_early: bool = False  # to delete what this rule does not keep
+    undecided: Collection[int] = ()  # the rule cannot know whether to keep these steps
 
 
 class Rule(NamedTuple):
-    """What one option keeps. The second argument of `apply` is --delete-unscored."""
+    """What one option keeps."""
 
     option: str
-    apply: Callable[[Checkpoints, bool], Outcome]
-    metric: str | None = None
+    apply: "Callable[[Checkpoints, Options], Outcome]"
+    metric: str = ""
 
 
 class Options(NamedTuple):
     """What the user wants."""
 
-    model: str
     rules: Sequence[Rule]
     delete_unscored: bool
     all: bool
     dry_run: bool
     yes: bool
+    json: bool
+    now: float  # one time for all models, from before they are listed
+
+    @property
+    def console(self) -> Console:
+        """Where the plans and the question go."""
+        return ERRORS if self.json else OUTPUT
+
+
+class Reason(NamedTuple):
+    """Why a checkpoint is kept."""
+
+    text: str  # with {} for the metric
+    metric: str = ""
+
+    def __str__(self) -> str:
+        """Return the reason in full."""
+        return self.text.format(self.metric)
+
+    def short(self) -> str:
+        """Return the reason for the table."""
+        return self.text.format(shorten(self.metric))
+
+
+class Size(NamedTuple):
+    """The size of some checkpoints, as far as it is known."""
+
+    size_bytes: int
+    known: int
+    of: int
+
+    def __str__(self) -> str:
+        """Return the size, and of how many checkpoints if not of all."""
+        texts = [decimal(self.size_bytes)] if self.known else []
+        if self.known < self.of:
+            texts.append(f"size known for {self.known:,} of {self.of:,}")
+        return ", ".join(texts)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done with the checkpoints of a model."""
+
+    found: Checkpoints
+    kept: Mapping[int, Sequence[Reason]]
+    to_delete: Sequence[int]  # ascending
+    notes: Sequence[str]
+    is_too_early: bool  # the rules alone keep nothing, so nothing is deleted
+
+    def size_of(self, steps: Collection[int]) -> Size:
+        """Return the size of the checkpoints at these steps."""
+        sizes = [self.found[step].size_bytes for step in steps]
+        known = [size for size in sizes if size is not None]
+        return Size(sum(known), len(known), len(sizes))
+
+    def amount(self, steps: Collection[int]) -> str:
+        """Return how many checkpoints these are, and their size unless no size at all is known."""
+        has_sizes = steps and self.size_of(self.found).known
+        return f"{len(steps):,}" + (f" ({self.size_of(steps)})" if has_sizes else "")
 
 
 class Api:
@@ -180,17 +267,30 @@ class Api:
         self.planned = 0
         self.is_done = False  # every step in the plan is deleted, but this is not checked yet
         self.deleted = 0
+        self.protected: set[int] = set()  # steps in the plan that the API did not delete
         self.may_have_deleted_more = False  # by a request that failed
+        # Of each request that may have deleted something. An unknown id is empty.
+        self._request_ids: list[str] = []
 
-    def list_checkpoints(self) -> dict[int, Metrics]:
+    @property
+    def known_request_ids(self) -> list[str]:
+        """The ids under which the API's log has the deletions."""
+        return [*filter(None, dict.fromkeys(self._request_ids))]
+
+    @property
+    def unknown_request_ids(self) -> int:
+        """How many more requests may have deleted something, such as those without a response."""
+        return self._request_ids.count("")
+
+    def list_checkpoints(self) -> dict[int, Checkpoint]:
         """Return all checkpoints of the model that the token can see."""
-        found: dict[int, Metrics] = {}
+        found: dict[int, Checkpoint] = {}
         parameters: dict[str, str | int] = {"limit": PAGE_SIZE}
         last: list[int] = []  # the last step of the page before
         with ERRORS.status("Listing checkpoints", spinner="line") as status:
             while True:
                 page = self._send(Page, "GET", params=parameters)
-                found |= {checkpoint.step: checkpoint.metrics for checkpoint in page.data}
+                found |= {checkpoint.step: checkpoint for checkpoint in page.data}
                 if not page.has_more:
                     return found
                 steps = [*last, *(checkpoint.step for checkpoint in page.data)]
@@ -205,6 +305,7 @@ class Api:
         # `_send` also adds to the count, so read the count only afterwards.
         response = self._send(Deletion, "DELETE", json={"steps": steps})
         self.deleted += response.deleted_count
+        self.protected |= set(response.protected_steps).intersection(steps)
 
     def _send(self, kind: type[ResponseT], method: str, **content: Any) -> ResponseT:  # noqa: ANN401
         """Send a request until it succeeds. It is safe to repeat a deletion."""
@@ -214,9 +315,12 @@ class Api:
                 return self._send_once(kind, method, **content)
             except AttemptError as error:
                 failure = error
-            self.deleted += failure.deleted
-            self.may_have_deleted_more |= failure.may_have_deleted_more and method == "DELETE"
-            attempts = 1 if failure.deleted else attempts + 1
+            if method == "DELETE":
+                self.deleted += failure.deleted
+                self.may_have_deleted_more |= failure.may_have_deleted_more
+                if not failure.deleted and not failure.may_have_deleted_more:
+                    self._request_ids.pop()
+            attempts = 1 if failure.deleted and method == "DELETE" else attempts + 1
             if failure.is_final:
                 raise failure
             if attempts == MAX_ATTEMPTS:
@@ -226,10 +330,14 @@ class Api:
             sleep(wait)
 
     def _send_once(self, kind: type[ResponseT], method: str, **content: Any) -> ResponseT:  # noqa: ANN401
+        if method == "DELETE":
+            self._request_ids.append("")
         try:
             response = self._client.request(method, self._url, **content)
         except (httpx2.RequestError, UnicodeError) as error:
             raise self._no_response(error) from error
+        if method == "DELETE":
+            self._request_ids[-1] = self._excerpt(response.headers.get(REQUEST_ID, ""))
         if response.status_code != httpx2.codes.OK:
             raise self._error_response(response)
         try:
@@ -295,7 +403,7 @@ def keep_last(text: str) -> Rule:
     """Parse the value of --keep-last."""
     number = positive(text)
 
-    def apply(found: Checkpoints, _: bool) -> Outcome:
+    def apply(found: Checkpoints, _: Options) -> Outcome:
         return Outcome(dict.fromkeys(sorted(found)[-number:], "last"))
 
     return Rule(f"--keep-last {text}", apply)
@@ -310,31 +418,32 @@ def keep_best(text: str) -> Rule:
         )
     metric, number = match[1], positive("1" if match[3] is None else match[3])
     sign = -1 if match[2] == "min" else 1
-    name = shorten(metric)
     option = f"--keep-best {printable(text)}"
 
-    def apply(found: Checkpoints, delete_unscored: bool) -> Outcome:
-        names = set[str]().union(*found.values())
+    def apply(found: Checkpoints, options: Options) -> Outcome:
+        names = set[str]().union(*(checkpoint.metrics for checkpoint in found.values()))
         refuse_other_readings(option, names & {text, f"{metric}:{match[2]}"})
-        scored = [step for step in found if metric in found[step]]
+        values = {
+            step: each.metrics[metric] for step, each in found.items() if metric in each.metrics
+        }
+        scored = sorted(values, key=lambda step: (sign * values[step], step))
         if not scored:
             return Outcome({}, f"The metrics are: {printable(', '.join(sorted(names)) or 'none')}.")
-        ranked = sorted(scored, key=lambda step: (sign * found[step][metric], step))
-        kept = dict.fromkeys(ranked[-number:], f"{match[2]} {name}")
+        kept = dict.fromkeys(scored[-number:], f"{match[2]} {{}}")
         too_few = len(scored) < number
         note = ""
         if too_few:
             note = f"Fewer than {number:,} checkpoints have it: {len(scored):,} of {len(found):,}."
-            note += "" if delete_unscored else " So this rule keeps every checkpoint."
+            note += "" if options.delete_unscored else " So this rule keeps every checkpoint."
         elif len(scored) < len(found):
             note = f"Checkpoints without it: {len(found) - len(scored):,} of {len(found):,}."
-        if not delete_unscored:
+        if not options.delete_unscored:
             last = max(scored)
             for step in found.keys() - scored:
                 if step > last:  # training saves checkpoints before they are evaluated
-                    kept[step] = f"no {name} yet"
+                    kept[step] = "no {} yet"
                 elif too_few:
-                    kept[step] = f"no {name}"
+                    kept[step] = "no {}"
         return Outcome(kept, note)
 
     return Rule(option, apply, metric)
@@ -352,7 +461,7 @@ def keep_every(text: str) -> Rule:
     number = positive(text)
     reason = f"every {number}"
 
-    def apply(found: Checkpoints, _: bool) -> Outcome:
+    def apply(found: Checkpoints, _: Options) -> Outcome:
         kept = dict.fromkeys((step for step in found if step % number == 0), reason)
         if max(found) >= number:
             return Outcome(kept)
@@ -371,13 +480,34 @@ def keep_steps(text: str) -> Rule:
             raise typer.BadParameter(f"{part[:100]!r} is not a step or a range like 5000-5100")
         ranges[part] = (int(match[1]), int(match[2] or match[1]))
 
-    def apply(found: Checkpoints, _: bool) -> Outcome:
+    def apply(found: Checkpoints, _: Options) -> Outcome:
         kept = [step for step in found if any(a <= step <= z for a, z in ranges.values())]
         absent = [part for part, (a, z) in ranges.items() if not any(a <= s <= z for s in found)]
         note = f"There is no checkpoint at {', '.join(absent)}." if absent else ""
         return Outcome(dict.fromkeys(kept, "listed"), note)
 
     return Rule(f"--keep {text}", apply)
+
+
+def keep_newer_than(text: str) -> Rule:
+    """Parse the value of --keep-newer-than: a duration such as 30d, 24h or 90m."""
+    match = re.fullmatch(r"([1-9][0-9]{0,8})([mhd])", text, re.ASCII)
+    seconds = int(match[1]) * SECONDS[match[2]] if match else 0
+    if not 0 < seconds <= MAX_DURATION:
+        raise typer.BadParameter(
+            f"{text[:100]!r} is not a duration such as 30d, 24h or 90m (at most 100 years)"
+        )
+
+    def apply(found: Checkpoints, options: Options) -> Outcome:
+        times = {step: checkpoint.created_at for step, checkpoint in found.items()}
+        start = options.now - seconds
+        kept = [step for step, saved in times.items() if saved is not None and saved >= start]
+        undecided = [step for step, saved in times.items() if saved is None]
+        note = "" if kept else "No checkpoint is that new. This rule alone then deletes nothing."
+        reasons = dict.fromkeys(kept, f"newer than {text}")
+        return Outcome(reasons, note, is_too_early=not kept, undecided=undecided)
+
+    return Rule(f"--keep-newer-than {text}", apply)
 
 
 def positive(text: str) -> int:
@@ -387,77 +517,103 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def choose(options: Options, found: Checkpoints) -> tuple[dict[int, list[str]], list[str]]:
-    """Return the steps to keep, each with its reasons, and what the rules have to say."""
-    kept: dict[int, list[str]] = {}
+def choose(options: Options, found: Checkpoints) -> Plan:
+    """Apply the rules to the checkpoints of a model, of which there is at least one."""
+    kept: dict[int, list[Reason]] = {}
     notes = []
-    is_too_early = True
-    for rule in options.rules:
-        outcome = rule.apply(found, options.delete_unscored)
+    is_too_early = not options.all
+    outcomes = [(rule, rule.apply(found, options)) for rule in options.rules]
+    for rule, outcome in outcomes:
         is_too_early &= outcome.is_too_early
         if not outcome.kept and not outcome.is_too_early:
             reason = f"{rule.option} keeps nothing. {outcome.note}".rstrip()
             raise PruneError(f"{reason} Change or remove this rule.")
         if outcome.note:
             notes.append(f"{rule.option}: {outcome.note}")
-        for step, reason in outcome.kept.items():
-            kept.setdefault(step, []).append(reason)
-    return {} if is_too_early else kept, notes
+        for step, text in outcome.kept.items():
+            kept.setdefault(step, []).append(Reason(text, rule.metric))
+    protected = {step for step, checkpoint in found.items() if checkpoint.protected}
+    for rule, outcome in outcomes:
+        refuse_to_guess(rule, sorted(set(outcome.undecided) - kept.keys() - protected))
+    if is_too_early:
+        kept = {}
+    for step in protected:
+        kept.setdefault(step, []).append(Reason("protected"))
+    to_delete = [] if is_too_early else sorted(found.keys() - kept.keys())
+    return Plan(found, kept, to_delete, notes, is_too_early)
 
 
-def show_plan(
-    options: Options,
-    found: Checkpoints,
-    kept: Mapping[int, Sequence[str]],
-    notes: Sequence[str],
-    to_delete: Sequence[int],
-) -> None:
-    """Print what is kept and why, and what is deleted."""
-    say(f"Checkpoints of {options.model}: {len(found):,}. To keep: {len(kept):,}.")
-    if kept:
-        show_kept(found, kept, [rule.metric for rule in options.rules if rule.metric])
-    for note in notes:
-        warn(note)
-    if len(to_delete) > MAX_LISTED_STEPS:
-        where = f"the first at step {to_delete[0]}, the last at step {to_delete[-1]}"
-    else:
-        where = (
-            f"{'at step' if len(to_delete) == 1 else 'at steps'} {', '.join(map(str, to_delete))}"
+def refuse_to_guess(rule: Rule, undecided: Sequence[int]) -> None:
+    """Refuse --keep-newer-than if it cannot know whether to keep the checkpoints at these steps."""
+    if undecided:
+        raise PruneError(
+            f"{rule.option} cannot know whether to keep {len(undecided):,} of the checkpoints, "
+            f"{where(undecided)}: they have no created_at. Keep them with --keep, or with another "
+            "rule, or remove this rule."
         )
-    if to_delete:
-        say(f"To delete: {len(to_delete):,}, {where}.")
-    elif kept:
-        say("There is nothing to delete.")
+
+
+def show_plan(model: str, plan: Plan, options: Options, label: str) -> None:
+    """Print what is kept and why, and what is deleted."""
+    console = options.console
+    kept = plan.amount(plan.kept)
+    say(f"Checkpoints of {model}: {len(plan.found):,}. To keep: {kept}.", console)
+    if plan.kept:
+        show_kept(plan, [rule.metric for rule in options.rules if rule.metric], console)
+    for note in plan.notes:
+        warn(f"{label}{note}")
+    if plan.is_too_early:
+        text = "The rules keep nothing, so nothing is deleted. To delete everything, use --all."
+    elif plan.to_delete:
+        text = f"To delete: {plan.amount(plan.to_delete)}, {where(plan.to_delete)}."
     else:
-        say("The rules keep nothing, so nothing is deleted. To delete everything, use --all.")
+        text = "There is nothing to delete."
+    say(text, console)
+    if plan.to_delete and plan.to_delete[-1] == max(plan.found):
+        say(
+            "The newest checkpoint is among them. A run that resumes from it would fail, and files "
+            "that name it, such as latest or latest_checkpointed_iteration.txt, would point to "
+            "nothing.",
+            console,
+        )
 
 
-def show_kept(
-    found: Checkpoints, kept: Mapping[int, Sequence[str]], metrics_of_rules: Sequence[str]
-) -> None:
+def where(steps: Sequence[int]) -> str:
+    """Name the steps, or the first and the last of many."""
+    if len(steps) > MAX_LISTED_STEPS:
+        return f"the first at step {steps[0]}, the last at step {steps[-1]}"
+    return f"{'at step' if len(steps) == 1 else 'at steps'} {', '.join(map(str, steps))}"
+
+
+def show_kept(plan: Plan, metrics_of_rules: Sequence[str], console: Console) -> None:
     """Print a table of what is kept, with as many metrics as fit. Metrics of rules come first."""
-    others = sorted({name for step in kept for name in found[step]})
+    kept = {step: plan.found[step] for step in sorted(plan.kept)}
+    others = sorted({name for checkpoint in kept.values() for name in checkpoint.metrics})
     names = [*dict.fromkeys([*metrics_of_rules, *others])]
-    table = Table("Step", "Kept by", *map(shorten, names[:MAX_METRICS]), box=box.SIMPLE)
-    for step in sorted(kept):
-        values = [found[step].get(name) for name in names[:MAX_METRICS]]
+    has_sizes = plan.size_of(kept).known > 0
+    headings = [*(["Size"] if has_sizes else []), *map(shorten, names[:MAX_METRICS])]
+    table = Table("Step", "Kept by", *headings, box=box.SIMPLE)
+    for step, checkpoint in kept.items():
+        size = "" if checkpoint.size_bytes is None else decimal(checkpoint.size_bytes)
+        values = [checkpoint.metrics.get(name) for name in names[:MAX_METRICS]]
         numbers = ["" if value is None else f"{value:.6g}" for value in values]
-        table.add_row(str(step), ", ".join(dict.fromkeys(kept[step])), *numbers)
-    step_column, kept_by_column, *metric_columns = table.columns
+        reasons = dict.fromkeys(reason.short() for reason in plan.kept[step])
+        table.add_row(str(step), ", ".join(reasons), *([size] if has_sizes else []), *numbers)
+    step_column, kept_by_column, *more_columns = table.columns
     kept_by_column.overflow = step_column.overflow = "fold"
-    for column in (step_column, *metric_columns):
+    for column in (step_column, *more_columns):
         column.justify, column.no_wrap = "right", True
 
     def fits() -> bool:
-        return OUTPUT.measure(table, options=UNLIMITED).minimum <= OUTPUT.width
+        return console.measure(table, options=UNLIMITED).minimum <= console.width
 
-    while metric_columns and not fits():
-        metric_columns.pop()
+    while more_columns and not fits():
+        more_columns.pop()
         table.columns.pop()
     step_column.no_wrap = fits()  # rich would cut a step that does not fit
-    OUTPUT.print(table)
-    if left_out := len(names) - len(metric_columns):
-        say(f"Metrics not shown: {left_out:,}.")
+    console.print(table)
+    if left_out := len(names) - max(len(more_columns) - has_sizes, 0):
+        say(f"Metrics not shown: {left_out:,}.", console)
 
 
 def say(text: str, console: Console = OUTPUT) -> None:
@@ -471,13 +627,6 @@ def warn(text: str, console: Messages = ERRORS) -> None:
         say(text, console)
     except OSError:  # such as a full disk
         console.on_broken_pipe()
-
-
-def report(text: str) -> None:
-    """Print a result, if necessary to standard error."""
-    warn(text, RESULTS)
-    if RESULTS.quiet:
-        warn(text)
 
 
 def printable(text: str) -> str:
@@ -497,79 +646,202 @@ def shorten(name: str) -> str:
     return name
 
 
-def carry_out(api: Api, options: Options) -> int:
-    """Show the plan, ask, delete, and check that everything in the plan is deleted."""
-    found = api.list_checkpoints()
-    if not found:
-        say(f"{options.model} has no checkpoints that this token can see.")
-        return 0
-    kept, notes = choose(options, found)
-    to_delete = sorted(found.keys() - kept.keys()) if kept or options.all else []
-    show_plan(options, found, kept, notes, to_delete)
-    if options.dry_run or not to_delete:
-        return 0
+class Pruning:
+    """What one call of the command does with one model."""
+
+    def __init__(self, model: str, api: Api, options: Options, label: str) -> None:
+        self._model, self._api, self._options = model, api, options
+        self._label = label  # of its messages
+        self.plan: Plan | None = None
+        self.left: list[int] | None = None  # the steps in the plan that still exist in the end
+        self.error = ""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing more to do."""
+        has_nothing_to_do = self.plan and (self._options.dry_run or not self.plan.to_delete)
+        return bool(self.error or has_nothing_to_do) or self.left is not None
+
+    def make_plan(self) -> None:
+        """List the checkpoints, and show what is to be kept and deleted."""
+        found = self._api.list_checkpoints()
+        if found:
+            plan = choose(self._options, found)
+            show_plan(self._model, plan, self._options, self._label)
+        else:
+            plan = Plan(found, {}, [], [], is_too_early=False)
+            text = f"{self._model} has no checkpoints that this token can see."
+            say(text, self._options.console)
+        self.plan = plan  # only now, because it is of no use if it cannot be shown
+
+    def delete(self, plan: Plan) -> None:
+        """Carry out the plan, and check that everything in it is deleted or protected."""
+        api, to_delete = self._api, plan.to_delete
+        api.planned = len(to_delete)
+        longest = max(len(f"{step},") for step in to_delete)
+        size = min(MAX_BATCH_SIZE, (MAX_BODY_BYTES - len('{"steps":[]}')) // longest)
+        batches = [to_delete[i : i + size] for i in range(0, len(to_delete), size)]
+        for batch in track(batches, "Deleting", console=ERRORS, disable=not ERRORS.is_terminal):
+            api.delete(batch)
+
+        api.is_done = True
+        now = api.list_checkpoints()
+        api.protected &= now.keys()
+        self.left = [step for step in to_delete if step in now.keys() - api.protected]
+        gone = len(to_delete) - len(self.left) - len(api.protected) - api.deleted
+        new = now.keys() - plan.found.keys()
+        self._report(f"Deleted: {api.deleted:,}. Kept: {len(now.keys() & plan.kept.keys()):,}.")
+        if api.protected:
+            steps = sorted(api.protected)
+            self._report(f"Protected, so not deleted: {len(steps):,}, {where(steps)}.")
+        if gone > 0:
+            perhaps = ", or deleted by a request that failed" if api.may_have_deleted_more else ""
+            self._report(f"Already deleted{perhaps}: {gone:,}.")
+        if new:
+            self._report(f"Saved at new steps meanwhile, and kept: {len(new):,}.")
+        self._report_request_ids()
+        if self.left:
+            left = f"{len(self.left):,}, the first at step {self.left[0]}"
+            self._fail(f"Not deleted, or saved again: {left}. Run the command again.")
+
+    def stop(self, error: Exception | str, *, is_interrupted: bool = False) -> None:
+        """Say why this failed, and how much is deleted."""
+        api = self._api
+        reason = f"{str(error).rstrip('.')}."
+        if api.is_done:
+            protected = " or protected" if api.protected else ""
+            reason += f" All {api.planned:,} checkpoints in the plan are deleted{protected}, but"
+            reason += " this could not be checked."
+        elif api.planned:
+            is_unknown = is_interrupted or api.may_have_deleted_more
+            perhaps = ", and perhaps some more" if is_unknown else ""
+            reason += f" Deleted: {api.deleted:,} of {api.planned:,}{perhaps}."
+            if is_interrupted or isinstance(error, GaveUpError):
+                reason += " To finish, run the command again."
+        else:
+            reason += " Nothing was deleted."
+        self._report_request_ids()
+        self._fail(reason)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what is known about the model, as docs/api.md describes it."""
+        result: dict[str, Any] = {"model": self._model}
+        if self.plan:
+            kept, to_delete = self.plan.kept, self.plan.to_delete
+            sizes = {"keep": self.plan.size_of(kept), "delete": self.plan.size_of(to_delete)}
+            result["keep"] = [
+                {"step": step, "reasons": [*map(str, kept[step])]} for step in sorted(kept)
+            ]
+            result["delete"] = to_delete
+            for name, size in sizes.items():
+                result[f"{name}_size_bytes"], result[f"{name}_sizes_known"] = size[:2]
+        if self._api.planned:
+            result["deleted_count"] = self._api.deleted
+            result["protected_steps"] = sorted(self._api.protected)
+            result["request_ids"] = self._api.known_request_ids
+            result["unknown_request_ids"] = self._api.unknown_request_ids
+        if self.left is not None:
+            result["left"] = self.left
+        if self.error:
+            result["error"] = self.error
+        return result
+
+    def _report_request_ids(self) -> None:
+        if known := self._api.known_request_ids:
+            unknown = self._api.unknown_request_ids
+            more = f", and {unknown:,} unknown" if unknown else ""
+            self._report(f"Request ids: {', '.join(known)}{more}")
+
+    def _report(self, text: str) -> None:
+        """Print a result, if necessary to standard error."""
+        if not self._options.json:
+            warn(f"{self._label}{text}", RESULTS)
+        if self._options.json or RESULTS.quiet:
+            warn(f"{self._label}{text}")
+
+    def _fail(self, error: str) -> None:
+        self.error = error
+        warn(f"prune: {self._label}{error}")
+
+
+def carry_out(prunings: Sequence[Pruning], options: Options) -> None:
+    """Plan for each model, ask once, and delete. If it fails for a model, go on with the others."""
+    for pruning in prunings:
+        if pruning is not prunings[0]:
+            say("", options.console)
+        try:
+            pruning.make_plan()
+        except PruneError as error:
+            pruning.stop(error)
+    plans = [
+        (pruning, pruning.plan) for pruning in prunings if pruning.plan and not pruning.is_finished
+    ]
+    if not plans:
+        return
+    if len(prunings) > 1:
+        sizes = [plan.size_of(plan.to_delete) for _, plan in plans]
+        total = Size(*map(sum, zip(*sizes, strict=True)))
+        amount = f"{total.of:,} ({total})" if total.known else f"{total.of:,}"
+        models = f"{len(plans):,} of {len(prunings):,} models"
+        say(f"To delete in total: {amount}, from {models}.", options.console)
+    if not options.yes:
+        ask(options)
+    for pruning, plan in plans:
+        try:
+            pruning.delete(plan)
+        except PruneError as error:
+            pruning.stop(error)
+
+
+def ask(options: Options) -> None:
+    """Ask once whether to delete everything in the plans."""
     # Python sets a stream to None if it is closed, as with `<&-`.
-    if not options.yes and not (sys.stdin and sys.stdin.isatty() and sys.stdout):
+    output = sys.stderr if options.json else sys.stdout
+    if not (sys.stdin and sys.stdin.isatty() and output):
         raise PruneError("Without a terminal, add --yes to confirm.")
-    if not options.yes and not typer.confirm("Delete them?"):
-        raise PruneError("Not confirmed.")
-
-    api.planned = len(to_delete)
-    longest = max(len(f"{step},") for step in to_delete)
-    size = min(MAX_BATCH_SIZE, (MAX_BODY_BYTES - len('{"steps":[]}')) // longest)
-    batches = [to_delete[i : i + size] for i in range(0, len(to_delete), size)]
-    for batch in track(batches, "Deleting", console=ERRORS, disable=not ERRORS.is_terminal):
-        api.delete(batch)
-
-    api.is_done = True
-    now = api.list_checkpoints()
-    left = [step for step in to_delete if step in now]
-    report(f"Deleted: {api.deleted:,}. Kept: {len(now.keys() & kept.keys()):,}.")
-    if (gone := len(to_delete) - len(left) - api.deleted) > 0:
-        perhaps = ", or deleted by a request that failed"
-        report(f"Already deleted{perhaps if api.may_have_deleted_more else ''}: {gone:,}.")
-    if new := now.keys() - found.keys():
-        report(f"Saved at new steps meanwhile, and kept: {len(new):,}.")
-    if left:
-        warn(
-            f"prune: Not deleted, or saved again: {len(left):,}, the first at step {left[0]}. "
-            "Run the command again."
-        )
-    return 1 if left else 0
+    with redirect_stdout(output):
+        if not typer.confirm("Delete them?"):
+            raise PruneError("Not confirmed.")
 
 
-def run(api: Api, options: Options) -> int:
-    """Prune the model. If this fails, say why, and how much is deleted. Return the exit code."""
+def run(prunings: Sequence[Pruning], options: Options) -> int:
+    """Prune the models. If something stops this, say so for each that is not finished.
+
+    Return the exit code.
+    """
+    code = 0
+    reason: Exception | str = ""
     try:
-        return carry_out(api, options)
+        carry_out(prunings, options)
     except (PruneError, OSError) as error:  # an OSError if the disk of the output is full
-        code, reason, more = 1, f"{str(error).rstrip('.')}.", api.may_have_deleted_more
-        can_finish = isinstance(error, GaveUpError)
+        code, reason = 1, error
         if isinstance(error, OSError):
-            RESULTS.on_broken_pipe()
+            (ERRORS if options.json else RESULTS).on_broken_pipe()
     except (KeyboardInterrupt, typer.Abort) as error:
-        code, reason, more = 130, "Interrupted.", api.deleted < api.planned
-        can_finish = True
+        code, reason = INTERRUPTED, "Interrupted"
         # Typer turns Ctrl-C at the question into Abort, and Ctrl-D too, which means no.
         if isinstance(error, typer.Abort):
             warn("")  # ends the line of the question
         if isinstance(error.__context__, EOFError):
-            code, reason = 1, "Not confirmed."
-    if api.is_done:
-        reason += f" All {api.planned:,} checkpoints in the plan are deleted, but this"
-        reason += " could not be checked."
-    elif api.planned:
-        perhaps = ", and perhaps some more" if more else ""
-        reason += f" Deleted: {api.deleted:,} of {api.planned:,}{perhaps}."
-        reason += " To finish, run the command again." if can_finish else ""
-    else:
-        reason += " Nothing was deleted."
-    warn(f"prune: {reason}")
-    return code
+            code, reason = 1, "Not confirmed"
+    for pruning in prunings:
+        if not pruning.is_finished:
+            pruning.stop(reason, is_interrupted=code == INTERRUPTED)
+    return code or int(any(pruning.error for pruning in prunings))
 
 
-def read_settings(model: str) -> tuple[str, str]:
-    """Return the URL of the model's checkpoints, and the token."""
+def write_json(models: Sequence[dict[str, Any]]) -> int:
+    """Write the results to standard output, and return the exit code."""
+    try:
+        RESULTS.out(json.dumps({"models": models}))
+    except OSError as error:  # such as a full disk
+        warn(f"prune: {error}")
+        RESULTS.on_broken_pipe()
+    return int(RESULTS.quiet)
+
+
+def read_settings() -> tuple[str, str]:
+    """Return the URL of the API, and the token."""
     url = os.environ.get("CHECKPOINTS_API_URL", "").strip()
     if not is_http_url(url):
         raise typer.BadParameter(URL_HINT)
@@ -580,9 +852,14 @@ def read_settings(model: str) -> tuple[str, str]:
         raise typer.BadParameter(
             "Set CHECKPOINTS_TOKEN to a token: ASCII letters, digits and - . _ ~ + / = only."
         )
+    return url, token
+
+
+def url_of(model: str, url: str) -> str:
+    """Return the URL of the model's checkpoints."""
     # Encode dots too, because the path segments "." and ".." have a special meaning.
     segment = quote(model, safe="").replace(".", "%2E")
-    return f"{url.rstrip('/')}/v1/preview/models/{segment}/checkpoints", token
+    return f"{url.rstrip('/')}/v1/preview/models/{segment}/checkpoints"
 
 
 def is_http_url(text: str) -> bool:
@@ -598,7 +875,12 @@ def is_http_url(text: str) -> bool:
 
 
 def open_client(url: str, token: str) -> httpx2.Client:
-    """Return an HTTP client with the settings of the environment."""
+    """Return an HTTP client with the settings of the environment.
+
+    Raises:
+        PruneError: one of the settings is wrong.
+
+    """
     headers = {"Authorization": f"Bearer {token}"}
     # This machine is never reached through a proxy. A client with a transport does not use any.
     is_local = httpx2.URL(url).host in {"127.0.0.1", "localhost", "::1"}
@@ -607,8 +889,60 @@ def open_client(url: str, token: str) -> httpx2.Client:
         return httpx2.Client(headers=headers, timeout=TIMEOUT, transport=transport)
     except (OSError, ImportError, ValueError, httpx2.InvalidURL):  # SOCKS needs another library
         hints = f"{PROXY_HINT} {CERTIFICATE_HINT}"
-        warn(f"prune: The HTTP client cannot start. {hints} Nothing was deleted.")
-        raise typer.Exit(1) from None
+        raise PruneError(f"The HTTP client cannot start. {hints} Nothing was deleted.") from None
+
+
+def check_models(models: Sequence[str]) -> None:
+    """Refuse an id that no model can have, or that looks like the value of an option.
+
+    With a blank instead of a comma, as in `--keep 100 200`, the second value would be a model, and
+    step 200 would be deleted.
+    """
+    for model in models:
+        if not model.isprintable() or not model:
+            raise typer.BadParameter(
+                "A model id must be printable and not empty.", param_hint="MODEL"
+            )
+        for parse in (keep_steps, keep_best, keep_newer_than) if len(models) > 1 else ():
+            if is_valid(parse, model):
+                raise typer.BadParameter(
+                    f"{model!r} looks like a value of an option. If it is a model, prune it alone.",
+                    param_hint="MODEL",
+                )
+
+
+def is_valid(parse: Callable[[str], Rule], text: str) -> bool:
+    """Return whether this is a value of the option that `parse` reads."""
+    try:
+        parse(text)
+    except typer.BadParameter:
+        return False
+    return True
+
+
+def prune_models(models: Sequence[str], options: Options, url: str, token: str) -> int:
+    """Prune the models, and return the exit code."""
+    try:
+        client = open_client(url, token)
+    except PruneError as error:
+        warn(f"prune: {error}")
+        if options.json:
+            write_json([{"model": model, "error": str(error)} for model in models])
+        return 1
+    with client:
+        prunings = [
+            Pruning(
+                model,
+                Api(client, url_of(model, url), token),
+                options,
+                label=f"{model}: " if len(models) > 1 else "",
+            )
+            for model in models
+        ]
+        code = run(prunings, options)
+    if options.json:
+        code = write_json([pruning.as_json() for pruning in prunings]) or code
+    return code
 
 
 Rules = list[Rule] | None
@@ -616,7 +950,7 @@ Rules = list[Rule] | None
 
 @app.command()
 def prune(  # noqa: PLR0913, PLR0917 one parameter for each option
-    model: Annotated[str, Argument(metavar="MODEL", help="Id of the model.")],
+    model: Annotated[list[str], Argument(metavar="MODEL", help="Ids of the models.")],
     last: Annotated[
         Rules,
         Option("--keep-last", metavar="N", parser=keep_last, help="Keep the N largest steps."),
@@ -635,6 +969,16 @@ def prune(  # noqa: PLR0913, PLR0917 one parameter for each option
         Rules,
         Option("--keep-every", metavar="N", parser=keep_every, help="Keep the multiples of N."),
     ] = None,
+    newer_than: Annotated[
+        Rules,
+        Option(
+            "--keep-newer-than",
+            metavar="DURATION",
+            parser=keep_newer_than,
+            help="Keep what was saved in the last 30d, 24h or 90m, by created_at and by the clock "
+            "of this machine.",
+        ),
+    ] = None,
     steps: Annotated[
         Rules,
         Option(
@@ -651,22 +995,31 @@ def prune(  # noqa: PLR0913, PLR0917 one parameter for each option
             help="With --keep-best: do not keep a checkpoint because it lacks the metric.",
         ),
     ] = False,
-    is_all: Annotated[bool, Option("--all", help="Keep nothing: delete everything.")] = False,
+    is_all: Annotated[
+        bool, Option("--all", help="Delete everything that is not protected.")
+    ] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Only show the plan.")] = False,
     yes: Annotated[bool, Option("--yes", help="Do not ask before deleting.")] = False,
+    is_json: Annotated[
+        bool, Option("--json", help="Print the results as JSON, and all else to standard error.")
+    ] = False,
 ) -> None:
-    """Delete the checkpoints of a model, except those to keep.
+    """Delete the checkpoints of models, except those to keep.
 
     Each --keep option is a rule. You can combine and repeat them: a checkpoint is kept if any rule
-    keeps it. A rule that keeps nothing is an error, so that a mistake deletes nothing. Only
-    --keep-every N may keep nothing, while all steps are below N. If it is the only rule, nothing
-    is deleted until then.
+    keeps it. Protected checkpoints are always kept. A rule that keeps nothing is an error, so that
+    a mistake deletes nothing. Two rules may keep nothing: --keep-every N while all steps are below
+    N, and --keep-newer-than if nothing is that new. If there is no other rule, nothing is deleted
+    then.
+
+    --keep-newer-than fails if a checkpoint that nothing else keeps has no created_at.
 
     The newest checkpoints may not be evaluated yet. So --keep-best also keeps all checkpoints after
     the largest step that has the metric. If fewer than N checkpoints have the metric, it keeps
     every checkpoint. With --delete-unscored, it does neither.
 
-    The command shows a plan and asks before it deletes. Checkpoints that are saved at new steps
+    The command shows a plan for each model, and asks once before it deletes. If it fails for a
+    model, it goes on with the others. Checkpoints that are saved at new steps
     after that are kept. But if a checkpoint in the plan is saved again, it is deleted.
 
     Set CHECKPOINTS_API_URL to the URL of the API, with its stage if it has one, and
@@ -677,24 +1030,24 @@ def prune(  # noqa: PLR0913, PLR0917 one parameter for each option
       resnet-50 --keep-last 5 --dry-run
       resnet-50 --keep-best val/reward:max --keep-best val/loss:min=3
       resnet-50 --keep-every 1000 --keep 4200,5000-5100 --yes
+      resnet-50 gpt-small --keep-last 2 --keep-newer-than 24h --yes --json
 
     Exit codes: 0 done, also if there was nothing to delete; 1 failed, not confirmed or only partly
-    done; 2 wrong usage; 130 interrupted.
+    done, for at least one model; 2 wrong usage; 130 interrupted.
     """  # noqa: D301 Typer does not wrap a paragraph that begins with a backspace
     # Print an escape for what the encoding lacks, such as cp1252 on Windows. stderr always does so.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    rules = [*(last or []), *(best or []), *(every or []), *(steps or [])]
-    options = Options(model, rules, delete_unscored, is_all, dry_run, yes)
-    if not model.isprintable() or not model:
-        raise typer.BadParameter("A model id must be printable and not empty.", param_hint="MODEL")
+    rules = [rule for each in (last, best, every, newer_than, steps) for rule in each or []]
+    options = Options(rules, delete_unscored, is_all, dry_run, yes, is_json, now=time())
+    models = [*dict.fromkeys(model)]
+    check_models(models)
     if bool(rules) == is_all:
         raise typer.BadParameter("Give --keep options, or --all to delete everything, not both.")
     if delete_unscored and not best:
         raise typer.BadParameter("--delete-unscored needs --keep-best.")
-    url, token = read_settings(model)
-    with open_client(url, token) as client:
-        raise typer.Exit(run(Api(client, url, token), options))
+    url, token = read_settings()
+    raise typer.Exit(prune_models(models, options, url, token))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from checkpoints.api import auth, requests
 from cli import prune
 from cli.main import app as checkpoints
+from cli.options import parse_duration
 from cli.template import read_template
 from emulators.aws import ROOT
 from events import AUTH_ERRORS, MODEL, TOKEN
@@ -31,15 +32,22 @@ README = (ROOT / "README.md").read_text()
 URL = "https://api.example.com/Prod"
 CLIENT = httpx2.Client
 NUMBERS = dict.fromkeys(range(10))
+NOW = 1_900_000_000.5
 
 type Respond = Callable[["FakeApi", httpx2.Request], httpx2.Response]
 
 
 class FakeApi:
-    """One model. For each method, `responses` come first."""
+    """One model. For each method, `responses` come first.
 
-    def __init__(self, checkpoints: dict[int, Any]) -> None:
+    `attributes` has the optional ones, such as `size_bytes`, by name and step. The steps in
+    `hidden` are protected, although the list does not say so.
+    """
+
+    def __init__(self, checkpoints: dict[int, Any], **attributes: dict[int, Any]) -> None:
         self.checkpoints = {step: metrics or {} for step, metrics in checkpoints.items()}
+        self.attributes = attributes
+        self.hidden: set[int] = set()
         self.responses: dict[str, list[Respond]] = defaultdict(list)
         self.paths: list[str] = []
         self.sent: list[list[int]] = []
@@ -56,18 +64,32 @@ class FakeApi:
     def serve(self, request: httpx2.Request) -> httpx2.Response:
         """Handle the request."""
         if request.method == "DELETE":
-            wanted = self.sent[-1]
-            found = [step for step in wanted if self.checkpoints.pop(step, None) is not None]
-            absent = sorted(set(wanted) - set(found))
+            wanted = set(self.sent[-1])
+            protected = wanted & self.checkpoints.keys() & (self.protected | self.hidden)
+            found = wanted & self.checkpoints.keys() - protected
+            for step in found:
+                del self.checkpoints[step]
+            absent = sorted(wanted - found - protected)
             body: Any = {"deleted_count": len(found), "not_found_steps": absent}
+            body |= {"protected_steps": sorted(protected)} if protected else {}
         else:
             after = request.url.params.get("after")
             steps = [s for s in sorted(self.checkpoints) if not after or s > int(after[1:])]
             page = steps[: int(request.url.params["limit"])]
-            data = [{"id": f"c{s}", "step": s, "metrics": self.checkpoints[s]} for s in page]
+            data = [
+                {"id": f"c{s}", "step": s, "metrics": self.checkpoints[s]}
+                | {name: values[s] for name, values in self.attributes.items() if s in values}
+                for s in page
+            ]
             last = data[-1]["id"] if data else ""
             body = {"data": data, "has_more": len(steps) > len(page), "last_id": last}
         return httpx2.Response(200, json=body)
+
+    @property
+    def protected(self) -> set[int]:
+        """The steps that the list shows as protected."""
+        values = self.attributes.get("protected", {})
+        return {step for step, value in values.items() if value is not False}
 
     def lose(self, request: httpx2.Request) -> httpx2.Response:
         """Handle the request, and lose the response."""
@@ -100,6 +122,24 @@ def respond(status: int, body: Any = None, **headers: str) -> Respond:
     return lambda *_: httpx2.Response(status, content=content, headers=headers)
 
 
+def named(request_id: str, respond: Respond = FakeApi.serve) -> Respond:
+    """Respond as API Gateway, which adds its id of the request."""
+
+    def respond_with_id(api: FakeApi, request: httpx2.Request) -> httpx2.Response:
+        response = respond(api, request)
+        response.headers["x-amzn-RequestId"] = request_id
+        return response
+
+    return respond_with_id
+
+
+class FakeApis(dict[str, FakeApi]):
+    """Several models."""
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        return self[request.url.path.split("/")[-2]](request)
+
+
 class Result(NamedTuple):
     """The exit code and the output of a command, and how long it waited."""
 
@@ -119,7 +159,9 @@ class Terminal(io.StringIO):
 class Output(io.StringIO):
     """The output of the command, whose reader can close the pipe, or whose disk can be full."""
 
-    error: OSError | None = None
+    def __init__(self, error: OSError | None = None) -> None:
+        super().__init__()
+        self.error = error
 
     def write(self, text: str) -> int:
         if text and self.error:
@@ -142,7 +184,7 @@ class Encoded(io.TextIOWrapper):
 
 
 def run(
-    api: FakeApi | None,
+    api: FakeApi | FakeApis | None,
     *arguments: str,
     environment: dict[str, str] | None = None,
     width: int = 80,
@@ -152,6 +194,8 @@ def run(
 
     The streams are `stdin`, `stdout` and `stderr`; None is one that is closed.
     """
+    for console in (prune.OUTPUT, prune.RESULTS, prune.ERRORS):
+        vars(console)["_thread_locals"].buffer.clear()  # what could not be written before
     usual = {name: io.StringIO() for name in ("stdin", "stdout", "stderr")}
     waits: list[float] = []
     variables = {"CHECKPOINTS_API_URL": URL, "CHECKPOINTS_TOKEN": TOKEN}
@@ -160,6 +204,7 @@ def run(
         mock.patch.dict(os.environ, variables | (environment or {})),
         mock.patch.multiple(sys, **(usual | streams)),
         mock.patch.object(prune, "sleep", waits.append),
+        mock.patch.object(prune, "time", return_value=NOW),
         mock.patch.object(httpx2, "Client", lambda **options: CLIENT(**(options | transport))),
         mock.patch.object(prune.OUTPUT, "_width", width),
         mock.patch.object(prune.OUTPUT, "quiet", False),  # it is, once its pipe was closed
@@ -279,10 +324,8 @@ DISK_FULL = OSError("Disk full")
 )
 def test_deletes_nothing_if_nobody_can_read_the_plan(error: OSError, message: str) -> None:
     api = FakeApi(NUMBERS)
-    stdout = Output()
-    stdout.error = error
 
-    result = run(api, MODEL, "--keep-last=2", "--yes", stdout=stdout)
+    result = run(api, MODEL, "--keep-last=2", "--yes", stdout=Output(error))
 
     assert (1, message, []) == (result.code, result.stderr, api.sent)
 
@@ -350,29 +393,43 @@ def best(found: dict[int, Any], metric: str, choose: Callable[..., Any]) -> set[
     return {winner, *(step for step in found if step > max(values))}
 
 
-RULES: dict[str, Callable[[dict[int, Any]], set[int]]] = {
-    "--keep-last=2": lambda found: set(sorted(found, reverse=True)[:2]),
-    "--keep-best=a:max": lambda found: best(found, "a", max),
-    "--keep-best=b:min": lambda found: best(found, "b", min),
-    "--keep-every=3": lambda found: {step for step in found if step % 3 == 0},
-    "--keep=-1,5-9": lambda found: found.keys() & {-1, 5, 6, 7, 8, 9},
+RULES: dict[str, Callable[[dict[int, Any], dict[int, Any]], set[int]]] = {
+    "--keep-last=2": lambda found, _: set(sorted(found, reverse=True)[:2]),
+    "--keep-best=a:max": lambda found, _: best(found, "a", max),
+    "--keep-best=b:min": lambda found, _: best(found, "b", min),
+    "--keep-every=3": lambda found, _: {step for step in found if step % 3 == 0},
+    "--keep=-1,5-9": lambda found, _: found.keys() & {-1, 5, 6, 7, 8, 9},
+    "--keep-newer-than=1m": lambda found, times: {s for s in found if times.get(s, 0) > NOW - 60},
 }
 STEPS = st.integers(-10, 10) | st.integers(-HUGE, HUGE)
 METRICS = st.dictionaries(st.sampled_from("ab"), st.integers(-2, 2) | st.floats(-1, 1))
 
 
+TIMES = st.sampled_from([int(NOW) - 60, int(NOW) - 59, int(NOW) + 99])
+CHECKPOINTS = st.dictionaries(
+    STEPS, st.tuples(METRICS, TIMES | st.none(), st.booleans()), min_size=1
+)
+
+
 @settings(deadline=None)
-@given(st.dictionaries(STEPS, METRICS, min_size=1), st.sets(st.sampled_from([*RULES]), min_size=1))
-def test_deletes_exactly_what_no_rule_keeps(found: dict[int, Any], rules: set[str]) -> None:
-    kept = {rule: RULES[rule](found) for rule in rules}
-    api = FakeApi(found)
+@given(CHECKPOINTS, st.sets(st.sampled_from([*RULES]), min_size=1))
+def test_deletes_exactly_what_no_rule_keeps_and_is_not_protected(
+    checkpoints: dict[int, Any], rules: set[str]
+) -> None:
+    found = {step: metrics for step, (metrics, _, _) in checkpoints.items()}
+    times = {step: time for step, (_, time, _) in checkpoints.items() if time is not None}
+    protected = {step for step, (_, _, is_protected) in checkpoints.items() if is_protected}
+    kept = {rule: RULES[rule](found, times) for rule in rules}
+    api = FakeApi(found, created_at=times, protected=dict.fromkeys(protected, True))
 
     result = run(api, MODEL, *rules, "--yes")
 
-    too_early = {"--keep-every=3"} if max(found) < 3 else set()
-    fails = any(not steps and rule not in too_early for rule, steps in kept.items())
-    stays = set() if fails else set().union(*kept.values())
-    if fails or rules == too_early:
+    may_keep_nothing = {"--keep-every=3"} if max(found) < 3 else set()
+    may_keep_nothing |= {"--keep-newer-than=1m"} if not kept.get("--keep-newer-than=1m") else set()
+    fails = any(not steps and rule not in may_keep_nothing for rule, steps in kept.items())
+    stays = set().union(*kept.values()) | protected
+    fails |= "--keep-newer-than=1m" in rules and not found.keys() <= times.keys() | stays
+    if fails or rules <= may_keep_nothing:
         stays = set(found)
     assert int(fails) == result.code
     assert stays == api.checkpoints.keys()
@@ -486,7 +543,8 @@ def test_says_until_when_keep_every_alone_deletes_nothing() -> None:
         "--keep-every 10: This rule alone deletes nothing until a step reaches 10. "
         "The largest step is 9.\n"
     )
-    assert result.stdout.endswith(
+    assert result.stdout == (
+        "Checkpoints of resnet-50: 10. To keep: 0.\n"
         "The rules keep nothing, so nothing is deleted. To delete everything, use --all.\n"
     )
 
@@ -496,6 +554,7 @@ def test_says_until_when_keep_every_alone_deletes_nothing() -> None:
     [
         ["", "--all"],
         ["a\x1bb", "--all"],
+        [MODEL, "", "--all"],
         ["\udcff", "--all"],
         [MODEL],
         [MODEL, "--all", "--keep-last=1"],
@@ -506,14 +565,16 @@ def test_says_until_when_keep_every_alone_deletes_nothing() -> None:
         *([MODEL, f"--keep-best={text}"] for text in ["", ":min", "=3", "loss:min=", "a:min=b"]),
         *([MODEL, f"--keep-best={text}"] for text in ["loss", "loss:MAX=3", "loss:", "a:min:x"]),
         *([MODEL, f"--keep-best=loss:min={text}"] for text in ["0", "-1", "1.5", "٣"]),
+        *([MODEL, f"--keep-newer-than={text}"] for text in ["", "0h", "1", "1w", "-1d", "36501d"]),
         *([MODEL, f"--keep={text}"] for text in ["", "1,", "2-1", "1-2-3", "a", "٣", "9" * 5_000]),
     ],
     ids=lambda arguments: ascii(arguments)[:40],
 )
-def test_refuses_invalid_arguments(arguments: list[str]) -> None:
+@pytest.mark.parametrize("json_option", [[], ["--json"]], ids=["", "json"])
+def test_refuses_invalid_arguments(arguments: list[str], json_option: list[str]) -> None:
     api = FakeApi(NUMBERS)
 
-    result = run(api, *arguments)
+    result = run(api, *arguments, *json_option)
 
     assert (2, "", []) == (result.code, result.stdout, api.paths)
     assert "Error" in result.stderr
@@ -889,6 +950,14 @@ OOPS = [respond(500, {"detail": "Oops"})] * prune.MAX_ATTEMPTS
     [
         ([INTERRUPTED], [], 130, 1_500, "Interrupted. Nothing was deleted."),
         (OOPS, [], 1, 1_500, f"{GAVE_UP} Nothing was deleted."),
+        # A list that counts deletions makes no progress.
+        (
+            [respond(500, {"detail": "Oops", "deleted_count": 3})] * 6,
+            [],
+            1,
+            1_500,
+            f"{GAVE_UP} Nothing was deleted.",
+        ),
         (
             [],
             [FakeApi.serve, INTERRUPTED],
@@ -921,6 +990,490 @@ def test_says_how_much_is_deleted_if_not_everything_is_done(
     assert f"prune: {message}" == result.stderr.splitlines()[-1]
 
 
+SIZED = {step: {"loss": 1} for step in range(100, 501, 100)}
+SIZES = dict.fromkeys(SIZED, 3100000000)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kept", "deleted"),
+    [
+        (SIZES, " (6.2 GB)", " (9.3 GB)"),
+        (
+            {100: 999, 500: 1_000},
+            " (1.0 kB, size known for 1 of 2)",
+            " (999 bytes, size known for 1 of 3)",
+        ),
+        ({100: 0, 200: 0, 300: 0}, " (size known for 0 of 2)", " (0 bytes)"),
+        # A wrong type is no size.
+        (dict.fromkeys(SIZED, "3"), "", ""),
+        (dict(zip(SIZED, [-1, 1.5, None, True, 10**38], strict=True)), "", ""),
+    ],
+)
+def test_shows_the_size_of_what_is_kept_and_deleted_as_far_as_it_is_known(
+    sizes: dict[int, Any], kept: str, deleted: str
+) -> None:
+    result = run(FakeApi(SIZED, size_bytes=sizes), MODEL, "--keep-last=2", "--dry-run")
+
+    lines = result.stdout.splitlines()
+    assert f"Checkpoints of resnet-50: 5. To keep: 2{kept}." == lines[0]
+    assert f"To delete: 3{deleted}, at steps 100, 200, 300." == lines[-1]
+    has_column = {400, 500} & sizes.keys() and kept
+    heading = f"Step   Kept by {'    Size' if has_column else ''}   loss"
+    assert re.split(" +", heading) == re.split(" +", lines[2].strip())
+
+
+def test_drops_the_column_with_sizes_only_after_all_metrics() -> None:
+    api = FakeApi({10**37: {"loss": 1}}, size_bytes={10**37: 12_400_000_000})
+
+    outputs = [run(api, MODEL, "--keep-last=1", width=width).stdout for width in range(80, 40, -1)]
+
+    shown = [("  12.4 GB" in each, "Metrics not shown: 1." not in each) for each in outputs]
+    assert [(True, True), (True, False), (False, False)] == [*dict.fromkeys(shown)]
+
+
+@pytest.mark.parametrize(
+    ("rules", "reasons"),
+    [
+        (["--keep-last=1"], {3: "protected", 8: "protected", 9: "last"}),
+        (["--keep-every=3"], {0: "every 3", 3: "every 3, protected", 8: "protected"}),
+        (["--all"], {3: "protected", 8: "protected"}),
+    ],
+)
+def test_keeps_protected_checkpoints_whatever_the_rules_say(
+    rules: list[str], reasons: dict[int, str]
+) -> None:
+    api = FakeApi(NUMBERS, protected={3: True, 8: "yes", 9: False})
+
+    result = run(api, MODEL, *rules, "--yes")
+
+    assert 0 == result.code
+    assert reasons.items() <= kept_by(result.stdout).items()
+    assert {3, 8} <= api.checkpoints.keys()
+    assert kept_by(result.stdout).keys() == api.checkpoints.keys()
+
+
+@pytest.mark.parametrize(
+    ("rules", "outcome"),
+    [
+        (["--all"], "There is nothing to delete.\n"),
+        (["--keep-every=10"], "nothing is deleted. To delete everything, use --all.\n"),
+    ],
+)
+def test_deletes_nothing_if_everything_is_protected(rules: list[str], outcome: str) -> None:
+    api = FakeApi(NUMBERS, protected=dict.fromkeys(NUMBERS, True))
+
+    result = run(api, MODEL, *rules, "--yes")
+
+    assert (0, []) == (result.code, api.sent)
+    assert result.stdout.endswith(outcome)
+
+
+PROTECTED = "Protected, so not deleted: 2, at steps 0, 4.\n"
+
+
+@pytest.mark.parametrize(
+    ("responses", "code", "outcome"),
+    [
+        ([], 0, f"Deleted: 6. Kept: 2.\n{PROTECTED}"),
+        ([FakeApi.lose], 0, f"Deleted: 0. Kept: 2.\n{PROTECTED}{LOST}: 6.\n"),
+        # Neither steps that were not in the request, nor any twice
+        (
+            [respond(200, {"deleted_count": 0, "protected_steps": [0, 4, 4, 0, 8, 99]})],
+            1,
+            f"Deleted: 0. Kept: 2.\n{PROTECTED}",
+        ),
+        # A step that is gone in the end
+        (
+            [lambda api, request: (api.serve(request), api.checkpoints.pop(0))[0]],
+            0,
+            "Deleted: 6. Kept: 2.\nProtected, so not deleted: 1, at step 4.\nAlready deleted: 1.\n",
+        ),
+    ],
+)
+def test_says_which_checkpoints_became_protected_after_the_plan(
+    responses: list[Respond], code: int, outcome: str
+) -> None:
+    api = FakeApi(NUMBERS)
+    api.hidden = {0, 4, 8}
+    api.responses["DELETE"] = [*responses]
+
+    result = run(api, MODEL, "--keep-last=2", "--yes")
+
+    assert code == result.code
+    assert {4, 8, 9} <= api.checkpoints.keys()
+    assert result.stdout.partition("at steps 0, 1, 2, 3, 4, 5, 6, 7.\n")[2] == outcome
+    assert ("Not deleted, or saved again: 6, the first at step 1." in result.stderr) == bool(code)
+
+
+def test_says_that_it_could_not_check_whether_the_rest_is_protected() -> None:
+    api = FakeApi(NUMBERS)
+    api.hidden = {4}
+    api.responses["GET"] = [FakeApi.serve, EXPIRED]
+
+    result = run(api, MODEL, "--keep-last=1", "--yes", "--json")
+
+    message = (
+        "All 9 checkpoints in the plan are deleted or protected, but this could not be checked."
+    )
+    assert result.stderr.endswith(f" {message}\n")
+    (model,) = json.loads(result.stdout)["models"]
+    assert (1, 8, [4], False) == (
+        result.code,
+        model["deleted_count"],
+        model["protected_steps"],
+        "left" in model,
+    )
+
+
+HOUR = 3_600
+
+
+@pytest.mark.parametrize(
+    ("rules", "kept"),
+    [
+        ("--keep-newer-than=90m", {3, 4, 5}),
+        ("--keep-newer-than=2h", {2, 3, 4, 5}),
+        ("--keep-newer-than=1d", {1, 2, 3, 4, 5}),
+        ("--keep-newer-than=1m --keep-newer-than=90m", {3, 4, 5}),
+        ("--keep-newer-than=60m --keep=0", {0, 4, 5}),
+        ("--keep-newer-than=60m --keep-every=100", {0, 4, 5}),
+    ],
+)
+def test_keeps_what_was_saved_since_and_what_has_a_time_in_the_future(
+    rules: str, kept: set[int]
+) -> None:
+    ages = {0: 24 * HOUR + 1, 1: 24 * HOUR, 2: 2 * HOUR, 3: 90 * 60, 4: HOUR, 5: -9 * HOUR}
+    times = {step: int(NOW) + 1 - age for step, age in ages.items()}
+    api = FakeApi(dict.fromkeys(times), created_at=times)
+
+    assert 0 == run(api, MODEL, *rules.split(), "--yes").code
+    assert kept == api.checkpoints.keys()
+
+
+@pytest.mark.parametrize("rules", [[], ["--keep-every=10"]])
+def test_deletes_nothing_if_no_checkpoint_is_new_and_there_is_no_other_rule(
+    rules: list[str],
+) -> None:
+    api = FakeApi(NUMBERS, created_at=dict.fromkeys(NUMBERS, 1))
+
+    result = run(api, MODEL, "--keep-newer-than=30d", *rules, "--yes")
+
+    assert (0, []) == (result.code, api.sent)
+    note = "--keep-newer-than 30d: No checkpoint is that new. This rule alone then deletes nothing."
+    assert note in result.stderr.splitlines()
+    assert result.stdout.endswith("so nothing is deleted. To delete everything, use --all.\n")
+
+
+@pytest.mark.parametrize(
+    ("times", "rules", "steps"),
+    [
+        ({}, [], "10 of the checkpoints, the first at step 0, the last at step 9"),
+        (dict.fromkeys(range(7), 1), ["--keep=9"], "2 of the checkpoints, at steps 7, 8"),
+        ({step: int(NOW) for step in range(9)}, [], "1 of the checkpoints, at step 9"),
+        (dict.fromkeys(range(9), 1), ["--keep=9"], ""),
+        (dict.fromkeys(NUMBERS, "1"), ["--keep=1-9"], "1 of the checkpoints, at step 0"),
+        (dict.fromkeys(NUMBERS, 1.0), ["--keep=1-9"], "1 of the checkpoints, at step 0"),
+        (dict.fromkeys(range(1, 9), 1), ["--keep-every=10"], "1 of the checkpoints, at step 9"),
+    ],
+)
+def test_does_not_guess_when_a_checkpoint_was_saved(
+    times: dict[int, Any], rules: list[str], steps: str
+) -> None:
+    api = FakeApi(NUMBERS, created_at=times)
+
+    result = run(api, MODEL, "--keep-newer-than=24h", *rules, "--yes")
+
+    if not steps:
+        assert (0, [9]) == (result.code, [*api.checkpoints])
+    else:
+        assert (1, "", []) == (result.code, result.stdout, api.sent)
+        assert result.stderr == (
+            f"prune: --keep-newer-than 24h cannot know whether to keep {steps}: they have no "
+            "created_at. Keep them with --keep, or with another rule, or remove this rule. "
+            "Nothing was deleted.\n"
+        )
+
+
+@pytest.mark.parametrize("text", ["1m", "24h", "30d", "36500d"])
+def test_reads_a_duration_as_the_other_commands_do(text: str) -> None:
+    rule = prune.keep_newer_than(text)
+    oldest = int(NOW) + 1 - parse_duration(text)
+    api = FakeApi({1: {}, 2: {}}, created_at={1: oldest - 1, 2: oldest})
+
+    assert f"--keep-newer-than {text}" == rule.option
+    assert 0 == run(api, MODEL, f"--keep-newer-than={text}", "--yes").code
+    assert [2] == [*api.checkpoints]
+
+
+NEWEST = "The newest checkpoint is among them. A run that resumes from it would fail, and files "
+
+
+@pytest.mark.parametrize(
+    ("options", "protected", "is_deleted"),
+    [
+        (["--keep-last=1"], [], False),
+        (["--keep=0-8"], [], True),
+        (["--keep=0-8"], [9], False),
+        (["--all"], [], True),
+    ],
+)
+def test_warns_before_it_deletes_the_newest_checkpoint(
+    options: list[str], protected: list[int], is_deleted: bool
+) -> None:
+    api = FakeApi(NUMBERS, protected=dict.fromkeys(protected, True))
+
+    result = run(api, MODEL, *options, "--dry-run")
+
+    assert is_deleted == (NEWEST in result.stdout)
+
+
+def models() -> FakeApis:
+    return FakeApis({name: FakeApi(NUMBERS, size_bytes={0: 5_000}) for name in "abc"})
+
+
+def test_shows_the_plan_of_each_model_and_asks_once() -> None:
+    apis = models()
+    apis["b"].checkpoints = {9: {}}
+
+    result = run(apis, "a", "b", "a", "c", "--keep=7-9", stdin=Terminal("y\n"))
+
+    assert (0, "") == (result.code, result.stderr)
+    plan = "To delete: 7 (5.0 kB, size known for 1 of 7), at steps 0, 1, 2, 3, 4, 5, 6."
+    assert [line for line in result.stdout.splitlines() if re.search("[.?]", line)] == [
+        "Checkpoints of a: 10. To keep: 3 (size known for 0 of 3).",
+        plan,
+        "Checkpoints of b: 1. To keep: 1.",
+        "There is nothing to delete.",
+        "Checkpoints of c: 10. To keep: 3 (size known for 0 of 3).",
+        plan,
+        "To delete in total: 14 (10.0 kB, size known for 2 of 14), from 2 of 3 models.",
+        "Delete them? [y/N]: a: Deleted: 7. Kept: 3.",
+        "c: Deleted: 7. Kept: 3.",
+    ]
+    assert ", 6.\n\nCheckpoints of b: 1." in result.stdout
+    assert [[*range(7)]] == apis["a"].sent == apis["c"].sent
+    assert [] == apis["b"].sent
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("GET", f"{NO_TOKEN} Nothing was deleted."),
+        ("DELETE", f"{NO_TOKEN} Deleted: 0 of 9."),
+        (None, "--keep-best loss:min keeps nothing. The metrics are: none. Change or remove this"),
+    ],
+)
+def test_goes_on_with_the_other_models_if_one_fails(method: str | None, message: str) -> None:
+    apis = models()
+    rules = ["--keep-last=1"]
+    if method:
+        apis["b"].responses[method] = [EXPIRED]
+    else:
+        rules.append("--keep-best=loss:min")
+        for name in "ac":
+            apis[name].checkpoints[9] = {"loss": 1}
+
+    result = run(apis, *"abc", *rules, "--yes")
+
+    assert (1, [1, 10, 1]) == (result.code, [len(api.checkpoints) for api in apis.values()])
+    assert f"prune: b: {message}" in result.stderr
+    assert ["a: Deleted: 9. Kept: 1.", "c: Deleted: 9. Kept: 1."] == (
+        result.stdout.splitlines()[-2:]
+    )
+
+
+@pytest.mark.parametrize("value", ["5000-5100", "200", "-3", "loss:min", "a:b:max=3", "24h"])
+def test_takes_no_value_that_a_blank_cut_off_for_a_model(value: str) -> None:
+    """As in `--keep 4200 5000-5100`: the steps after the blank would be deleted."""
+    apis = models() | {value: FakeApi(NUMBERS)}
+
+    many = run(FakeApis(apis), "a", "--keep-last=1", "--yes", "--", value)
+    alone = run(FakeApis(apis), "--keep-last=1", "--yes", "--", value)
+
+    assert (2, "", 10) == (many.code, many.stdout, len(apis["a"].checkpoints))
+    assert "looks like a value of an option" in " ".join(many.stderr.split())
+    assert (0, 1) == (alone.code, len(apis[value].checkpoints))
+
+
+def test_prints_nothing_but_json_on_standard_output() -> None:
+    name = "eval/retrieval/mean_reciprocal_rank\x1b"
+    apis = FakeApis(
+        a=FakeApi({1: {name: 1}, 2: {}, 3: {}}, size_bytes={1: 5, 2: 7}, protected={2: True}),
+        b=FakeApi({}),
+        c=FakeApi({5: {}}),
+    )
+    apis["a"].responses["DELETE"] = [named("first", DOWN), named("second")]
+    rules = [f"--keep-best={name}:min", "--delete-unscored"]
+
+    result = run(apis, *"abc", *rules, "--json", stdin=Terminal("y\n"))
+
+    assert 1 == result.code
+    assert json.loads(result.stdout) == {
+        "models": [
+            {
+                "model": "a",
+                "keep": [
+                    {"step": 1, "reasons": [f"min {name}"]},
+                    {"step": 2, "reasons": ["protected"]},
+                ],
+                "delete": [3],
+                "keep_size_bytes": 12,
+                "keep_sizes_known": 2,
+                "delete_size_bytes": 0,
+                "delete_sizes_known": 0,
+                "deleted_count": 1,
+                "protected_steps": [],
+                "request_ids": ["second"],
+                "unknown_request_ids": 0,
+                "left": [],
+            },
+            {
+                "model": "b",
+                "keep": [],
+                "delete": [],
+                "keep_size_bytes": 0,
+                "keep_sizes_known": 0,
+                "delete_size_bytes": 0,
+                "delete_sizes_known": 0,
+            },
+            {"model": "c", "error": mock.ANY},
+        ]
+    }
+    assert 1 == result.stdout.count("\n")
+    for text in (
+        "Checkpoints of a: 3.",
+        NEWEST,
+        "Delete them? [y/N]: ",
+        "\na: Deleted: 1. Kept: 2.\n",
+        "\na: Request ids: second\n",
+    ):
+        assert text in result.stderr
+
+
+NOT_BEGUN = (None, None)
+DONE: Any = (9, [])
+UNASKED = "Without a terminal, add --yes to confirm. Nothing was deleted."
+REFUSAL = "Not confirmed. Nothing was deleted."
+FULL = "Disk full. Nothing was deleted."
+STOPPED = "Interrupted. Nothing was deleted."
+CUT = "Interrupted. Deleted: 0 of 9, and perhaps some more. To finish, run the command again."
+AGAIN = "Not deleted, or saved again: 1, the first at step 4. Run the command again."
+
+
+@pytest.mark.parametrize(
+    ("method", "response", "options", "streams", "code", "outcomes"),
+    [
+        ("", None, ["--dry-run"], {}, 0, [(None, *NOT_BEGUN)] * 2),
+        ("", None, [], {}, 1, [(UNASKED, *NOT_BEGUN)] * 2),
+        ("", None, [], {"stdin": None}, 1, [(UNASKED, *NOT_BEGUN)] * 2),
+        ("", None, [], {"stdin": Terminal("y"), "stderr": None}, 1, [(UNASKED, *NOT_BEGUN)] * 2),
+        ("", None, [], {"stdin": Terminal("n\n")}, 1, [(REFUSAL, *NOT_BEGUN)] * 2),
+        ("", None, [], {"stdin": Terminal("")}, 1, [(REFUSAL, *NOT_BEGUN)] * 2),
+        ("", None, [], {"stdin": interrupted()}, 130, [(STOPPED, *NOT_BEGUN)] * 2),
+        ("", None, ["--yes"], {"stderr": None, "stdin": None}, 0, [(None, *DONE)] * 2),
+        ("", None, ["--yes"], {"stderr": Output(DISK_FULL)}, 1, [(FULL, *NOT_BEGUN)] * 2),
+        ("GET", INTERRUPTED, ["--yes"], {}, 130, [(STOPPED, *NOT_BEGUN)] * 2),
+        ("DELETE", INTERRUPTED, ["--yes"], {}, 130, [(CUT, 0, None), (STOPPED, *NOT_BEGUN)]),
+        ("DELETE", FakeApi.save_anew, ["--yes"], {}, 1, [(AGAIN, 9, [4]), (None, *DONE)]),
+    ],
+)
+def test_prints_one_json_document_however_it_ends(  # noqa: PLR0913, PLR0917 the parameters
+    method: str,
+    response: Any,
+    options: list[str],
+    streams: dict[str, Any],
+    code: int,
+    outcomes: list[Any],
+) -> None:
+    apis = FakeApis(a=FakeApi(NUMBERS), b=FakeApi(NUMBERS))
+    apis["a"].responses[method] = [response]
+
+    result = run(apis, "a", "b", "--keep-last=1", "--json", *options, **streams)
+
+    results = json.loads(result.stdout)["models"]
+    assert (code, ["a", "b"]) == (result.code, [each["model"] for each in results])
+    keys = ("error", "deleted_count", "left")
+    assert outcomes == [tuple(map(each.get, keys)) for each in results]
+    if "stderr" not in streams:
+        errors = [f"prune: {name}: {each[0]}" for name, each in zip("ab", outcomes, strict=True)]
+        assert [error for error in errors if not error.endswith("None")] == re.findall(
+            "prune: .*", result.stderr
+        )
+
+
+def test_prints_json_if_the_client_cannot_start() -> None:
+    proxy = {"HTTPS_PROXY": "s3cret://a", "NO_PROXY": "", "no_proxy": ""}
+
+    result = run(None, "a", "b", "--all", "--yes", "--json", environment=proxy)
+
+    error = f"The HTTP client cannot start. {prune.PROXY_HINT} {prune.CERTIFICATE_HINT} "
+    error += "Nothing was deleted."
+    failures = [{"model": name, "error": error} for name in "ab"]
+    assert (1, {"models": failures}) == (result.code, json.loads(result.stdout))
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), DISK_FULL])
+@pytest.mark.parametrize(
+    ("closed", "code"), [("stdout", 1), ("stderr", 0)], ids=["stdout", "stderr"]
+)
+def test_finishes_with_json_if_nobody_reads_a_stream_and_fails_if_it_is_the_json(
+    closed: str, code: int, error: OSError
+) -> None:
+    api = FakeApi(NUMBERS)
+    streams: dict[str, Any] = {"stdout": Output(), "stderr": Output()}
+
+    def close(api: FakeApi, request: httpx2.Request) -> httpx2.Response:
+        streams[closed].error = error
+        return DOWN(api, request)
+
+    api.responses["DELETE"] = [close]
+
+    result = run(api, MODEL, "--keep-last=2", "--yes", "--json", **streams)
+
+    assert (code, [8, 9]) == (result.code, [*api.checkpoints])
+    if code == 0:
+        assert 8 == json.loads(result.stdout)["models"][0]["deleted_count"]
+    else:
+        assert "Deleted: 8. Kept: 2.\n" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("responses", "code", "line"),
+    [
+        ([named("a"), named("b")], 0, "a, b"),
+        ([named("a"), named("a")], 0, "a"),
+        ([], 0, None),
+        ([named("a", DOWN), named("b"), named("c")], 0, "b, c"),
+        ([named("a", BUSY), named("b", FakeApi.delete_some), named("c"), named("d")], 0, "b, c, d"),
+        ([named("a", respond(500)), named("b"), named("c")], 0, "a, b, c"),
+        ([REFUSED, named("b"), named("c")], 0, "b, c"),
+        ([FakeApi.lose, named("b"), FakeApi.serve], 0, "b, and 2 unknown"),
+        ([named("a"), INTERRUPTED], 130, "a, and 1 unknown"),
+        ([named("a"), named("b", EXPIRED)], 1, "a"),
+        ([named("a", respond(200, "<html>"))], 1, "a"),
+        ([named("\x1b[2J"), named("x" * 999)], 0, rf"'\x1b[2J', {'x' * 300}"),
+        ([named(TOKEN), named("b")], 0, "[a message with the token], b"),
+    ],
+)
+def test_names_each_request_that_may_have_deleted_something(
+    responses: list[Respond], code: int, line: str | None
+) -> None:
+    results = []
+    for option in ([], ["--json"]):
+        api = FakeApi(dict.fromkeys(range(1_500)))
+        api.responses["DELETE"] = [*responses]
+        results.append(run(api, MODEL, "--keep-last=1", "--yes", *option))
+    text, as_json = results
+
+    assert (code, code) == (text.code, as_json.code)
+    lines = [each for each in text.stdout.splitlines() if each.startswith("Request ids")]
+    assert ([f"Request ids: {line}"] if line else []) == lines
+    (model,) = json.loads(as_json.stdout)["models"]
+    unknown = model["unknown_request_ids"]
+    more = f", and {unknown} unknown" if unknown and model["request_ids"] else ""
+    assert (line or "") == ", ".join(model["request_ids"]) + more
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -928,6 +1481,7 @@ def test_says_how_much_is_deleted_if_not_everything_is_done(
         [MODEL, "--keep-last=x"],
         [MODEL, "--keep-last=1", "--keep=2", "--yes"],
         [MODEL, "--keep=10", "--yes"],
+        [MODEL, "--keep=10", "--yes", "--json"],
     ],
     ids=" ".join,
 )
