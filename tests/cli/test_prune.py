@@ -24,6 +24,7 @@ from cli import prune
 from cli.main import app as checkpoints
 from cli.options import parse_duration
 from cli.template import read_template
+from commands import http_server
 from emulators.aws import ROOT
 from events import AUTH_ERRORS, MODEL, TOKEN
 
@@ -1472,6 +1473,86 @@ def test_names_each_request_that_may_have_deleted_something(
     unknown = model["unknown_request_ids"]
     more = f", and {unknown} unknown" if unknown and model["request_ids"] else ""
     assert (line or "") == ", ".join(model["request_ids"]) + more
+
+
+API_DOCS = (ROOT / "docs" / "api.md").read_text().partition("## Prune checkpoints")[2]
+
+
+def test_prints_the_json_of_the_docs() -> None:
+    apis = FakeApis(
+        {
+            MODEL: FakeApi(
+                {200: {}, 800: {"loss": 0.12}, 900: {"loss": 0.11}, 1000: {"loss": 0.1}},
+                size_bytes={200: 3_800_000, 800: 3_700_000, 1000: 3_700_000},
+                protected={200: True},
+            ),
+            "gpt-small": FakeApi({}),
+        }
+    )
+    apis[MODEL].hidden = {900}
+    apis["gpt-small"].responses["GET"] = [respond(503, {"detail": "Busy"})] * prune.MAX_ATTEMPTS
+    apis[MODEL].responses["DELETE"] = [named("0a7eb2de-99e8-4c37-bb50-d435662eb245")]
+    rules = ["--keep-last=1", "--keep-best=loss:min"]
+
+    result = run(apis, *apis, *rules, "--yes", "--json")
+
+    example = json.loads(re.findall(r"^```json\n(.*?)^```", API_DOCS, re.MULTILINE | re.DOTALL)[0])
+    assert example == json.loads(result.stdout)
+    rows = re.findall(r"^\| (`.*`) \|", API_DOCS, re.MULTILINE)
+    assert {key for model in example["models"] for key in model} <= {
+        "model",
+        *re.findall(r"`(\w+)`", " ".join(rows)),
+    }
+
+
+def test_the_script_for_cron_prints_something_only_if_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHECKPOINTS_TOKEN", TOKEN)
+    apis = FakeApis(
+        {name: FakeApi(SIZED, created_at=dict.fromkeys(SIZED, 1)) for name in (MODEL, "gpt-small")}
+    )
+    (script,) = re.findall(r"^```sh\n(.*?)^```", API_DOCS, re.MULTILINE | re.DOTALL)
+    (tmp_path / "cli").mkdir()
+    (tmp_path / "cli" / "prune.py").write_bytes(SCRIPT.read_bytes())
+    (tmp_path / "uv").write_text(f'#!/bin/sh\nshift; exec {sys.executable} "$@"\n')
+    (tmp_path / "uv").chmod(0o755)
+
+    def respond(path: str, headers: dict[str, str], body: str) -> tuple[int, str]:
+        method = "DELETE" if body else "GET"
+        response = apis(httpx2.Request(method, URL + path, headers=headers, content=body))
+        return response.status_code, response.text
+
+    def run_script(url: str) -> tuple[int, str, int]:
+        exports = f"export CHECKPOINTS_API_URL={url} CHECKPOINTS_TOKEN={TOKEN}\n"
+        (tmp_path / "prune.env").write_text(exports)
+        process = subprocess.run(
+            ["sh"],  # noqa: S607 it has another place on each system
+            input=script,
+            cwd=tmp_path,
+            env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        results = (tmp_path / "prune.jsonl").read_text().splitlines()
+        assert all(json.loads(line)["models"] for line in results)
+        return process.returncode, process.stdout + process.stderr, len(results)
+
+    with http_server(respond) as url:
+        done = run_script(url)
+        apis["gpt-small"].responses["GET"] = [EXPIRED]
+        failed = run_script(url)
+        unusable = run_script("api.example.com")
+
+    assert (0, "", 1) == done
+    assert [[300, 400, 500]] * 2 == [[*api.checkpoints] for api in apis.values()]
+    assert (1, 2) == (failed[0], failed[2])
+    assert failed[1].startswith("prune: exit code 1\n")
+    assert f"prune: gpt-small: {NO_TOKEN} Nothing was deleted.\n" in failed[1]
+    assert (2, 2) == (unusable[0], unusable[2])
+    assert "Set CHECKPOINTS_API_URL to the URL of the API" in " ".join(unusable[1].split())
 
 
 @pytest.mark.parametrize(
