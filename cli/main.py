@@ -15,13 +15,17 @@ import typer
 from typer.core import TyperGroup
 
 from cli import prune
+from cli.layouts import Pattern
 from cli.options import (
     STANDARD_INPUT,
+    Location,
     Scope,
     Stack,
     parse_duration,
     parse_label,
+    parse_location,
     parse_model_id,
+    parse_period,
     parse_request_id,
     parse_url,
 )
@@ -67,7 +71,7 @@ tokens_app = typer.Typer(
     help="Issue, list and revoke the bearer tokens of the API.",
 )
 app.add_typer(tokens_app, name="tokens")
-records_app = typer.Typer(help="See, protect and forget the records of checkpoints.")
+records_app = typer.Typer(help="Import, see, protect and forget the records of checkpoints.")
 app.add_typer(records_app, name="records")
 app.add_typer(prune.app)
 
@@ -152,6 +156,94 @@ Steps = Annotated[
         parser=parse_steps, metavar="STEPS", help="Steps and ranges, such as 100,200-203."
     ),
 ]
+
+
+@records_app.command(
+    "import",
+    cls=Command,
+    epilog="This command never changes a record, so it is safe to run it again. You need these "
+    "permissions: cloudformation:DescribeStacks; Scan and PutItem on the checkpoints table; "
+    "s3:ListBucket and s3:GetObject on the bucket; and, if the stack frees storage, "
+    "sqs:GetQueueAttributes on its queues and lambda:GetEventSourceMapping. docs/records.md "
+    "explains what is recognised, and what is left out.",
+)
+def import_records(  # noqa: PLR0913, PLR0917 one for each option
+    location: Annotated[
+        Location,
+        typer.Argument(
+            parser=parse_location, metavar="s3://BUCKET/PREFIX/", help="Where the checkpoints are."
+        ),
+    ],
+    stack: Stack,
+    entity: Annotated[
+        str,
+        typer.Option(
+            parser=parse_label,
+            metavar="NAME",
+            help="Owner of the checkpoints: the `entity` of their records, such as a team.",
+        ),
+    ],
+    pattern: Annotated[
+        Pattern | None,
+        typer.Option(
+            parser=Pattern,
+            metavar="PATTERN",
+            help="Instead of the known names, find keys like this one, such as "
+            "'{model}/ckpt_{step}.pt', or folders, such as '{model}/{step}/'. {model} is the id, "
+            "one or more segments of the key; {step} digits; * anything within a segment.",
+        ),
+    ] = None,
+    min_age: Annotated[
+        int,
+        typer.Option(
+            parser=parse_period,
+            metavar="PERIOD",
+            help="Leave checkpoints out whose newest object is younger, because they may be "
+            "incomplete.",
+        ),
+    ] = "1h",  # type: ignore[assignment] # Typer parses it
+    settle: Annotated[
+        int,
+        typer.Option(
+            parser=parse_period,
+            metavar="PERIOD",
+            help="Before writing, wait until the table was read this long ago, because the counts "
+            "of the queues lag.",
+        ),
+    ] = "60s",  # type: ignore[assignment] # Typer parses it
+    without_freeing: Annotated[
+        bool,
+        typer.Option(
+            "--without-freeing",
+            help="Import a bucket in which the stack frees no storage. Checkpoints that are "
+            "deleted later are then registered again by each import.",
+        ),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before writing.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the plan and the result as JSON.")
+    ] = False,
+) -> int:
+    """Register the checkpoints that are in a bucket.
+
+    The command finds checkpoints by the names that training libraries give them. It shows a plan,
+    asks, and writes a record for each checkpoint that has none.
+    """
+    from cli import record_import
+
+    return record_import.import_records(
+        stack,
+        location,
+        entity=entity,
+        pattern=pattern,
+        min_age=min_age,
+        settle=settle,
+        without_freeing=without_freeing,
+        dry_run=dry_run,
+        yes=yes,
+        as_json=as_json,
+    )
 
 
 @records_app.command(

@@ -2,7 +2,7 @@
 
 import re
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, NamedTuple
 from uuid import UUID
 
 import typer
@@ -12,13 +12,25 @@ from checkpoints.records.record import MAX_MODEL_ID_BYTES
 STANDARD_INPUT = "-"
 MAX_LABEL_CHARACTERS = 200  # because the log line of each request has the label
 
-SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
+SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 MAX_DURATION = 100 * 365 * SECONDS["d"]
 
 Stack = Annotated[
     str,
     typer.Option(metavar="NAME", envvar="CHECKPOINTS_STACK", help="Name of the deployed stack."),
 ]
+
+
+class Location(NamedTuple):
+    """A prefix in a bucket. It ends with a slash, or is empty and means the whole bucket."""
+
+    bucket: str
+    prefix: str
+
+    @property
+    def uri(self) -> str:
+        """The URI that names it."""
+        return f"s3://{self.bucket}/{self.prefix}"
 
 
 class Scope(StrEnum):
@@ -42,6 +54,31 @@ def parse_duration(text: str) -> int:
             f"{text!r} is not a duration such as 90d, 12h or 30m (at most 100 years)."
         )
     return seconds
+
+
+def parse_period(text: str) -> int:
+    """Return the seconds of a period such as `0s`, `30m` or `1h`.
+
+    Raises:
+        BadParameter: it is not such a period, or more than 100 years.
+
+    """
+    match = re.fullmatch(r"([0-9]{1,9})([smhd])", text, re.ASCII)
+    seconds = int(match[1]) * SECONDS[match[2]] if match else -1
+    if not 0 <= seconds <= MAX_DURATION:
+        raise typer.BadParameter(f"{text!r} is not a period such as 0s, 30m or 1h.")
+    return seconds
+
+
+def parse_location(text: str) -> Location:
+    """Return the bucket and the prefix of a URI such as `s3://bucket/prefix/`."""
+    match = re.fullmatch("s3://([^/]+)(?:/(.*))?", text, re.DOTALL)
+    prefix = (match[2] or "") if match else ""
+    if not match or (prefix and not prefix.endswith("/")):
+        raise typer.BadParameter(
+            f"{text!r} is not like s3://BUCKET/PREFIX/, with a slash at the end, or s3://BUCKET/."
+        )
+    return Location(match[1], prefix)
 
 
 def parse_label(text: str) -> str:
