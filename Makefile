@@ -92,8 +92,8 @@ help: ## List the commands
 setup: .venv/ready ## Install the libraries into this folder
 
 .PHONY: demo
-demo: .venv/ready ## Send EVENTS (default: all samples) through the functions
-	@$(python) scripts/demo.py $(EVENTS)
+demo: .venv/ready ## Show the product in memory, or send EVENTS through the functions
+	@$(python) scripts/$(if $(EVENTS),send_events.py $(EVENTS),demo.py)
 
 .PHONY: test
 test: .venv/ready ## Run the tests

@@ -20,6 +20,7 @@ from moto.s3.responses import S3Response
 from moto.sqs.models import SQSBackend, sqs_backends
 
 from emulators.dynamodb import REGION, moto_tables
+from emulators.invocation import lambda_context
 from emulators.records import ARTIFACTS_BUCKET as BUCKET
 
 QUEUE = "ReclaimQueue"
@@ -92,6 +93,15 @@ def queue_events() -> list[dict[str, Any]]:
 def queue_event(body: str) -> dict[str, Any]:
     """Return a Lambda event with one message."""
     return {"Records": [{"messageId": "1", "body": body, "eventSource": "aws:sqs"}]}
+
+
+def free_storage() -> None:
+    """Free the storage of what was deleted, through the stream, the queue and their functions."""
+    from checkpoints.reclaim import app, queue  # noqa: PLC0415 they need the environment
+
+    queue.lambda_handler(stream_event(), lambda_context())
+    for message in queue_events():
+        app.lambda_handler(message, lambda_context(app.MIN_REMAINING_MS * 2))
 
 
 def _to_seconds(time: datetime) -> int:

@@ -1,245 +1,84 @@
-"""Send sample events through the functions, with DynamoDB and S3 in memory, and show results."""
+"""Show the product in memory: from a bucket of checkpoints to a pruned model and freed storage."""
 
-import contextlib
-import io
-import json
-import re
+import os
+import shlex
 import sys
 import textwrap
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from http import HTTPStatus
-from itertools import batched
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlencode
-
-import typer
 
 from cli.runner import run
 from cli.terminal import say
 from emulators.environment import isolate
 
-if TYPE_CHECKING:
-    from emulators.dynamodb import Table
-
-EVENTS = Path(__file__).parents[1] / "events"
-FIRST_EVENT = "delete-checkpoints.json"  # the demo lists its model before and after the request
-WIDTH = 80
-STEPS_PER_LINE = 4
-
-type Event = dict[str, Any]
+PROTECTED = "1000"
+TOKEN = "demo-token"  # noqa: S105 of the stack in memory
 
 
-def main(
-    event: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="EVENT",
-            help="File with a REST API proxy event, such as events/no-token.json. By default, all "
-            "files in events/.",
-        ),
-    ] = None,
-) -> int:
-    """Send sample events through the functions, with DynamoDB and S3 in memory, and show results.
+def main() -> int:
+    """Import a bucket of checkpoints, look at them, prune a model, and free the storage.
 
-    Each event starts with the same tables: three models, and the tokens of two teams.
+    The commands and the functions are the real ones. Everything else is in memory.
     """
-    paths = event or sorted(
-        EVENTS.glob("*.json"), key=lambda path: (path.name != FIRST_EVENT, path.name)
-    )
-    try:
-        events = [(path.name, read_event(path)) for path in paths]
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    return send(events)
+    # These imports take a second. Ctrl-C while they run prints no traceback.
+    from checkpoints.api.auth import DELETE_SCOPE, READ_SCOPE  # noqa: PLC0415
+    from emulators import STACK  # noqa: PLC0415
+    from emulators.dynamodb import put_token  # noqa: PLC0415
+    from emulators.records import ARTIFACTS_BUCKET, ENTITY  # noqa: PLC0415
+    from emulators.stack import embedded_stack  # noqa: PLC0415
+    from emulators.storage import free_storage, put_objects  # noqa: PLC0415
+    from emulators.training import MODEL, training_runs  # noqa: PLC0415
+
+    with embedded_stack(STACK) as url:
+        put_token(TOKEN, entity=ENTITY, scopes=[READ_SCOPE, DELETE_SCOPE], name="demo")
+        os.environ |= {"CHECKPOINTS_API_URL": url, "CHECKPOINTS_TOKEN": TOKEN}
+
+        explain("Two training runs have left their checkpoints in a bucket.")
+        saved_at = datetime.now(UTC) - timedelta(hours=1)
+        for key, content in training_runs():
+            put_objects(key, content=content, saved_at=saved_at)
+        show_bucket()
+        explain("Register them. Nobody else writes to this bucket, so there is no need to wait.")
+        bucket = f"s3://{ARTIFACTS_BUCKET}/"
+        no_wait = ("--min-age", "0s", "--settle", "0s")
+        codes = [show("records", "import", bucket, "--entity", ENTITY, *no_wait, "--yes")]
+        explain(f"Step {PROTECTED} is deployed, so nobody should delete it.")
+        codes.append(show("records", "protect", MODEL, PROTECTED))
+        codes.append(show("records", "summary"))
+        explain("Keep the two newest and the best one.")
+        rules = ("--keep-last", "2", "--keep-best", "eval_loss:min")
+        codes.append(show("prune", MODEL, *rules, "--yes"))
+        explain("15 minutes later, the storage of the deleted checkpoints is free.")
+        free_storage()
+        show_bucket()
+    return int(any(codes))
 
 
-def read_event(path: Path) -> Event:
-    """Read an event from a file.
-
-    Raises:
-        ValueError: the file cannot be read, or is not an event; the message says why.
-
-    """
-    try:
-        event = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ValueError(f"Cannot read {str(path)!r}: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{str(path)!r} is not UTF-8.") from None
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} is not JSON: {error}.") from None
-    except RecursionError:
-        raise ValueError(f"{str(path)!r} is nested too deeply.") from None
-    if not isinstance(event, dict) or not all(
-        isinstance(event.get(key), str) for key in ("httpMethod", "path")
-    ):
-        raise ValueError(
-            f"{str(path)!r} is not the event of a REST API: it lacks 'httpMethod' or 'path'."
-        )
-    return event
-
-
-def send(events: list[tuple[str, Event]]) -> int:
-    """Send each event to the same tables, and show it; return 1 if the function failed."""
-    # These imports take a second. Here, they do not delay the error messages about event files, and
-    # Ctrl-C while they run prints no traceback.
-    from emulators.dynamodb import (  # noqa: PLC0415
-        checkpoint_owners,
-        embedded_dynamodb,
-        put_demo,
-        stored_checkpoints,
-        stored_tokens,
-    )
-    from emulators.invocation import lambda_context  # noqa: PLC0415
-    from emulators.records import artifact_keys  # noqa: PLC0415
-    from emulators.storage import (  # noqa: PLC0415
-        embedded_bucket,
-        put_objects,
-        stored_objects,
-    )
-
-    sample_listing = read_event(EVENTS / "list-checkpoints.json")
-    log = io.StringIO()
-    statuses: Counter[int] = Counter()
-    deleted = freed = 0
-    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
-    with embedded_dynamodb(), embedded_bucket():
-        with contextlib.redirect_stdout(log):  # the functions log to standard output
-            from checkpoints.api.app import lambda_handler  # noqa: PLC0415 needs the environment
-
-        def respond(event: Event) -> Event:
-            with contextlib.redirect_stdout(log):
-                return lambda_handler(event, lambda_context())
-
-        put_demo()
-        before, tokens = stored_checkpoints(), stored_tokens()
-        print("Each request starts with the same tables.")
-        show("models", *(f"{model}: {owners}" for model, owners in checkpoint_owners().items()))
-        show("tokens", *tokens.values())
-        for name, event in events:
-            put_demo()
-            put_objects(*artifact_keys(), saved_at=an_hour_ago)
-            objects = stored_objects()
-            log.seek(0)
-            log.truncate()
-            print()
-            say(name)
-            listing = sample_listing | {"path": event["path"]}
-            if name == FIRST_EVENT:
-                show("before", *list_of(respond(listing)))
-            show("request", f"{event['httpMethod']} {event['path']}{query_of(event)}")
-            show("body", body_of(event))
-            show("caller", caller_of(event, tokens))
-            response = respond(event)
-            show("response", f"{response['statusCode']} {response['body']}")
-            gone = difference(before, stored_checkpoints())
-            show("deleted", *[f"{model}: {steps}" for model, steps in gone.items()] or ["nothing"])
-            with contextlib.redirect_stdout(log):
-                free_storage()
-            left = stored_objects()
-            show("storage", *changes_of(objects, left))
-            if name == FIRST_EVENT:
-                show("after", *list_of(respond(listing)))
-            statuses[response["statusCode"]] += 1
-            deleted += sum(map(len, gone.values()))
-            freed += len(objects - left)
-            if response["statusCode"] == HTTPStatus.INTERNAL_SERVER_ERROR:
-                print(log.getvalue(), end="")
+def explain(text: str) -> None:
+    """Print what comes next, like a comment in a shell."""
     print()
-    say(summary_of(statuses, deleted, freed))
-    return int(HTTPStatus.INTERNAL_SERVER_ERROR in statuses)
+    say(f"# {text}")
 
 
-def free_storage() -> None:
-    """Free the storage of what was deleted, through the stream, the queue and their functions."""
-    from checkpoints.reclaim import app, queue  # noqa: PLC0415 need the environment
-    from emulators.invocation import lambda_context  # noqa: PLC0415 as in `send`
-    from emulators.storage import queue_events, stream_event  # noqa: PLC0415 the same
+def show(*arguments: str) -> int:
+    """Run `checkpoints`, as if it was typed in a terminal; return its exit code."""
+    from cli.main import app  # noqa: PLC0415 as in `main`
 
-    queue.lambda_handler(stream_event(), lambda_context())
-    for message in queue_events():
-        app.lambda_handler(message, lambda_context(app.MIN_REMAINING_MS * 2))
-
-
-def summary_of(statuses: Counter[int], deleted: int, freed: int) -> str:
-    """Return the totals of all requests. Lines are broken only between the items."""
-    returned = ", ".join(f"{count} returned {status}" for status, count in sorted(statuses.items()))
-    text = (
-        f"{count_of(statuses.total(), 'request')}: {returned}; "
-        f"{count_of(deleted, 'checkpoint')} and {count_of(freed, 'object')} deleted in total."
-    )
-    items = re.split("(?<=[:,;]) ", text)
-    lines = textwrap.fill(" ".join(item.replace(" ", "\xa0") for item in items), WIDTH)
-    return lines.replace("\xa0", " ")
+    lines = textwrap.wrap(f"$ checkpoints {shlex.join(arguments)}", 76, break_on_hyphens=False)
+    print(" \\\n    ".join(lines), flush=True)
+    code = run(app, arguments)
+    sys.stdout.flush()
+    return code
 
 
-def show(name: str, *lines: str) -> None:
-    """Print lines with a label, truncated to `WIDTH`, with control characters escaped."""
-    for line in lines:
-        text = line if line.isprintable() else repr(line)[1:-1]
-        room = WIDTH - len(f"  {name:8}  ")
-        print(f"  {name:8}  {text if len(text) <= room else text[: room - 1] + '…'}")
-        name = ""
+def show_bucket() -> None:
+    """Print how many objects of each run the bucket has."""
+    from emulators.records import ARTIFACTS_BUCKET  # noqa: PLC0415 as in `main`
+    from emulators.storage import stored_objects  # noqa: PLC0415
 
-
-def list_of(response: Event) -> list[str]:
-    """Return lines with the checkpoints that a GET listed: each step with its metrics."""
-    if response["statusCode"] != HTTPStatus.OK:
-        return [f"GET returns {response['statusCode']} {response['body']}"]
-    listed = [
-        " ".join([found["id"], *(f"{name}={value:g}" for name, value in found["metrics"].items())])
-        for found in json.loads(response["body"])["data"]
-    ]
-    rows = map(", ".join, batched(listed, STEPS_PER_LINE, strict=False))
-    return f"GET lists {',\n'.join(rows) or 'nothing'}".splitlines()
-
-
-def query_of(event: Event) -> str:
-    """Return the query, with its question mark, if the event has one."""
-    query = event.get("multiValueQueryStringParameters") or event.get("queryStringParameters")
-    if not query or not isinstance(query, dict):
-        return ""
-    return f"?{urlencode(query, doseq=True, errors='replace')}"
-
-
-def body_of(event: Event) -> str:
-    """Return the body of the event, without decoding it."""
-    return f"{event.get('body') or 'none'}{' (base64)' if event.get('isBase64Encoded') else ''}"
-
-
-def caller_of(event: Event, tokens: dict[str, str]) -> str:
-    """Return the owner of the event's token."""
-    from checkpoints.api.auth import NotAuthenticatedError, bearer_token, hash_token  # noqa: PLC0415
-
-    try:
-        return tokens.get(hash_token(bearer_token(event)), "unknown token")
-    except NotAuthenticatedError as error:
-        return error.reason.replace("_credentials", " token")
-    except (AttributeError, TypeError):
-        return "malformed headers"
-
-
-def difference(before: "Table", after: "Table") -> dict[str, list[int]]:
-    """Return the deleted steps of each model that lost any."""
-    gone = {model: sorted(steps - after.get(model, set())) for model, steps in before.items()}
-    return {model: steps for model, steps in gone.items() if steps}
-
-
-def changes_of(before: set[str], after: set[str]) -> list[str]:
-    """Return a line for each folder that lost objects."""
-    counts, left = (Counter(key.rpartition("/")[0] for key in keys) for keys in (before, after))
-    return [
-        f"{folder}/: {count_of(count, 'object')} before, {left[folder]} after"
-        for folder, count in sorted(counts.items())
-        if left[folder] < count
-    ]
-
-
-def count_of(number: int, noun: str) -> str:
-    """Return the number with its noun."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    runs = Counter(key.partition("/")[0] for key in stored_objects())
+    for name, count in sorted(runs.items()):
+        print(f"s3://{ARTIFACTS_BUCKET}/{name}/  {count} objects")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from cli.terminal import say
 from emulators import STACK
 from emulators.aws import AwsEmulator, aws_emulator, build, free_port
 from emulators.environment import direct_export, isolate
-from emulators.records import ARTIFACTS_BUCKET, ENTITY, MODEL, STEPS, artifact_keys, put_demo_model
+from emulators.records import ARTIFACTS_BUCKET, ENTITY
+from emulators.training import MODEL, training_runs
 
 OVERLAP_MILLISECONDS = 5_000  # an event can appear in the log some time after its timestamp
 EXPECTED_MESSAGES = ("Deletion completed", "Checkpoints listed")  # the counts say the same
@@ -47,10 +48,9 @@ def _serve(emulator: AwsEmulator, *, verbose: bool) -> None:
     dynamodb, s3 = emulator.client("dynamodb"), emulator.client("s3")
     s3.create_bucket(Bucket=ARTIFACTS_BUCKET)
     outputs = emulator.deploy(ArtifactsBucket=ARTIFACTS_BUCKET, ReclaimDelaySeconds="0")
-    say("Creating a token, and checkpoints with three objects each")
-    for key in artifact_keys():
-        s3.put_object(Bucket=ARTIFACTS_BUCKET, Key=key, Body=bytes(1_000))
-    put_demo_model(dynamodb, outputs["CheckpointsTableName"])
+    say("Creating a token, and the checkpoints of two training runs in a bucket")
+    for key, content in training_runs():
+        s3.put_object(Bucket=ARTIFACTS_BUCKET, Key=key, Body=content)
     scopes = [READ_SCOPE, DELETE_SCOPE]
     table = outputs["TokensTableName"]
     token = tokens.issue(dynamodb, table, entity=ENTITY, name="local", scopes=scopes)
@@ -67,29 +67,31 @@ def instructions(
     """Return what is deployed, with commands to paste."""
     settings = emulator.environment
     return f"""
-{MODEL} of {ENTITY} has a checkpoint every {STEPS.step} steps, up to step {STEPS[-1]}.
-In another terminal, set the URL of the API, and a token:
-
-  export API_URL={outputs["ApiUrl"]}
-  export TOKEN={token}
-{export}
-Delete some checkpoints:
-
-  curl -X DELETE "$API_URL/v1/preview/models/{MODEL}/checkpoints" \\
-      -H "Authorization: Bearer $TOKEN" -d '{{"steps": [100, 200, 999]}}' -w '\\n'
-
-Or delete all checkpoints except some:
-
-  export CHECKPOINTS_API_URL=$API_URL CHECKPOINTS_TOKEN=$TOKEN
-  .venv/bin/checkpoints prune {MODEL} \\
-      --keep-last 2 --keep-best loss:min=3
-
-To use AWS tools and this project's commands with the emulator, first run these
-exports:
+In another terminal, in this folder, name the emulator, the stack, its API and a
+token:
 
   export {_assign(settings, "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")}
   export {_assign(settings, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-  .venv/bin/checkpoints tokens list --stack {STACK}
+  export CHECKPOINTS_STACK={STACK} API_URL={outputs["ApiUrl"]}
+  export TOKEN={token}
+  export CHECKPOINTS_API_URL=$API_URL CHECKPOINTS_TOKEN=$TOKEN
+{export}
+Register the checkpoints that are in the bucket, and look at them:
+
+  .venv/bin/checkpoints records import s3://{ARTIFACTS_BUCKET}/ \\
+      --entity {ENTITY} --min-age 0s --settle 0s
+  .venv/bin/checkpoints records summary
+
+Delete all checkpoints of a model except some, or those at some steps:
+
+  .venv/bin/checkpoints prune {MODEL} --keep-last 2 --keep-best eval_loss:min
+  curl -X DELETE "$API_URL/v1/preview/models/{MODEL}/checkpoints" \\
+      -H "Authorization: Bearer $TOKEN" -d '{{"steps": [500, 2500, 999]}}' -w '\\n'
+
+Use other commands of this project, and AWS's own:
+
+  .venv/bin/checkpoints deletions {MODEL}
+  .venv/bin/checkpoints tokens list
   aws dynamodb scan --table-name {outputs["CheckpointsTableName"]}
   aws dynamodb scan --table-name {outputs["TokensTableName"]}
   aws s3 ls --recursive s3://{ARTIFACTS_BUCKET}

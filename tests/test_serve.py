@@ -166,7 +166,7 @@ def test_reads_all_pages_of_a_log_also_empty_ones() -> None:
 
 
 def test_prints_commands_for_other_tools_to_use_the_emulator() -> None:
-    """The end-to-end test runs those for curl."""
+    """The end-to-end test runs those of this project."""
     outputs = {"ApiUrl": "x", "CheckpointsTableName": "table-1", "TokensTableName": "table-2"}
 
     text = serve.instructions(AwsEmulator(65_535), outputs, "secret")
@@ -174,7 +174,6 @@ def test_prints_commands_for_other_tools_to_use_the_emulator() -> None:
     for command in (
         "export AWS_ENDPOINT_URL=http://127.0.0.1:65535 AWS_DEFAULT_REGION=us-east-1",
         "export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test",
-        ".venv/bin/checkpoints tokens list --stack checkpoints",
         "aws dynamodb scan --table-name table-1",
         "aws dynamodb scan --table-name table-2",
         'make smoke STACK=checkpoints URL="$API_URL"',

@@ -280,18 +280,6 @@ def test_shows_a_name_as_it_is_but_escaped_and_only_the_end_of_a_long_one() -> N
     assert all(f"max {name}" in " ".join(" ".join(row).split()) for name in shown)
 
 
-def test_prints_the_example_of_the_readme() -> None:
-    api = FakeApi({step: {"loss": round(100 / step, 2)} for step in range(300, 1_001, 100)})
-    rules = ["--keep-last", "2", "--keep-best", "loss:min=3", "--keep-every", "500"]
-
-    result = run(api, MODEL, *rules, "--yes")
-
-    shown = re.findall(r"^\$ uv run cli/prune\.py .*\n([^$]*?)^To delete", README, re.MULTILINE)
-    lines = [line.rstrip() for line in result.stdout.splitlines()]
-    assert shown[0].splitlines() == lines[:-2]
-    assert ["To delete: 4, at steps 300, 400, 600, 700.", "Deleted: 4. Kept: 4."] == lines[-2:]
-
-
 def test_has_room_for_the_plan_even_if_the_terminal_says_that_it_has_no_columns(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

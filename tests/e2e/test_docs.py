@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from deployment import Deployment
+from deployment import Deployment, run_checkpoints
 from emulators.aws import ROOT
 from emulators.environment import INHERITED
-from emulators.records import put_demo_model
+from emulators.records import ARTIFACTS_BUCKET, put_demo_model
+from emulators.training import MODEL, training_runs
+from events import ENTITY
 
 # `uv run` downloads libraries, for which the user may need a proxy and other settings.
 DOWNLOAD_SETTINGS = re.compile("(?i)UV_|SSL_CERT_|.*_PROXY$")
@@ -24,10 +26,24 @@ def commands_of(page: str) -> Iterator[tuple[str, str]]:
 
 
 def trim(text: str) -> list[str]:
-    """Return the lines without trailing blanks."""
+    """Return the lines without trailing blanks, and with the same time in all of them."""
+    text = re.sub(r'"created_at":\d{10}', '"created_at":0', text)
     return [line.rstrip() for line in text.rstrip().splitlines()]
 
 
+@pytest.fixture
+def _imported(deployment: Deployment) -> None:
+    """Import the bucket that the README shows."""
+    s3 = deployment.cloud.client("s3")
+    for key, content in training_runs():
+        s3.put_object(Bucket=ARTIFACTS_BUCKET, Key=key, Body=content)
+    location = f"s3://{ARTIFACTS_BUCKET}/{MODEL}/"
+    options = ["--entity", ENTITY, "--min-age", "0s", "--settle", "0s", "--yes"]
+    done = run_checkpoints(deployment, "records", "import", location, *options)
+    assert "Registered: 8." in done.stdout, done.stderr
+
+
+@pytest.mark.usefixtures("_imported")
 @pytest.mark.parametrize("name", ["README.md", "docs/api.md"])
 def test_the_commands_of_a_page_print_what_it_shows(
     deployment: Deployment, token: str, name: str

@@ -1,37 +1,50 @@
-"""`make serve` prints what the function does until it is stopped."""
+"""`make serve` prints commands to paste, and what the functions do, until it is stopped."""
 
 import re
 import signal
 import subprocess
 import time
 
+from emulators.aws import ROOT
 from processes import running
 
 
-def test_shows_a_line_for_each_request_and_leaves_nothing_running() -> None:
+def test_goes_from_a_bucket_to_a_pruned_model_and_leaves_nothing_running() -> None:
     with running("serve.py") as command:
         command.read_until("Below is one line for each request")
         printed = "\n".join(command.lines)
-        exports = re.findall(r"^  (export (?:API_URL|TOKEN)=.*)$", printed, re.MULTILINE)
+        exports = re.findall(r"^  (export .*)$", printed, re.MULTILINE)
+        of_project = re.findall(r"^  (\.venv/(?:.*\\\n)*.*)$", printed, re.MULTILINE)
         (curl,) = re.findall(r"^  (curl .*\\\n.*)$", printed, re.MULTILINE)
+        records_import, summary, prune, deletions, tokens = of_project
         time.sleep(1)  # objects that were saved in the second of the deletion are kept
-        response = subprocess.run(
+        script = [
+            *(f"{records_import} --yes", summary, f"{prune} --yes", f"{curl} --silent"),
+            *(deletions, tokens),
+        ]
+        done = subprocess.run(
             ["bash", "-e"],  # noqa: S607 it has another place on each system
-            input="\n".join([*exports, f"{curl} --silent"]),
+            input="\n".join([*exports, *script]),
+            cwd=ROOT,
             capture_output=True,
             text=True,
-            check=True,
+            check=False,
         )
-        line = command.read_until("resnet-50")
-        freed = [command.read_until("Storage freed") for _ in range(2)]
+        assert 0 == done.returncode, done.stderr
+        freed = [command.read_until("Storage freed") for _ in range(6)]
 
         command.stop(signal.SIGHUP)
 
-    assert '{"deleted_count":2,"not_found_steps":[999]}\n' == response.stdout
-    assert re.fullmatch(
-        r"\d\d:\d\d:\d\d  200  [ \d,]{5} ms  deleted 2, not found 1  vision-team/resnet-50\n",
-        line,
-    )
+    for line in (
+        "To register for the entity 'vision-team': 11 (25.2 MB).",
+        "To delete: 5 (13.5 MB), at steps 500, 1000, 1500, 2000, 3000.",
+        "Deleted: 5. Kept: 3.",
+        '{"deleted_count":1,"not_found_steps":[500,999]}',
+        "  Deleted: 5 (500,1000,1500,2000,3000)",
+        "  Deleted: 1 (2500)",
+    ):
+        assert line in done.stdout.splitlines()
+    steps = (500, 1000, 1500, 2000, 2500, 3000)
     assert {
-        f"Storage freed: deleted 3 objects  vision-team/resnet-50/{step}\n" for step in (100, 200)
+        f"Storage freed: deleted 4 objects  vision-team/llama-sft/{step}\n" for step in steps
     } == {line[10:] for line in freed}
