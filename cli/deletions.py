@@ -55,6 +55,7 @@ class Request(NamedTuple):
     status: int | None
     deleted_count: int | None
     unconfirmed_count: int | None
+    protected_count: int | None
     deleted_steps: Ranges
     unconfirmed_steps: Ranges
     dry_run: bool

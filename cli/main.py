@@ -380,7 +380,7 @@ def restore(  # noqa: PLR0913, PLR0917 one for each option
         bool,
         typer.Option(
             "--records-only",
-            help="Restore no artifacts. This is the default, but without the reminder of them.",
+            help="Restore the records alone, and print no reminder of their artifacts.",
         ),
     ] = False,
     dry_run: Annotated[

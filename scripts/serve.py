@@ -136,7 +136,7 @@ def _format_request(record: dict[str, Any]) -> str:
     counts = ", ".join(
         f"{name.removesuffix('_count').replace('_', ' ')} {value:,}"
         for name, value in record.items()
-        if name.endswith("_count") and (value or name != "protected_count")  # it is rare
+        if name.endswith("_count") and (value or name != "protected_count")  # almost always 0
     )
     message = "" if record["message"] in EXPECTED_MESSAGES else record["message"]
     parts = [

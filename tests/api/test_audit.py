@@ -179,10 +179,11 @@ def test_an_incomplete_deletion_is_logged_with_confirmed_and_unconfirmed_steps(
     """What DynamoDB rejected is not unconfirmed. Here, what is unconfirmed was deleted."""
     status, fault, metric = STOPPED[cause]
     put_checkpoints(MODEL, range(500), entity=ENTITY)
+    put_checkpoints(MODEL, [500], entity=ENTITY, protected={"BOOL": True})
     endpoint.fail("TransactWriteItems", pass_on)
     endpoint.keep_failing("TransactWriteItems", fault)
 
-    assert status == call(steps=list(range(500))).status
+    assert status == call(steps=list(range(501))).status
 
     first, *others = log_lines(written := lines())
     ranges = first.pop("deleted_steps") + [
@@ -195,11 +196,13 @@ def test_an_incomplete_deletion_is_logged_with_confirmed_and_unconfirmed_steps(
         "status": status,
         "deleted_count": 100,
         "unconfirmed_count": len(gone) - 100,
+        "protected_count": 1,
     } | DELETION == first
-    assert {*range(500)} - {*gone} == stored_checkpoints().get(MODEL, set())
+    assert {*range(501)} - {*gone} == stored_checkpoints().get(MODEL, set())
     assert bool(others) == (fault is lose_response)
     assert cause in written[0]["exception"]
-    assert {"CheckpointsDeleted": 100, "DeletionsIncomplete": 1, metric: 1} == metrics(written)
+    counts = {"CheckpointsDeleted": 100, "CheckpointsProtected": 1, "DeletionsIncomplete": 1}
+    assert counts | {metric: 1} == metrics(written)
 
 
 # For each operation: a request that reads with it, the fields of its line, and its 503.

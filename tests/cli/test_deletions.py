@@ -117,6 +117,15 @@ def test_joins_the_lines_of_a_request_and_shows_its_first_steps(
     assert [[step, step] for step in steps] == found["deleted_steps"] + found["unconfirmed_steps"]
 
 
+def test_escapes_what_could_change_the_terminal(show: Show, delete: Delete, model: str) -> None:
+    put_token("red", entity="\x1b[31m", name="\x1b[0m")
+    put(model, 1, entity="\x1b[31m")
+    request = delete([1], model_id=model, token="red")
+
+    who = rf"'\x1b[31m'  '\x1b[0m' ({hash_token('red')[:TOKEN_ID_DIGITS]})"
+    assert entry(request, "Deleted: 1 (1)", who=who) == show()
+
+
 @pytest.mark.parametrize(("lost", "told"), [(0, "unknown number (4)"), (1, "2 (2)")])
 def test_says_if_the_log_does_not_have_all_lines_of_a_request(
     show: Show, delete: Delete, model: str, lost: int, told: str
@@ -134,6 +143,18 @@ def test_says_if_the_log_does_not_have_all_lines_of_a_request(
 
     missing = "Some lines of this request are not in the log yet, or are older than --since."
     assert entry(request, "Step 3: unknown", f"Deleted: {told}", missing) == shown
+
+
+def test_shows_a_request_of_which_the_log_has_only_unconfirmed_steps(
+    show: Show, delete: Delete, model: str, endpoint: Endpoint
+) -> None:
+    put(model, 1)
+    endpoint.keep_failing("TransactWriteItems", lose_response)
+    *_, line = lines_of(delete([1], model_id=model))
+    endpoint.heal()
+    log([line.replace(model, f"{model} 2")])
+
+    assert "  Unconfirmed: unknown number (1)\n" in show(model_id=f"{model} 2")
 
 
 def test_prints_json_for_other_programs(show: Show, delete: Delete, model: str) -> None:
@@ -154,6 +175,7 @@ def test_prints_json_for_other_programs(show: Show, delete: Delete, model: str) 
         "status": 200,
         "deleted_count": 3,
         "unconfirmed_count": 0,
+        "protected_count": 0,
         "deleted_steps": [[-1, 0], [5, 5]],
         "unconfirmed_steps": [],
         "complete": True,
@@ -231,6 +253,10 @@ def test_the_saved_query_shows_the_steps_of_each_line(
     """CloudWatch splits a list into a field for each element, so the query reads the text."""
     query = read_template()["Resources"]["DeletionsQuery"]["Properties"]["QueryString"]
     (pattern,) = re.findall(r"parse @message /(.*)/", query)
+    (shown,) = re.findall(r"\| fields (.*)", query)
+    assert {"function_request_id", "correlation_id", "token_id", "kind", "steps"} <= set(
+        shown.split(", ")
+    )
     put(model, 1, 2, 5)
     call(steps=[1, 2, 5, 6], model_id=model)
     call(steps=[6], model_id=model)

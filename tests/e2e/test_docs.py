@@ -33,7 +33,8 @@ def trim(text: str) -> list[str]:
 
 @pytest.fixture
 def _imported(deployment: Deployment) -> None:
-    """Import the bucket that the README shows."""
+    """Import the bucket that the README shows, as if nothing had been deleted before."""
+    deployment.cloud.client("sqs").purge_queue(QueueUrl=deployment.outputs["ReclaimQueueUrl"])
     s3 = deployment.cloud.client("s3")
     for key, content in training_runs():
         s3.put_object(Bucket=ARTIFACTS_BUCKET, Key=key, Body=content)

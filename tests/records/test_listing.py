@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from checkpoints.api import responses
 from checkpoints.api.auth import READ_SCOPE
 from checkpoints.records.checkpoints import MAX_READ_RECORDS
 from emulators.dynamodb import put_checkpoints, put_token
@@ -278,6 +279,19 @@ def test_a_page_of_very_many_metrics_fits_into_a_response_of_lambda(
         assert [*records[step]] == [*body["data"][-1]["metrics"]]
         assert body["has_more"] == (step < len(records) - 1)
     assert step == len(records) - 1
+
+
+def test_the_size_of_a_page_counts_the_optional_attributes(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(responses, "MAX_PAGE_BYTES", 300)
+    numbers = {name: {"N": str(10**15)} for name in ("size_bytes", "created_at", "expires_at")}
+    put_checkpoints(MODEL, range(10), entity=ENTITY, protected={"BOOL": True}, **numbers)
+
+    response = call(**request())
+
+    assert 1 == len(response.body["data"])
+    assert response.body["has_more"]
 
 
 def test_returns_503_before_the_deadline_if_there_are_too_many_records_to_skip(

@@ -108,6 +108,7 @@ class Audit:
             status=status,
             deleted_count=len(deletion.deleted),
             unconfirmed_count=len(deletion.unconfirmed),
+            protected_count=len(deletion.protected),
             deleted_steps=first,
             **describe_error(cause),
         )
@@ -115,7 +116,11 @@ class Audit:
         if deletion.unconfirmed:
             parts = _split_ranges(deletion.unconfirmed)
             self._continue(Line.CONTINUED, "unconfirmed_steps", parts)
-        emit_metrics(CheckpointsDeleted=len(deletion.deleted), DeletionsIncomplete=1)
+        emit_metrics(
+            CheckpointsDeleted=len(deletion.deleted),
+            CheckpointsProtected=len(deletion.protected),
+            DeletionsIncomplete=1,
+        )
         _emit_failure(status)
 
     def refused(self, status: int, reason: str) -> None:

@@ -285,7 +285,7 @@ class OwnedCheckpoints:
                 },
                 ConsistentRead=True,
             )
-            deletable += _without_protected(steps, response["Items"], outcome)
+            deletable += _sort_out_protected(steps, response["Items"], outcome)
             if "LastEvaluatedKey" not in response:
                 return deletable
             before = position
@@ -300,7 +300,10 @@ class OwnedCheckpoints:
         return deletable
 
     def _read(self, steps: Sequence[int], outcome: Outcome) -> list[int]:
-        """Do what `_deletable` does, for at most `MAX_BATCH_KEYS` ascending steps."""
+        """Return those of at most `MAX_BATCH_KEYS` ascending steps that can be deleted.
+
+        The outcome gets the protected ones.
+        """
         keys: Any = [key(self._model_id, step) for step in steps]
         deletable: list[int] = []
         for rounds in count():
@@ -317,7 +320,7 @@ class OwnedCheckpoints:
                 },
             )
             items = response["Responses"].get(self._table, [])
-            deletable += _without_protected(steps, filter(self._owns, items), outcome)
+            deletable += _sort_out_protected(steps, filter(self._owns, items), outcome)
             # DynamoDB leaves keys unprocessed when it is throttled or the records are large.
             keys = response["UnprocessedKeys"].get(self._table, {}).get("Keys")
             if not keys:
@@ -349,7 +352,7 @@ class OwnedCheckpoints:
         )
 
 
-def _without_protected(
+def _sort_out_protected(
     steps: Sequence[int], items: Iterable[Mapping[str, Any]], outcome: Outcome
 ) -> list[int]:
     """Return those of the ascending steps that are in `items`, the entity's records.
