@@ -19,7 +19,6 @@ VERBOSE :=
 $(foreach name,ARGS STACK URL,$(if $(filter environment,$(origin $(name))), \
 	$(error make does not take $(name) from the environment. Run it without -e)))
 
-UV := uv==0.13.9
 uv := $(CURDIR)/.tools/bin/uv
 python := .venv/bin/python
 python_version := $(shell cat .python-version)
@@ -165,12 +164,13 @@ bench-types: .venv/bench ## Check the types in benchmarks/
 	$(python) -m mypy benchmarks
 
 .PHONY: update
-update: .venv/ready ## Format the code, and write the generated files
+update: $(uv) ## Lock the libraries (ARGS=--upgrade: the newest), format the code, write generated files
+	$(lock) $(ARGS)
+	$(lock) $(ARGS) --project tools
+	@$(MAKE) --no-print-directory --silent .venv/ready
 	$(python) -m ruff format
 	$(python) -m ruff check --fix
 	$(python) scripts/openapi.py
-	$(lock)
-	$(lock) --project tools
 	$(uv) export $(requirements) --output-file src/requirements.txt
 
 # The lock files name the public index. With another one, such as a company's, uv would demand new files.
@@ -227,12 +227,14 @@ install_project := $(uv) pip install --quiet --no-deps --no-build-isolation --py
 	@! test -d .tools/python || $(python) -m compileall -q -j 0 -x 'site-packages|/tests?/' .tools/python
 	@touch $@
 
-$(uv): Makefile
+# The version of uv is in tools/pyproject.toml, where Dependabot finds it. pip cannot read tools/uv.lock.
+$(uv): tools/pyproject.toml
 	$(call say,Installing uv into .tools)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 8))' || { echo "$(PYTHON) does not run, \
 	or is older than 3.8. To use another, add PYTHON=/path/to/python3 to the command." >&2; exit 1; }
 	@$(PYTHON) -m venv .tools || { echo "$(PYTHON) cannot create virtual environments. On Debian and \
 	Ubuntu: apt install python3-venv" >&2; exit 1; }
-	@$(pip) --disable-pip-version-check install --quiet $(UV) || { echo "Could not \
+	@$(pip) --disable-pip-version-check install --quiet \
+	"$$(sed -n 's/.*"\(uv==[^"]*\)".*/\1/p' tools/pyproject.toml)" || { echo "Could not \
 	install uv. Is a package index reachable?" >&2; exit 1; }
 	@touch $@
