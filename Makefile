@@ -110,6 +110,9 @@ check: .venv/ready .tools/sam/ready .tools/cfn-lint/ready .tools/checkov/ready #
 	$(cfn_lint) --non-zero-exit-code informational template.yaml
 	$(checkov) --file template.yaml --framework cloudformation --skip-download --quiet --compact
 	$(python) scripts/openapi.py --check
+	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*
+	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	.venv/bin/zizmor --quiet --offline --strict-collection .
 	$(python) -m pytest --quiet tests/test_docs.py
 	$(uv) export $(requirements) | diff -u src/requirements.txt -
 
