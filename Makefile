@@ -138,6 +138,10 @@ reseed: .venv/ready ## Reset the data of make local, on PORT (default: 8000)
 invoke: build ## Send EVENT to the function in a container; needs make local
 	@$(SAM) local invoke ApiFunction --event $(EVENT) $(config_env) $(ARGS)
 
+.PHONY: invoke-all
+invoke-all: build .tools/ministack/ready ## Test that each sample event gets its status in a container; needs Docker
+	$(python) -m pytest -v --timeout 300 -o faulthandler_timeout=360 tests/containers
+
 .PHONY: start-api
 start-api: build ## Serve the API with the function in a container; needs make local
 	@$(SAM) local start-api $(config_env) $(ARGS)
