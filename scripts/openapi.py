@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,7 +45,8 @@ def document() -> dict[str, Any]:
     schema: dict[str, Any] = json.loads(
         app.get_openapi_json_schema(
             title="Model checkpoints",
-            version="1.0.0",
+            # The version of the project. The version of the API is in the path.
+            version=version("checkpoints"),
             security_schemes={"HTTPBearer": HTTPBearer()},
         )
     )

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +30,7 @@ from events import AUTH_ERRORS
 from template_resolver import of_type
 
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+CHANGELOG = ROOT / "CHANGELOG.md"
 RESOURCES = read_template()["Resources"]
 OPENAPI_PATHS = json.loads((ROOT / "docs" / "openapi.json").read_bytes())["paths"]
 
@@ -46,7 +48,7 @@ def anchors_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, CHANGELOG], ids=lambda page: page.name)
 def test_each_link_points_to_an_existing_file_and_heading(page: Path) -> None:
     targets = [
         str(token.attrs[name])
@@ -266,3 +268,12 @@ def test_the_figures_of_the_readme_are_those_of_the_benchmarks() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len(README.read_text().splitlines()) <= 150, "Move something from README.md to docs/"
+
+
+def test_the_newest_entry_of_the_changelog_has_the_version_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    newest, *_ = re.findall(r"^## (.*)", CHANGELOG.read_text(), re.MULTILINE)
+
+    assert re.fullmatch(
+        re.escape(project["version"]) + r" \((unreleased|\d{4}-\d\d-\d\d)\)", newest
+    ), "Change version in pyproject.toml, or CHANGELOG.md"
