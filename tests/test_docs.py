@@ -48,7 +48,9 @@ def anchors_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
 
 
-@pytest.mark.parametrize("page", [*PAGES, CHANGELOG], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [*PAGES, CHANGELOG, ROOT / "SECURITY.md"], ids=lambda page: page.name
+)
 def test_each_link_points_to_an_existing_file_and_heading(page: Path) -> None:
     targets = [
         str(token.attrs[name])
