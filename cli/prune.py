@@ -50,6 +50,7 @@ MAX_LISTED_STEPS = 8
 INTERRUPTED = 130  # the exit code
 MIN_WIDTH = 40  # COLUMNS can be 0, and then rich would print nothing
 REQUEST_ID = "x-amzn-RequestId"  # a header of API Gateway, whose value is in the API's log
+UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
 MAX_DURATION = 100 * 365 * SECONDS["d"]
 HINTS = {
@@ -173,7 +174,7 @@ class AttemptError(PruneError):
     wait: float | None = None  # in seconds, from the API
 
 
-class Outcome(NamedTuple):
+class Choice(NamedTuple):
     """What a rule keeps of a model, and what the user should know."""
 
     kept: Mapping[int, str]  # the reason for each step, with {} for the metric
@@ -186,7 +187,7 @@ class Rule(NamedTuple):
     """What one option keeps."""
 
     option: str
-    apply: "Callable[[Checkpoints, Options], Outcome]"
+    apply: "Callable[[Checkpoints, Options], Choice]"
     metric: str = ""
 
 
@@ -303,24 +304,38 @@ class Api:
     def delete(self, steps: Sequence[int]) -> None:
         """Delete the checkpoints at these steps, if they exist."""
         # `_send` also adds to the count, so read the count only afterwards.
-        response = self._send(Deletion, "DELETE", json={"steps": steps})
+        response = self._send(Deletion, "DELETE", len(steps), json={"steps": steps})
         self.deleted += response.deleted_count
+        if not response.deleted_count:
+            self._request_ids.pop()
         self.protected |= set(response.protected_steps).intersection(steps)
 
-    def _send(self, kind: type[ResponseT], method: str, **content: Any) -> ResponseT:  # noqa: ANN401
-        """Send a request until it succeeds. It is safe to repeat a deletion."""
+    def _send(
+        self,
+        kind: type[ResponseT],
+        method: str,
+        deletable: int = 0,
+        **content: Any,  # noqa: ANN401
+    ) -> ResponseT:
+        """Send a request until it succeeds. It is safe to repeat a deletion.
+
+        It can delete at most `deletable` checkpoints. An API that counts more makes no progress, so
+        that the attempts end.
+        """
         attempts = 0
         while True:
             try:
                 return self._send_once(kind, method, **content)
             except AttemptError as error:
                 failure = error
+            deleted = min(failure.deleted, deletable)
+            deletable -= deleted
             if method == "DELETE":
-                self.deleted += failure.deleted
+                self.deleted += deleted
                 self.may_have_deleted_more |= failure.may_have_deleted_more
                 if not failure.deleted and not failure.may_have_deleted_more:
                     self._request_ids.pop()
-            attempts = 1 if failure.deleted and method == "DELETE" else attempts + 1
+            attempts = 1 if deleted else attempts + 1
             if failure.is_final:
                 raise failure
             if attempts == MAX_ATTEMPTS:
@@ -337,7 +352,8 @@ class Api:
         except (httpx2.RequestError, UnicodeError) as error:
             raise self._no_response(error) from error
         if method == "DELETE":
-            self._request_ids[-1] = self._excerpt(response.headers.get(REQUEST_ID, ""))
+            request_id = response.headers.get(REQUEST_ID, "")
+            self._request_ids[-1] = request_id if UUID.fullmatch(request_id) else ""
         if response.status_code != httpx2.codes.OK:
             raise self._error_response(response)
         try:
@@ -403,8 +419,8 @@ def keep_last(text: str) -> Rule:
     """Parse the value of --keep-last."""
     number = positive(text)
 
-    def apply(found: Checkpoints, _: Options) -> Outcome:
-        return Outcome(dict.fromkeys(sorted(found)[-number:], "last"))
+    def apply(found: Checkpoints, _: Options) -> Choice:
+        return Choice(dict.fromkeys(sorted(found)[-number:], "last"))
 
     return Rule(f"--keep-last {text}", apply)
 
@@ -420,7 +436,7 @@ def keep_best(text: str) -> Rule:
     sign = -1 if match[2] == "min" else 1
     option = f"--keep-best {printable(text)}"
 
-    def apply(found: Checkpoints, options: Options) -> Outcome:
+    def apply(found: Checkpoints, options: Options) -> Choice:
         names = set[str]().union(*(checkpoint.metrics for checkpoint in found.values()))
         refuse_other_readings(option, names & {text, f"{metric}:{match[2]}"})
         values = {
@@ -428,7 +444,7 @@ def keep_best(text: str) -> Rule:
         }
         scored = sorted(values, key=lambda step: (sign * values[step], step))
         if not scored:
-            return Outcome({}, f"The metrics are: {printable(', '.join(sorted(names)) or 'none')}.")
+            return Choice({}, f"The metrics are: {printable(', '.join(sorted(names)) or 'none')}.")
         kept = dict.fromkeys(scored[-number:], f"{match[2]} {{}}")
         too_few = len(scored) < number
         note = ""
@@ -444,7 +460,7 @@ def keep_best(text: str) -> Rule:
                     kept[step] = "no {} yet"
                 elif too_few:
                     kept[step] = "no {}"
-        return Outcome(kept, note)
+        return Choice(kept, note)
 
     return Rule(option, apply, metric)
 
@@ -461,12 +477,12 @@ def keep_every(text: str) -> Rule:
     number = positive(text)
     reason = f"every {number}"
 
-    def apply(found: Checkpoints, _: Options) -> Outcome:
+    def apply(found: Checkpoints, _: Options) -> Choice:
         kept = dict.fromkeys((step for step in found if step % number == 0), reason)
         if max(found) >= number:
-            return Outcome(kept)
+            return Choice(kept)
         note = f"This rule alone deletes nothing until a step reaches {number}."
-        return Outcome(kept, f"{note} The largest step is {max(found)}.", is_too_early=True)
+        return Choice(kept, f"{note} The largest step is {max(found)}.", is_too_early=True)
 
     return Rule(f"--keep-{reason}", apply)
 
@@ -480,11 +496,11 @@ def keep_steps(text: str) -> Rule:
             raise typer.BadParameter(f"{part[:100]!r} is not a step or a range like 5000-5100")
         ranges[part] = (int(match[1]), int(match[2] or match[1]))
 
-    def apply(found: Checkpoints, _: Options) -> Outcome:
+    def apply(found: Checkpoints, _: Options) -> Choice:
         kept = [step for step in found if any(a <= step <= z for a, z in ranges.values())]
         absent = [part for part, (a, z) in ranges.items() if not any(a <= s <= z for s in found)]
         note = f"There is no checkpoint at {', '.join(absent)}." if absent else ""
-        return Outcome(dict.fromkeys(kept, "listed"), note)
+        return Choice(dict.fromkeys(kept, "listed"), note)
 
     return Rule(f"--keep {text}", apply)
 
@@ -498,14 +514,14 @@ def keep_newer_than(text: str) -> Rule:
             f"{text[:100]!r} is not a duration such as 30d, 24h or 90m (at most 100 years)"
         )
 
-    def apply(found: Checkpoints, options: Options) -> Outcome:
+    def apply(found: Checkpoints, options: Options) -> Choice:
         times = {step: checkpoint.created_at for step, checkpoint in found.items()}
         start = options.now - seconds
         kept = [step for step, saved in times.items() if saved is not None and saved >= start]
         undecided = [step for step, saved in times.items() if saved is None]
         note = "" if kept else "No checkpoint is that new. This rule alone then deletes nothing."
         reasons = dict.fromkeys(kept, f"newer than {text}")
-        return Outcome(reasons, note, is_too_early=not kept, undecided=undecided)
+        return Choice(reasons, note, is_too_early=not kept, undecided=undecided)
 
     return Rule(f"--keep-newer-than {text}", apply)
 
@@ -522,25 +538,26 @@ def choose(options: Options, found: Checkpoints) -> Plan:
     kept: dict[int, list[Reason]] = {}
     notes = []
     is_too_early = not options.all
-    outcomes = [(rule, rule.apply(found, options)) for rule in options.rules]
-    for rule, outcome in outcomes:
-        is_too_early &= outcome.is_too_early
-        if not outcome.kept and not outcome.is_too_early:
-            reason = f"{rule.option} keeps nothing. {outcome.note}".rstrip()
+    choices = [(rule, rule.apply(found, options)) for rule in options.rules]
+    for rule, choice in choices:
+        is_too_early &= choice.is_too_early
+        if not choice.kept and not choice.is_too_early:
+            reason = f"{rule.option} keeps nothing. {choice.note}".rstrip()
             raise PruneError(f"{reason} Change or remove this rule.")
-        if outcome.note:
-            notes.append(f"{rule.option}: {outcome.note}")
-        for step, text in outcome.kept.items():
+        if choice.note:
+            notes.append(f"{rule.option}: {choice.note}")
+        for step, text in choice.kept.items():
             kept.setdefault(step, []).append(Reason(text, rule.metric))
     protected = {step for step, checkpoint in found.items() if checkpoint.protected}
-    for rule, outcome in outcomes:
-        refuse_to_guess(rule, sorted(set(outcome.undecided) - kept.keys() - protected))
+    for rule, choice in choices:
+        refuse_to_guess(rule, sorted(set(choice.undecided) - kept.keys() - protected))
     if is_too_early:
-        kept = {}
+        kept = {step: [Reason("no rule keeps anything")] for step in found}
     for step in protected:
         kept.setdefault(step, []).append(Reason("protected"))
-    to_delete = [] if is_too_early else sorted(found.keys() - kept.keys())
-    return Plan(found, kept, to_delete, notes, is_too_early)
+    # Several rules can have the same reason.
+    reasons = {step: [*dict.fromkeys(each)] for step, each in kept.items()}
+    return Plan(found, reasons, sorted(found.keys() - kept.keys()), notes, is_too_early)
 
 
 def refuse_to_guess(rule: Rule, undecided: Sequence[int]) -> None:
@@ -597,8 +614,8 @@ def show_kept(plan: Plan, metrics_of_rules: Sequence[str], console: Console) -> 
         size = "" if checkpoint.size_bytes is None else decimal(checkpoint.size_bytes)
         values = [checkpoint.metrics.get(name) for name in names[:MAX_METRICS]]
         numbers = ["" if value is None else f"{value:.6g}" for value in values]
-        reasons = dict.fromkeys(reason.short() for reason in plan.kept[step])
-        table.add_row(str(step), ", ".join(reasons), *([size] if has_sizes else []), *numbers)
+        reasons = ", ".join(reason.short() for reason in plan.kept[step])
+        table.add_row(str(step), reasons, *([size] if has_sizes else []), *numbers)
     step_column, kept_by_column, *more_columns = table.columns
     kept_by_column.overflow = step_column.overflow = "fold"
     for column in (step_column, *more_columns):
@@ -659,8 +676,8 @@ class Pruning:
     @property
     def is_finished(self) -> bool:
         """Whether there is nothing more to do."""
-        has_nothing_to_do = self.plan and (self._options.dry_run or not self.plan.to_delete)
-        return bool(self.error or has_nothing_to_do) or self.left is not None
+        has_nothing_to_do = self.plan is not None and not self.plan.to_delete
+        return bool(self.error) or has_nothing_to_do or self.left is not None
 
     def make_plan(self) -> None:
         """List the checkpoints, and show what is to be kept and deleted."""
@@ -747,10 +764,11 @@ class Pruning:
         return result
 
     def _report_request_ids(self) -> None:
-        if known := self._api.known_request_ids:
-            unknown = self._api.unknown_request_ids
-            more = f", and {unknown:,} unknown" if unknown else ""
-            self._report(f"Request ids: {', '.join(known)}{more}")
+        ids = ", ".join(self._api.known_request_ids)
+        if unknown := self._api.unknown_request_ids:
+            ids += f"{', and ' if ids else ''}{unknown:,} unknown"
+        if ids:
+            self._report(f"Request ids: {ids}")
 
     def _report(self, text: str) -> None:
         """Print a result, if necessary to standard error."""
@@ -784,6 +802,8 @@ def carry_out(prunings: Sequence[Pruning], options: Options) -> None:
         amount = f"{total.of:,} ({total})" if total.known else f"{total.of:,}"
         models = f"{len(plans):,} of {len(prunings):,} models"
         say(f"To delete in total: {amount}, from {models}.", options.console)
+    if options.dry_run:
+        return
     if not options.yes:
         ask(options)
     for pruning, plan in plans:
@@ -815,8 +835,8 @@ def run(prunings: Sequence[Pruning], options: Options) -> int:
         carry_out(prunings, options)
     except (PruneError, OSError) as error:  # an OSError if the disk of the output is full
         code, reason = 1, error
-        if isinstance(error, OSError):
-            (ERRORS if options.json else RESULTS).on_broken_pipe()
+        if isinstance(error, OSError) and not options.json:
+            RESULTS.on_broken_pipe()
     except (KeyboardInterrupt, typer.Abort) as error:
         code, reason = INTERRUPTED, "Interrupted"
         # Typer turns Ctrl-C at the question into Abort, and Ctrl-D too, which means no.
@@ -825,7 +845,7 @@ def run(prunings: Sequence[Pruning], options: Options) -> int:
         if isinstance(error.__context__, EOFError):
             code, reason = 1, "Not confirmed"
     for pruning in prunings:
-        if not pruning.is_finished:
+        if reason and not pruning.is_finished:
             pruning.stop(reason, is_interrupted=code == INTERRUPTED)
     return code or int(any(pruning.error for pruning in prunings))
 
@@ -1008,19 +1028,18 @@ def prune(  # noqa: PLR0913, PLR0917 one parameter for each option
 
     Each --keep option is a rule. You can combine and repeat them: a checkpoint is kept if any rule
     keeps it. Protected checkpoints are always kept. A rule that keeps nothing is an error, so that
-    a mistake deletes nothing. Two rules may keep nothing: --keep-every N while all steps are below
-    N, and --keep-newer-than if nothing is that new. If there is no other rule, nothing is deleted
-    then.
+    a mistake deletes nothing. Two rules may keep nothing: --keep-newer-than if nothing is that new,
+    and --keep-every N while all steps are below N. Without another rule, nothing is deleted then.
 
     --keep-newer-than fails if a checkpoint that nothing else keeps has no created_at.
 
-    The newest checkpoints may not be evaluated yet. So --keep-best also keeps all checkpoints after
-    the largest step that has the metric. If fewer than N checkpoints have the metric, it keeps
-    every checkpoint. With --delete-unscored, it does neither.
+    The newest checkpoints may not be evaluated yet, so --keep-best also keeps all checkpoints after
+    the largest step that has the metric. If fewer than N have the metric, it keeps all checkpoints.
+    With --delete-unscored, it does neither.
 
-    The command shows a plan for each model, and asks once before it deletes. If it fails for a
-    model, it goes on with the others. Checkpoints that are saved at new steps
-    after that are kept. But if a checkpoint in the plan is saved again, it is deleted.
+    The command shows a plan for each model, and asks once before it deletes. Checkpoints that are
+    saved at new steps after the plan are kept. But if a checkpoint in the plan is saved again, it
+    is deleted. If the command fails for a model, it goes on with the others.
 
     Set CHECKPOINTS_API_URL to the URL of the API, with its stage if it has one, and
     CHECKPOINTS_TOKEN to a token with the scopes checkpoints:read and checkpoints:delete.

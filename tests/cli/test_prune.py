@@ -97,6 +97,11 @@ class FakeApi:
         self.serve(request)
         raise httpx2.ReadTimeout("timed out")
 
+    def break_off(self, request: httpx2.Request) -> httpx2.Response:
+        """Handle the request, but a gateway has timed out."""
+        self.serve(request)
+        return httpx2.Response(504)
+
     def overtake(self, request: httpx2.Request) -> httpx2.Response:
         """Let another run delete two of the steps first, and the largest step."""
         for step in (*self.sent[-1][:2], max(self.checkpoints)):
@@ -134,11 +139,20 @@ def named(request_id: str, respond: Respond = FakeApi.serve) -> Respond:
     return respond_with_id
 
 
+A, B, C, D = (f"{n}a7eb2de-99e8-4C37-bb50-d435662eb245" for n in range(4))
+
+
 class FakeApis(dict[str, FakeApi]):
     """Several models."""
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
         return self[request.url.path.split("/")[-2]](request)
+
+    def serve_http(self, path: str, headers: dict[str, str], body: str) -> tuple[int, str]:
+        """Handle a request to an HTTP server."""
+        method = "DELETE" if body else "GET"
+        response = self(httpx2.Request(method, URL + path, headers=headers, content=body))
+        return response.status_code, response.text
 
 
 class Result(NamedTuple):
@@ -243,6 +257,7 @@ Checkpoints of resnet-50: 10. To keep: 3.
 
 To delete: 7, at steps 100, 300, 400, 500, 600, 700, 800.
 Deleted: 7. Kept: 3.
+Request ids: 1 unknown
 """ == re.sub(" +$", "", result.stdout, flags=re.MULTILINE)
     assert (
         "--keep-best val/loss:min: Checkpoints without it: 1 of 10.\n"
@@ -301,7 +316,12 @@ def test_prints_an_escape_for_a_character_that_the_encoding_lacks(encoding: str,
     lines = result.stdout.splitlines()
     assert f"Checkpoints of {name}: 3. To keep: 1." == lines[0]
     assert f"max {name}" in result.stdout
-    assert "Deleted: 2. Kept: 1." == lines[-1]
+    assert "Deleted: 2. Kept: 1." == lines[-2]
+
+
+def without_ids(stdout: str) -> str:
+    """Remove the lines with request ids, which have a test of their own."""
+    return re.sub("^(.: )?Request ids: .*\n", "", stdout, flags=re.MULTILINE)
 
 
 DISK_FULL = OSError("Disk full")
@@ -335,7 +355,35 @@ def test_finishes_and_says_so_where_somebody_can_read_it(error: OSError, closed:
 
     assert (0, [8, 9]) == (result.code, [*api.checkpoints])
     told = result.stdout if closed == "stderr" else result.stderr
-    assert told.endswith("Deleted: 8. Kept: 2.\n")
+    assert told.endswith("Deleted: 8. Kept: 2.\nRequest ids: 1 unknown\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason", "left"),
+    [([], ". Nothing was deleted.", 10), (["--json"], "", 1)],
+    ids=["plan", "json"],
+)
+def test_ends_with_its_own_exit_code_if_the_disk_is_full(
+    options: list[str], reason: str, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's own would be 120, for what it cannot write at exit."""
+    apis = FakeApis({MODEL: FakeApi(NUMBERS)})
+    monkeypatch.setenv("CHECKPOINTS_TOKEN", TOKEN)
+    monkeypatch.setenv("PYTHONUNBUFFERED", "")
+    with http_server(apis.serve_http) as url, Path("/dev/full").open("w") as full:
+        monkeypatch.setenv("CHECKPOINTS_API_URL", url)
+        process = subprocess.run(  # noqa: S603 it is ours
+            [sys.executable, SCRIPT, MODEL, "--keep-last=1", "--yes", *options],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    assert (1, left) == (process.returncode, len(apis[MODEL].checkpoints))
+    message = process.stderr.splitlines()[-1]
+    assert f"prune: [Errno 28] No space left on device{reason}" == message
 
 
 HUGE = 10**38 - 1
@@ -523,19 +571,26 @@ def test_refuses_a_rule_that_keeps_nothing(rule: str, note: str, best: list[str]
 
 
 def test_says_until_when_keep_every_alone_deletes_nothing() -> None:
-    api = FakeApi(NUMBERS)
+    api = FakeApi(NUMBERS, protected={8: True})
 
     result = run(api, MODEL, "--keep-every=10", "--yes")
+    as_json = run(api, MODEL, "--keep-every=10", "--yes", "--json")
 
     assert (0, []) == (result.code, api.sent)
     assert result.stderr == (
         "--keep-every 10: This rule alone deletes nothing until a step reaches 10. "
         "The largest step is 9.\n"
     )
-    assert result.stdout == (
-        "Checkpoints of resnet-50: 10. To keep: 0.\n"
+    assert result.stdout.startswith("Checkpoints of resnet-50: 10. To keep: 10.\n")
+    assert result.stdout.endswith(
         "The rules keep nothing, so nothing is deleted. To delete everything, use --all.\n"
     )
+    reasons = {step: ["no rule keeps anything"] for step in NUMBERS}
+    reasons[8] = ["no rule keeps anything", "protected"]
+    assert {step: ", ".join(each) for step, each in reasons.items()} == kept_by(result.stdout)
+    (model,) = json.loads(as_json.stdout)["models"]
+    assert [{"step": step, "reasons": each} for step, each in reasons.items()] == model["keep"]
+    assert [] == model["delete"]
 
 
 @pytest.mark.parametrize(
@@ -921,14 +976,15 @@ def test_retries_after_a_pause_and_counts_correctly(
     result = run(api, MODEL, "--keep-last=2", "--yes")
 
     assert (0, [60, *waits]) == (result.code, result.waits)
-    assert result.stdout.endswith(f"at steps 0, 1, 2, 3, 4, 5, 6, 7.\n{outcome}")
+    assert without_ids(result.stdout).endswith(f"at steps 0, 1, 2, 3, 4, 5, 6, 7.\n{outcome}")
     assert all(list(range(8)) == steps for steps in api.sent)
 
 
 EXPIRED = respond(401, {"detail": "No"})
 NO_TOKEN = "401 No. Set CHECKPOINTS_TOKEN to a token that is not revoked or expired."
 LISTED = [FakeApi.serve] * 15  # all pages
-MORE = "and perhaps some more. To finish, run the command again."
+RUN_AGAIN = "To finish, run the command again."
+MORE = f"and perhaps some more. {RUN_AGAIN}"
 ALL = "All 1,499 checkpoints in the plan are deleted, but this could not be checked."
 GAVE_UP = "Gave up after 6 attempts. 500 Oops."
 OOPS = [respond(500, {"detail": "Oops"})] * prune.MAX_ATTEMPTS
@@ -956,6 +1012,14 @@ OOPS = [respond(500, {"detail": "Oops"})] * prune.MAX_ATTEMPTS
         ),
         ([], [FakeApi.serve, EXPIRED], 1, 500, f"{NO_TOKEN} Deleted: 1,000 of 1,499."),
         ([], [FakeApi.delete_some] * 9 + OOPS, 1, 1_473, f"{GAVE_UP} Deleted: 27 of 1,499, {MORE}"),
+        # More than the request can delete is no progress.
+        (
+            [],
+            [respond(503, {"detail": "Oops", "deleted_count": 400, "unconfirmed_count": 0})] * 99,
+            1,
+            1_500,
+            f"Gave up after 6 attempts. 503 Oops. Deleted: 1,000 of 1,499. {RUN_AGAIN}",
+        ),
         ([*LISTED, INTERRUPTED], [], 130, 1, f"Interrupted. {ALL}"),
         ([*LISTED, EXPIRED], [], 1, 1, f"{NO_TOKEN} {ALL}"),
         (
@@ -1090,7 +1154,7 @@ def test_says_which_checkpoints_became_protected_after_the_plan(
 
     assert code == result.code
     assert {4, 8, 9} <= api.checkpoints.keys()
-    assert result.stdout.partition("at steps 0, 1, 2, 3, 4, 5, 6, 7.\n")[2] == outcome
+    assert without_ids(result.stdout).partition("at steps 0, 1, 2, 3, 4, 5, 6, 7.\n")[2] == outcome
     assert ("Not deleted, or saved again: 6, the first at step 1." in result.stderr) == bool(code)
 
 
@@ -1224,9 +1288,11 @@ def test_shows_the_plan_of_each_model_and_asks_once() -> None:
     apis = models()
     apis["b"].checkpoints = {9: {}}
 
+    dry = run(apis, "a", "b", "a", "c", "--keep=7-9", "--dry-run")
     result = run(apis, "a", "b", "a", "c", "--keep=7-9", stdin=Terminal("y\n"))
 
-    assert (0, "") == (result.code, result.stderr)
+    assert (0, "", 0, "") == (dry.code, dry.stderr, result.code, result.stderr)
+    assert dry.stdout == result.stdout.partition("Delete them?")[0]
     plan = "To delete: 7 (5.0 kB, size known for 1 of 7), at steps 0, 1, 2, 3, 4, 5, 6."
     assert [line for line in result.stdout.splitlines() if re.search("[.?]", line)] == [
         "Checkpoints of a: 10. To keep: 3 (size known for 0 of 3).",
@@ -1267,7 +1333,7 @@ def test_goes_on_with_the_other_models_if_one_fails(method: str | None, message:
     assert (1, [1, 10, 1]) == (result.code, [len(api.checkpoints) for api in apis.values()])
     assert f"prune: b: {message}" in result.stderr
     assert ["a: Deleted: 9. Kept: 1.", "c: Deleted: 9. Kept: 1."] == (
-        result.stdout.splitlines()[-2:]
+        without_ids(result.stdout).splitlines()[-2:]
     )
 
 
@@ -1291,8 +1357,8 @@ def test_prints_nothing_but_json_on_standard_output() -> None:
         b=FakeApi({}),
         c=FakeApi({5: {}}),
     )
-    apis["a"].responses["DELETE"] = [named("first", DOWN), named("second")]
-    rules = [f"--keep-best={name}:min", "--delete-unscored"]
+    apis["a"].responses["DELETE"] = [named(A, DOWN), named(B)]
+    rules = [*[f"--keep-best={name}:min"] * 2, "--delete-unscored"]
 
     result = run(apis, *"abc", *rules, "--json", stdin=Terminal("y\n"))
 
@@ -1312,7 +1378,7 @@ def test_prints_nothing_but_json_on_standard_output() -> None:
                 "delete_sizes_known": 0,
                 "deleted_count": 1,
                 "protected_steps": [],
-                "request_ids": ["second"],
+                "request_ids": [B],
                 "unknown_request_ids": 0,
                 "left": [],
             },
@@ -1334,7 +1400,7 @@ def test_prints_nothing_but_json_on_standard_output() -> None:
         NEWEST,
         "Delete them? [y/N]: ",
         "\na: Deleted: 1. Kept: 2.\n",
-        "\na: Request ids: second\n",
+        f"\na: Request ids: {B}\n",
     ):
         assert text in result.stderr
 
@@ -1429,19 +1495,29 @@ def test_finishes_with_json_if_nobody_reads_a_stream_and_fails_if_it_is_the_json
 @pytest.mark.parametrize(
     ("responses", "code", "line"),
     [
-        ([named("a"), named("b")], 0, "a, b"),
-        ([named("a"), named("a")], 0, "a"),
-        ([], 0, None),
-        ([named("a", DOWN), named("b"), named("c")], 0, "b, c"),
-        ([named("a", BUSY), named("b", FakeApi.delete_some), named("c"), named("d")], 0, "b, c, d"),
-        ([named("a", respond(500)), named("b"), named("c")], 0, "a, b, c"),
-        ([REFUSED, named("b"), named("c")], 0, "b, c"),
-        ([FakeApi.lose, named("b"), FakeApi.serve], 0, "b, and 2 unknown"),
-        ([named("a"), INTERRUPTED], 130, "a, and 1 unknown"),
-        ([named("a"), named("b", EXPIRED)], 1, "a"),
-        ([named("a", respond(200, "<html>"))], 1, "a"),
-        ([named("\x1b[2J"), named("x" * 999)], 0, rf"'\x1b[2J', {'x' * 300}"),
-        ([named(TOKEN), named("b")], 0, "[a message with the token], b"),
+        ([named(A), named(B)], 0, f"{A}, {B}"),
+        ([named(A), named(A)], 0, A),
+        ([], 0, "2 unknown"),
+        ([named(A, DOWN), named(B), named(C)], 0, f"{B}, {C}"),
+        (
+            [named(A, BUSY), named(B, FakeApi.delete_some), named(C), named(D)],
+            0,
+            f"{B}, {C}, {D}",
+        ),
+        ([named(A, respond(500)), named(B), named(C)], 0, f"{A}, {B}, {C}"),
+        ([REFUSED, named(B), named(C)], 0, f"{B}, {C}"),
+        # The second request finds nothing to delete.
+        ([named(A, FakeApi.break_off), named(B), named(C)], 0, f"{A}, {C}"),
+        ([FakeApi.lose, named(B), named(C)], 0, f"{C}, and 1 unknown"),
+        ([named(A), INTERRUPTED], 130, f"{A}, and 1 unknown"),
+        ([INTERRUPTED], 130, "1 unknown"),
+        ([named(A, EXPIRED)], 1, None),
+        ([named(A), named(B, EXPIRED)], 1, A),
+        ([named(A, respond(200, "<html>"))], 1, A),
+        # Not a UUID
+        ([named("\x1b[2J"), named(TOKEN)], 0, "2 unknown"),
+        ([named(f"{A}0"), named(A.replace("-", "g"))], 0, "2 unknown"),
+        ([named(f"{{{A}}}"), named(A.replace("-", ""))], 0, "2 unknown"),
     ],
 )
 def test_names_each_request_that_may_have_deleted_something(
@@ -1458,9 +1534,9 @@ def test_names_each_request_that_may_have_deleted_something(
     lines = [each for each in text.stdout.splitlines() if each.startswith("Request ids")]
     assert ([f"Request ids: {line}"] if line else []) == lines
     (model,) = json.loads(as_json.stdout)["models"]
-    unknown = model["unknown_request_ids"]
-    more = f", and {unknown} unknown" if unknown and model["request_ids"] else ""
-    assert (line or "") == ", ".join(model["request_ids"]) + more
+    known, unknown = ", ".join(model["request_ids"]), model["unknown_request_ids"]
+    more = f"{', and ' if known else ''}{unknown} unknown" if unknown else ""
+    assert (line or "") == known + more
 
 
 API_DOCS = (ROOT / "docs" / "api.md").read_text().partition("## Prune checkpoints")[2]
@@ -1506,11 +1582,6 @@ def test_the_script_for_cron_prints_something_only_if_it_fails(
     (tmp_path / "uv").write_text(f'#!/bin/sh\nshift; exec {sys.executable} "$@"\n')
     (tmp_path / "uv").chmod(0o755)
 
-    def respond(path: str, headers: dict[str, str], body: str) -> tuple[int, str]:
-        method = "DELETE" if body else "GET"
-        response = apis(httpx2.Request(method, URL + path, headers=headers, content=body))
-        return response.status_code, response.text
-
     def run_script(url: str) -> tuple[int, str, int]:
         exports = f"export CHECKPOINTS_API_URL={url} CHECKPOINTS_TOKEN={TOKEN}\n"
         (tmp_path / "prune.env").write_text(exports)
@@ -1528,7 +1599,7 @@ def test_the_script_for_cron_prints_something_only_if_it_fails(
         assert all(json.loads(line)["models"] for line in results)
         return process.returncode, process.stdout + process.stderr, len(results)
 
-    with http_server(respond) as url:
+    with http_server(apis.serve_http) as url:
         done = run_script(url)
         apis["gpt-small"].responses["GET"] = [EXPIRED]
         failed = run_script(url)
