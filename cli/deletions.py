@@ -14,6 +14,7 @@ from cli.errors import CommandError
 from cli.options import SECONDS
 from cli.stacks import output_of
 from cli.steps import expand
+from cli.terminal import printable
 
 DEFAULT_PERIOD = 7 * SECONDS["d"]
 MAX_SHOWN_RANGES = 20  # of the steps of a request
@@ -99,7 +100,7 @@ class Request(NamedTuple):
 
     def describe(self) -> str:
         """Return when the request was, and who sent it."""
-        who = f"{_printable(self.entity)}  {_printable(self.token_name)} ({self.token_id})"
+        who = f"{printable(str(self.entity))}  {printable(str(self.token_name))} ({self.token_id})"
         return f"{_format_time(datetime.fromisoformat(self.time))}  {who}"
 
 
@@ -179,7 +180,7 @@ def show(stack: str, model_id: str, *, step: int | None, seconds: int, as_json: 
     for each in found:
         _print(each, step)
     if not found:
-        what = _printable(model_id) + ("" if step is None else f" at step {step}")
+        what = printable(model_id) + ("" if step is None else f" at step {step}")
         print(
             f"{log_group} has no deletion of {what} since {_format_time(since)}. It has those of "
             "the API alone: other programs and time to live can delete, too."
@@ -226,7 +227,7 @@ def _print(request: Request, step: int | None) -> None:
     if not request.complete:
         print("  Some lines of this request are not in the log yet, or are older than --since.")
     print(f"  function_request_id: {request.function_request_id}")
-    print(f"  correlation_id: {_printable(request.correlation_id)}")
+    print(f"  correlation_id: {printable(str(request.correlation_id))}")
 
 
 def _format_ranges(ranges: Ranges) -> str:
@@ -241,11 +242,6 @@ def _format_ranges(ranges: Ranges) -> str:
 
 def _count(ranges: Iterable[Sequence[int]]) -> int:
     return sum(last - first + 1 for first, last in ranges)
-
-
-def _printable(text: str | None) -> str:
-    """Return a text with control characters escaped for the terminal."""
-    return text if text and text.isprintable() else repr(text)
 
 
 def _format_time(time: datetime) -> str:

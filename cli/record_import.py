@@ -5,18 +5,16 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import boto3
-import typer
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from rich.filesize import decimal
-from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from checkpoints.reclaim.artifacts import Artifacts
@@ -28,7 +26,7 @@ from cli.import_plan import Key, Model, Records, sort_out, to_uri
 from cli.layouts import TRAINER_STATE, Finder, Found, KnownNames, Pattern, Reason
 from cli.options import Location
 from cli.steps import format_steps
-from cli.terminal import console, run_concurrently
+from cli.terminal import confirm, console, count_items, printable, run_concurrently
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -73,7 +71,7 @@ def import_records(  # noqa: PLR0913 these are the options of the command
     s3 = boto3.client("s3", config=CONFIG)
     problem = find_problem(outputs)
     if problem and not dry_run:
-        raise CommandError(f"{problem} Nothing was written.")
+        raise CommandError(f"{problem} Nothing was changed.")
 
     records = _read_records(client, outputs["CheckpointsTableName"], location.bucket)
     read_at = time.monotonic()
@@ -93,10 +91,10 @@ def import_records(  # noqa: PLR0913 these are the options of the command
             raise CommandError(f"{problem} A run that is not a dry run would write nothing.")
         if dry_run or not plan.new:
             return 0
-        _ask(yes=yes, to_stderr=as_json)
+        confirm("Register them?", yes=yes, stderr=as_json)
         _wait(read_at + settle, outputs)
         if problem := find_problem(outputs):
-            raise CommandError(f"{problem} Nothing was written.")
+            raise CommandError(f"{problem} Nothing was changed.")
         writer = Writer(client, s3, outputs["CheckpointsTableName"], plan, outcome)
         try:
             outcome.planned = len(plan.new)
@@ -180,22 +178,6 @@ def _find_messages(outputs: Mapping[str, str]) -> str | None:
     )
 
 
-def _count[T](pages: Iterable[list[T]], label: str) -> Iterator[T]:
-    """Yield the items of all pages. On a terminal, show how many there were."""
-    errors = console(stderr=True)
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}: {task.completed:,}"),
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
-    ) as progress:
-        task = progress.add_task(label, total=None)
-        for page in pages:
-            yield from page
-            progress.advance(task, len(page))
-
-
 def _read_records(client: "DynamoDBClient", table: str, bucket: str) -> Records:
     records = Records(bucket)
     pages = client.get_paginator("scan").paginate(
@@ -204,7 +186,7 @@ def _read_records(client: "DynamoDBClient", table: str, bucket: str) -> Records:
         ExpressionAttributeNames={"#step": "step"},
         ConsistentRead=True,
     )
-    for item in _count((page["Items"] for page in pages), "Records read"):
+    for item in count_items((page["Items"] for page in pages), "Records read"):
         uri = item.get("artifact_uri", {}).get("S")
         records.add(item["model_id"]["S"], to_integer(item["step"]["N"]), uri)
     return records
@@ -214,7 +196,7 @@ def _list(client: "S3Client", location: Location, finder: Finder) -> None:
     pages = client.get_paginator("list_objects_v2").paginate(
         Bucket=location.bucket, Prefix=location.prefix
     )
-    for each in _count(map(_read_page, pages), "Objects listed"):
+    for each in count_items(map(_read_page, pages), "Objects listed"):
         finder.add(each["Key"], each["Size"], each["LastModified"])
 
 
@@ -222,14 +204,6 @@ def _read_page(page: "ListObjectsV2OutputTypeDef") -> list["ObjectTypeDef"]:
     if "IsTruncated" not in page:  # botocore parses a response without a body as an empty list
         raise CommandError("S3 returned a list of objects without a body. Run the command again.")
     return page.get("Contents", [])
-
-
-def _ask(*, yes: bool, to_stderr: bool) -> None:
-    # Python sets a stream to None if it is closed, as with `<&-`.
-    if not yes and not (sys.stdin and sys.stdin.isatty() and sys.stdout):
-        raise CommandError("Without a terminal, add --yes to confirm. Nothing was written.")
-    if not yes and not typer.confirm("Register them?", err=to_stderr):
-        raise CommandError("Not confirmed. Nothing was written.")
 
 
 def _wait(end: float, outputs: Mapping[str, str]) -> None:
@@ -493,11 +467,6 @@ class Writer:
 
     def _warn(self, warning: str, path: str) -> None:
         self._outcome.warnings.setdefault(warning, []).append(path)
-
-
-def printable(text: str) -> str:
-    """Return text with control characters escaped for the terminal."""
-    return text if text.isprintable() else repr(text)
 
 
 def quote(text: str) -> str:

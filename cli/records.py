@@ -8,7 +8,6 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import boto3
-import typer
 from botocore.config import Config
 from rich import filesize
 
@@ -20,10 +19,9 @@ from checkpoints.records.record import (
     is_protected,
     key,
 )
-from cli.errors import CommandError
 from cli.stacks import output_of
 from cli.steps import format_steps
-from cli.terminal import run_concurrently
+from cli.terminal import confirm, run_concurrently
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -99,7 +97,7 @@ def forget(
         records.outcomes[step] = LEFT_PROTECTED
     _show_plan(records, to_forget)
     if to_forget and not dry_run:
-        _confirm("Remove these records? Their artifacts stay.", yes=yes)
+        confirm("Remove these records? Their artifacts stay.", yes=yes)
         records.change(to_forget, lambda record: _forget(records, record), label="Forgetting")
     # A step without a record needs no work, so that a second run can finish the first.
     return int(bool({LEFT_PROTECTED, SAVED_AGAIN} & set(records.outcomes.values())))
@@ -291,20 +289,6 @@ def _show_plan(records: Records, to_forget: list[Step]) -> None:
         print(f"  Recorded size: {format_size(sum(sizes), known=len(sizes), of=len(found))}")
         print(f"  Owners: {', '.join(names)}")
     records.report(LEFT_PROTECTED, NO_RECORD)
-
-
-def _confirm(question: str, *, yes: bool) -> None:
-    """Ask, unless `yes`.
-
-    Raises:
-        CommandError: the answer is no, or there is no terminal to ask on.
-
-    """
-    # Python sets a stream to None if it is closed, as with `<&-`.
-    if not yes and not (sys.stdin and sys.stdin.isatty() and sys.stdout):
-        raise CommandError("Without a terminal, add --yes to confirm. Nothing was changed.")
-    if not yes and not typer.confirm(question):
-        raise CommandError("Not confirmed. Nothing was changed.")
 
 
 def owner_of(record: Record) -> str | None:

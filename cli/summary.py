@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import boto3
-from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from checkpoints.reclaim.artifacts import Artifacts, InvalidUriError
@@ -16,7 +15,7 @@ from checkpoints.records.numbers import to_integer
 from checkpoints.records.record import NOT_PROTECTED, Checkpoint, is_protected
 from cli.records import CONFIG, Record, format_size, owner_of
 from cli.stacks import output_of
-from cli.terminal import console
+from cli.terminal import console, count_items, printable
 
 MAX_EXAMPLES = 3
 MAX_URI_CHARACTERS = 200  # of an example in the text
@@ -190,15 +189,7 @@ def _scan(table: str) -> Iterator[Record]:
         ProjectionExpression=", ".join(f"#{name}" for name in names),
         ExpressionAttributeNames={f"#{name}": name for name in names},
     )
-    errors = console(stderr=True)
-    columns = SpinnerColumn(), TextColumn("{task.completed:,} records")
-    with Progress(
-        *columns, console=errors, transient=True, disable=not errors.is_terminal
-    ) as progress:
-        task = progress.add_task("", total=None)
-        for page in pages:
-            progress.advance(task, len(page["Items"]))
-            yield from page["Items"]
+    yield from count_items((page["Items"] for page in pages), "Records read")
 
 
 def _problems(record: Record, checkpoint: Checkpoint | None) -> Iterator[str]:
@@ -254,8 +245,8 @@ def _print_table(summary: Summary) -> None:
         table.add_column(heading, overflow="fold", justify="right")
     for entity, model_id, model in summary.sorted_models():
         table.add_row(
-            _printable(entity or "(none)"),
-            _printable(model_id),
+            printable(entity or "(none)"),
+            printable(model_id),
             *_cells(model),
             *("" if step is None else str(step) for step in (model.first_step, model.last_step)),
             _format_time(model.newest_created_at),
@@ -293,11 +284,6 @@ def _number(text: str) -> int | str:
     """Return a step as an integer, or its text if it is not one."""
     step = to_integer(text)
     return text if step is None else step
-
-
-def _printable(text: str) -> str:
-    """Escape control characters, which could change the terminal."""
-    return text if text.isprintable() else repr(text)
 
 
 def _format_time(seconds: int | None) -> str:

@@ -17,7 +17,7 @@ from checkpoints.api.auth import TOKEN_ID_DIGITS, hash_token
 from cli.errors import CommandError, describe
 from cli.options import STANDARD_INPUT
 from cli.stacks import output_of
-from cli.terminal import console
+from cli.terminal import console, printable
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -199,8 +199,7 @@ def _raw(record: dict[str, Any], key: str) -> str:
 
 def _text(record: dict[str, Any], key: str) -> str:
     """Return an attribute, with control characters escaped for the terminal."""
-    text = _raw(record, key)
-    return text if text.isprintable() else repr(text)
+    return printable(_raw(record, key))
 
 
 def _identity(record: dict[str, Any], digits: int | None = TOKEN_ID_DIGITS) -> str:

@@ -19,7 +19,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from cli import record_import
+from cli import terminal
 from commands import STACK, Result, http_server, run_on_stack
 from emulators.dynamodb import put_checkpoints
 from emulators.records import ARTIFACTS_BUCKET as BUCKET
@@ -32,7 +32,7 @@ LATER = datetime(2026, 5, 2, tzinfo=UTC)
 MAPPING = "a0000000-0000-0000-0000-000000000000"  # the id of the mapping of QueueFunction
 WAITING = (
     "Error: Messages of deleted checkpoints wait: {}. Until their storage is freed, deleted "
-    "checkpoints could be registered again. {} Nothing was written.\n"
+    "checkpoints could be registered again. {} Nothing was changed.\n"
 )
 
 type Import = Callable[..., Result]
@@ -280,7 +280,7 @@ def test_writes_nothing_without_a_terminal_and_yes(run: Import) -> None:
 
     assert 1 == result.returncode
     assert (
-        "Error: Without a terminal, add --yes to confirm. Nothing was written.\n" == result.stderr
+        "Error: Without a terminal, add --yes to confirm. Nothing was changed.\n" == result.stderr
     )
     assert {} == records()
 
@@ -292,9 +292,9 @@ def test_asks_on_a_terminal(
     run: Import, answer: bytes, code: int, registered: set[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put("run/checkpoint-1/m.pt")
-    terminal = SimpleNamespace(isatty=lambda: True)
-    streams = SimpleNamespace(stdin=terminal, stdout=sys.stdout, stderr=sys.stderr)
-    monkeypatch.setattr(record_import, "sys", streams)
+    keyboard = SimpleNamespace(isatty=lambda: True)
+    streams = SimpleNamespace(stdin=keyboard, stdout=sys.stdout, stderr=sys.stderr)
+    monkeypatch.setattr(terminal, "sys", streams)
 
     result = run("--json", ask=True, stdin=answer)
 
@@ -371,7 +371,7 @@ def test_writes_nothing_unless_queuefunction_works(
         assert (
             f"Error: The event source mapping of QueueFunction {problem}, so there may be "
             "deletions without a message. Solve this, wait until QueueFunction has read its "
-            "stream, and try again. Nothing was written.\n"
+            "stream, and try again. Nothing was changed.\n"
         ) == result.stderr
 
 
