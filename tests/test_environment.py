@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import venv
 from pathlib import Path
 from unittest import mock
 
@@ -208,7 +209,8 @@ def test_make_installs_from_another_index_as_a_company_has(tmp_path: Path) -> No
     recipe = run("make", "--dry-run", "--what-if=tools/uv.lock", target).stdout
     (script,) = re.findall(r"^\S+/uv export (?:.*\\\n)*.*\n", recipe, re.MULTILINE)
     script = script.replace(".tools/cfn-lint/requirements.txt", str(tmp_path / "libraries.txt"))
-    script = script.replace("--python .tools/cfn-lint", "--python .tools --dry-run")
+    venv.create(tmp_path / "empty", with_pip=False)  # the Python of .tools can be older
+    script = script.replace("--python .tools/cfn-lint", f"--python {tmp_path}/empty --dry-run")
 
     with http_server(list_files) as url:
         settings = {"UV_DEFAULT_INDEX": f"{url}/simple", "UV_CACHE_DIR": str(tmp_path)}
