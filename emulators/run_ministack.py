@@ -2,9 +2,9 @@
 
 It ignores all alarms, saved queries and queue policies of a template: MiniStack cannot deploy saved
 queries, nor alarms on several metrics, and the queues accept only TLS, which it does not speak. It
-also deploys the routes of an API that are for any method. A batch of messages needs the permission
-for a single one, as on AWS. And the header x-amzn-RequestId of a response is the id that the
-function gets, as on AWS.
+also deploys the routes of an API that are for any method. And it does as AWS does here: a batch of
+messages needs the permission for a single one, the header x-amzn-RequestId of a response is the id
+that the function gets, and a path reaches the function as it was sent, with its escapes.
 The Makefile runs this with the Python of MiniStack's own environment.
 """
 
@@ -12,7 +12,7 @@ import sys
 from contextvars import ContextVar
 from typing import Any
 
-from ministack.app import main  # type: ignore[import-not-found]
+from ministack import app  # type: ignore[import-not-found]
 from ministack.core import iam_actions  # type: ignore[import-not-found]
 from ministack.services import apigateway_v1  # type: ignore[import-not-found]
 from ministack.services.cloudformation.provisioners import (  # type: ignore[import-not-found]
@@ -63,6 +63,17 @@ async def _execute_with_id(*request: object) -> tuple[int, dict[str, Any], bytes
 apigateway_v1._build_lambda_event_v1 = _build_event_and_keep_id  # noqa: SLF001
 apigateway_v1.handle_execute = _execute_with_id
 
+_handle_request = app._handle_execute_api_request  # noqa: SLF001
+
+
+async def _handle_request_with_raw_path(
+    host: str, path: str, *request: object, raw_path: str | None = None, **options: object
+) -> object:
+    return await _handle_request(host, raw_path or path, *request, raw_path=raw_path, **options)
+
+
+app._handle_execute_api_request = _handle_request_with_raw_path  # noqa: SLF001
+
 _extract_iam_action = iam_actions.extract_iam_action
 
 
@@ -74,4 +85,4 @@ def _extract_action(service: str, *request: object) -> str | None:
 iam_actions.extract_iam_action = _extract_action
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(app.main())

@@ -61,9 +61,10 @@ def test_rejects_other_methods_and_other_paths(deployment: Deployment, send: Sen
     assert [] == deployment.endpoint.calls
 
 
-@pytest.mark.parametrize("model_id", ["a b", "été", "a+b", "100%", "模型", "a&b=c;d"])
+@pytest.mark.parametrize(
+    "model_id", ["a b", "été", "a+b", "100%", "模型", "a&b=c;d", "a/b", "a%2Fb", "a%252Fb"]
+)
 def test_decodes_the_model_id_correctly(deployment: Deployment, send: Send, model_id: str) -> None:
-    """Without what the local gateway, unlike a REST API, decodes before it routes: `%2F`, `%25`."""
     deployment.put_checkpoints(range(2), model_id=model_id)
 
     response = send([1, 2], model_id=model_id)
