@@ -80,7 +80,7 @@ class Recovery:
         for headline in (HAS_ARTIFACTS, NO_ARTIFACTS, NO_VALID_URI, UNCONFIRMED):
             steps = [step for step, outcome in self._outcomes.items() if outcome == headline]
             if steps:
-                print(f"  {headline}: {len(steps):,} ({format_steps(steps)})")
+                print(f"  {headline}: {len(steps):,} ({format_steps(sorted(steps))})")
 
     def _recover(self, checkpoint: tuple[int, str | None]) -> None:
         step, uri = checkpoint
