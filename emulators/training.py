@@ -17,6 +17,7 @@ LOSSES = {
 }
 FILES = {"config.json": 700, "model.safetensors": 900_000, "optimizer.pt": 1_800_000}
 # Lightning saves a file.
+OTHER_MODEL = "vit-base"
 LIGHTNING_LOSSES = {200: 0.61, 400: 0.44, 600: 0.38}
 
 
@@ -34,6 +35,6 @@ def training_runs() -> Iterator[tuple[str, bytes]]:
             yield f"{folder}/{name}", bytes(size)
     for epoch, (step, loss) in enumerate(LIGHTNING_LOSSES.items()):
         yield (
-            f"vit-base/checkpoints/epoch={epoch}-step={step}-val_loss={loss}.ckpt",
+            f"{OTHER_MODEL}/checkpoints/epoch={epoch}-step={step}-val_loss={loss}.ckpt",
             bytes(1_200_000),
         )

@@ -18,7 +18,7 @@ from emulators import STACK
 from emulators.aws import AwsEmulator, aws_emulator, build, free_port
 from emulators.environment import direct_export, isolate
 from emulators.records import ARTIFACTS_BUCKET, ENTITY
-from emulators.training import MODEL, training_runs
+from emulators.training import MODEL, OTHER_MODEL, training_runs
 
 OVERLAP_MILLISECONDS = 5_000  # an event can appear in the log some time after its timestamp
 EXPECTED_MESSAGES = ("Deletion completed", "Checkpoints listed")  # the counts say the same
@@ -85,10 +85,10 @@ Register the checkpoints that are in the bucket, and look at them:
 Delete all checkpoints of a model except some, or those at some steps:
 
   .venv/bin/checkpoints prune {MODEL} --keep-last 2 --keep-best eval_loss:min
-  curl -X DELETE "$API_URL/v1/preview/models/{MODEL}/checkpoints" \\
-      -H "Authorization: Bearer $TOKEN" -d '{{"steps": [500, 2500, 999]}}' -w '\\n'
+  curl -X DELETE "$API_URL/v1/preview/models/{OTHER_MODEL}/checkpoints" \\
+      -H "Authorization: Bearer $TOKEN" -d '{{"steps": [200, 999]}}' -w '\\n'
 
-Use other commands of this project, and AWS's own:
+Use other commands of this project, and the AWS CLI:
 
   .venv/bin/checkpoints deletions {MODEL}
   .venv/bin/checkpoints tokens list
@@ -100,8 +100,9 @@ Use other commands of this project, and AWS's own:
       make deploy ARGS=--no-confirm-changeset
 
 Unlike AWS, the emulator does not throttle, and ignores the filters of log
-queries. If a model_id contains a /, write it as %252F in the path of a request,
-and as %2F in the MODEL of checkpoints prune.
+queries and the policies of buckets. Here, storage is freed at once, not after 15
+minutes. A table that the emulator restores is a copy of the table as it is now:
+to try checkpoints restore, let it make the copy before you delete something.
 
 Below is one line for each request, and one for each deleted checkpoint that had
 artifacts. Ctrl-C stops everything.
