@@ -110,6 +110,7 @@ check: .venv/ready .tools/sam/ready .tools/cfn-lint/ready .tools/checkov/ready #
 	$(cfn_lint) --non-zero-exit-code informational template.yaml
 	$(checkov) --file template.yaml --framework cloudformation --skip-download --quiet --compact
 	$(python) scripts/openapi.py --check
+	$(python) scripts/picture.py --check
 	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*
 	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 	.venv/bin/zizmor --quiet --offline --strict-collection .
@@ -178,6 +179,7 @@ update: $(uv) ## Lock the libraries (ARGS=--upgrade: the newest), format the cod
 	$(python) -m ruff format
 	$(python) -m ruff check --fix
 	$(python) scripts/openapi.py
+	$(python) scripts/picture.py
 	$(uv) export $(requirements) --output-file src/requirements.txt
 
 # The lock files name the public index. With another one, such as a company's, uv would demand new files.
@@ -195,7 +197,7 @@ define install
 	@$(uv) export --quiet --frozen --no-emit-project $(2) --output-file $(1)/requirements.txt && \
 	$(uv) pip sync --quiet --require-hashes --python $(1) $(1)/requirements.txt || { echo "Could not \
 	set up $(1). See the error of uv above. If a library could not be downloaded, check that a package \
-	index is reachable." >&2; exit 1; }
+	index is reachable. If a certificate is unknown, set SSL_CERT_FILE." >&2; exit 1; }
 endef
 
 # $(call create,ENVIRONMENT) creates an empty environment.
