@@ -6,7 +6,7 @@ checkpoints, not on that of objects.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
@@ -32,10 +32,10 @@ class Reason(StrEnum):
     """Why something is not registered; each has its sentence."""
 
     NO_WEIGHTS = "no weights file is in it, and nothing else that its library writes"
-    STAGE = "it holds checkpoints of several other steps, so it is not a checkpoint itself"
+    STAGE = "several other checkpoints seem to be inside, so it is not a checkpoint itself"
     NESTED = "a checkpoint of another step is inside it, or it is inside one"
     SEVERAL_RANKS = "each rank has a file of its own, and a record has one URI"
-    NOT_WHOLE = "it is only partly below the prefix"
+    NOT_WHOLE = "the prefix is its folder, or is inside it; use a shorter prefix"
     SAME_STEP = "there are several checkpoints of this model and step"
     OVERLAP = "another checkpoint has the same objects"
     OVERLAPS_RECORD = "a record of another checkpoint has the same objects, or some of them"
@@ -48,7 +48,8 @@ class Reason(StrEnum):
     STEP_FOLDER = (
         "step_N/ counts only directly below checkpoints/, or if it has a training_info.json"
     )
-    NO_STEP = "the name has no step, or is that of a copy: last, best or final"
+    COPY = "the name is that of a copy: last, best or final"
+    NO_STEP = "the name has no step, or more than one"
     SEVERAL_FILES = "its files have no folder of their own, and a record has one URI"
     NUMBER = "a number alone could be a date; name it with --pattern"
     ANOTHER_NAME = (
@@ -125,6 +126,15 @@ _FOLDERS = [
 _TRAINING_INFO = re.compile(r"training_info\.json")
 # Lightning and NeMo. With a letter before it, it is another word, such as `timestep`.
 _STEP_IN_NAME = re.compile(r"(?<![^\W\d_])step=([0-9]+)(?![0-9A-Za-z]|\.[0-9])")
+# What a program adds to a name of Lightning or NeMo for a second file of this name.
+_TWIN = re.compile(r"(?:-v[0-9]+|-EMA)+\Z")
+_COPY = re.compile(r"last.*|.*-last|best|final", re.DOTALL)
+# What programs put around a name while they save or swap it, or if they convert it.
+_CHANGED = re.compile(
+    r"(?:tmp[-_]|old_).*"
+    r"|.*(?:[-_.](?:backup|bak|evals|hf|merged|tmp|unfinished)|\.orbax-checkpoint-tmp.*)",
+    re.DOTALL,
+)
 _LIGHTNING_EVIDENCE = re.compile(r"latest|weights/.*", re.DOTALL)
 _NEMO_WEIGHTS = re.compile(r"weights/.*", re.DOTALL)
 _COMPOSER_FILE = re.compile(r"(ep[0-9]+-ba([0-9]+)-rank)([0-9]+)\.pt")
@@ -135,7 +145,7 @@ _ANYTHING = re.compile(".*", re.DOTALL)
 
 # What people could miss in the plan.
 _NUMBER = re.compile(r"[0-9]+")
-_SIMILAR = re.compile(r"(?:checkpoint|ckpt|epoch|iter|step)[-_=]?[0-9]")
+_SIMILAR = re.compile(r"(checkpoint|ckpt|epoch|iter|step)[-_=]?([0-9]+)")
 
 
 class KnownNames:
@@ -151,7 +161,7 @@ class KnownNames:
                     return found._replace(required=_TRAINING_INFO, reason=Reason.STEP_FOLDER)
                 return found
         step = _step_in_name(segment)
-        if step is not None:
+        if isinstance(step, int):
             found = Match(model_id, step, "step=N.ckpt/", _LIGHTNING_EVIDENCE)
             if segment.endswith(".ckpt"):
                 return found
@@ -166,8 +176,8 @@ class KnownNames:
         """Return what the name of a file says."""
         if segment.endswith(".ckpt"):
             step = _step_in_name(segment)
-            if step is None:
-                return Match("", 0, "", reason=Reason.NO_STEP)
+            if isinstance(step, Reason):
+                return Match("", 0, "", reason=step)
             return Match(_model_id(parent), step, "step=N.ckpt")
         if match := _COMPOSER_FILE.fullmatch(segment):
             reason = None if match[3] == "0" else Reason.SEVERAL_RANKS
@@ -190,12 +200,22 @@ def _model_id(parent: str) -> str:
     return re.sub(r"/checkpoints?\Z", "", path)
 
 
-def _step_in_name(segment: str) -> int | None:
-    stem = segment.removesuffix(".ckpt")
+def _step_in_name(segment: str) -> int | Reason:
+    """Return the step in a name of Lightning or NeMo, or why there is none."""
+    stem = _TWIN.sub("", segment.removesuffix(".ckpt"))
     steps = {int(digits) for digits in _STEP_IN_NAME.findall(stem)}
-    if len(steps) != 1 or stem.startswith("last") or stem.endswith("-last"):
-        return None
-    return steps.pop()
+    if _COPY.fullmatch(stem):
+        return Reason.COPY
+    if len(steps) != 1:
+        return Reason.NO_STEP
+    return Reason.ANOTHER_NAME if _CHANGED.fullmatch(stem) else steps.pop()
+
+
+def _numbers_in(segment: str) -> tuple[tuple[str, int], ...]:
+    """Return the numbers in a name that looks like a checkpoint, each with the word before it."""
+    if _NUMBER.fullmatch(segment):
+        return (("", int(segment)),)
+    return tuple((word, int(digits)) for word, digits in _SIMILAR.findall(segment))
 
 
 class Pattern:
@@ -208,17 +228,16 @@ class Pattern:
                 f"It needs {MODEL_PLACEHOLDER} once, as a whole segment between slashes, and "
                 f"{STEP_PLACEHOLDER} once, such as '{{model}}/epoch_*/{{step}}/'."
             )
-        parts = re.split(r"(\{[^{}/]*\}|\*+)", text)
-        known = {MODEL_PLACEHOLDER: "(?P<model>.+)", STEP_PLACEHOLDER: "(?P<step>[0-9]+)"}
+        # Without a digit beside it, so that `*` takes no part of the number.
+        step = "(?<![0-9])(?P<step>[0-9]+)(?![0-9])"
+        known = {MODEL_PLACEHOLDER: "(?P<model>.+)", STEP_PLACEHOLDER: step}
+        parts = re.split(r"(\{[^{}/]*\})", text)
         for part in parts[1::2]:
-            if part.startswith("{") and (part not in known or text.count(part) > 1):
+            if part not in known or text.count(part) > 1:
                 raise typer.BadParameter(
                     f"{part!r} is not {{model}} or {{step}}, or is there twice."
                 )
-        expression = "".join(
-            known.get(part, "[^/]*") if number % 2 else re.escape(part)
-            for number, part in enumerate(parts)
-        )
+        expression = "".join(known.get(part) or _wildcards(part) for part in parts)
         self._expression = re.compile(expression, re.DOTALL)
         self._is_folder = text.endswith("/")
         self.text = text
@@ -236,6 +255,17 @@ class Pattern:
         return Match(match["model"], int(match["step"]), self.text, _ANYTHING) if match else None
 
 
+def _wildcards(text: str) -> str:
+    """Return an expression for a text in which `*` is anything but a slash.
+
+    Only the last `*` backtracks, because many that do would take hours for one key. For the others,
+    the first place where the text after them occurs is as good as any.
+    """
+    first, *others = map(re.escape, re.split(r"\*+", text))
+    between = "".join(f"(?>[^/]*?{each})" for each in others[:-1])
+    return first + between + "".join(f"[^/]*{each}" for each in others[-1:])
+
+
 @dataclass(slots=True)
 class _Candidate:
     """A folder whose name matched, while its objects are being read."""
@@ -247,6 +277,15 @@ class _Candidate:
     similar_before: int
     has_evidence: bool = False
     has_required: bool = False
+    # The numbers in each name inside that is not known, but looks like a checkpoint.
+    inside: set[tuple[tuple[str, int], ...]] = field(default_factory=set)
+
+    @property
+    def is_stage(self) -> bool:
+        """Whether several checkpoints seem to be inside, whose names are not known."""
+        numbers = {name[0][1] for name in self.inside if not name[0][0]}
+        are_ranks = numbers == set(range(len(numbers)))
+        return len(self.inside) - (len(numbers) if are_ranks else 0) > 1
 
     def add(self, key: str, size: int, modified: datetime) -> None:
         """Add an object of the folder."""
@@ -324,7 +363,7 @@ class Finder:
         while self._open and not folder.startswith(self._open[-1][0]):
             _, candidate = self._open.pop()
             if candidate:
-                self._candidates.remove(candidate)
+                self._candidates.pop()
                 self._close(candidate)
         path = self._open[-1][0] if self._open else ""
         for segment in folder[len(path) :].split("/")[:-1]:
@@ -349,6 +388,7 @@ class Finder:
             return
         if match.reason and match.reason != Reason.SEVERAL_RANKS:
             self._count_similar(match.reason, found.key)
+            self._note_inside(name)
             return
         if match.reason and self._found and _are_ranks(found, self._found[-1]):
             self._found[-1].reason = match.reason
@@ -364,14 +404,22 @@ class Finder:
             self.similar[reason] = count + 1, example
             self._similar_count += 1
 
+    def _note_inside(self, segment: str) -> None:
+        if numbers := _numbers_in(segment):
+            for each in self._candidates:
+                each.inside.add(numbers)
+
     def _close(self, folder: _Candidate) -> None:
         match, found = folder.match, folder.found
         below = self._found[folder.first_below :]
-        is_whole = folder.path.startswith(self._prefix)
+        # The mark of an unfinished one can be beside its folder.
+        is_whole = folder.path.startswith(self._prefix) and folder.path != self._prefix
         if match.reason and not folder.has_required:
             is_innermost = not below and folder.similar_before == self._similar_count
             if folder.has_evidence and is_innermost:
                 self._count_similar(match.reason, folder.path)
+            if folder.has_evidence and not folder.inside:
+                self._note_inside(folder.path.split("/")[-2])
             return
         if is_whole and not folder.has_evidence:
             if not below:
@@ -383,7 +431,7 @@ class Finder:
             for each in below
             if each.reason not in NO_CHECKPOINT and not _is_deepspeed_part(each, found)
         } - {found.step}
-        if len(other_steps) > 1:
+        if len(other_steps) > 1 or folder.is_stage:
             found.reason = Reason.STAGE
         elif other_steps:
             for each in (found, *below):

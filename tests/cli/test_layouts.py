@@ -232,10 +232,25 @@ def test_finds_the_checkpoints_of_each_library(path: str, files: list[str], mode
         (Reason.NO_STEP, "run/timestep=5.ckpt"),
         (Reason.ANOTHER_NAME, "run/iter_500/model.pt"),
         (Reason.STEP_FOLDER, "run/rollouts/step_5/rank_0.pt"),  # prime-rl
-        (Reason.NO_STEP, "run/last.ckpt"),
-        (Reason.NO_STEP, "run/last-step=5.ckpt"),
-        (Reason.NO_STEP, "run/gpt--step=5-last.ckpt"),
+        *(
+            (Reason.COPY, f"run/{name}.ckpt")
+            for name in (
+                *("last", "last-v1", "last-step=5", "best", "final"),
+                *("gpt--step=5-last", "gpt--step=5-last-v1", "gpt--step=5-last-EMA"),
+            )
+        ),
+        *(
+            (Reason.ANOTHER_NAME, f"run/{path}")
+            for path in (
+                *("tmp-epoch=0-step=5.ckpt", "tmp_step=5.ckpt", "old_step=6.ckpt"),
+                *("step=7-merged.ckpt", "step=7-hf-v1.ckpt", "step=7_evals.ckpt"),
+                *("gpt--step=5-tmp/weights/a.pt", "gpt--step=7-hf/weights/a.pt"),
+                *("gpt--step=10-unfinished/weights/a.pt", "x-step=8.ckpt.tmp/meta.pt"),
+                *("x-step=9.orbax-checkpoint-tmp-1/weights/a.pt", "step=5-backup.ckpt/meta.pt"),
+            )
+        ),
         (Reason.NO_STEP, "run/epoch=3.ckpt"),
+        (Reason.NO_STEP, "run/epoch=0-val_loss=0.9.ckpt"),
         (Reason.NO_STEP, "run/step=5-step=6.ckpt"),
         (Reason.NO_STEP, "run/step=5.5.ckpt"),
         (Reason.NUMBER, "run/005000/pretrained_model/model.safetensors"),  # LeRobot
@@ -276,6 +291,32 @@ def test_finds_nothing_under_other_names(reason: Reason | None, key: str) -> Non
             {("m/step-1", step, f"m/step-1/epoch=0-step={step}.ckpt") for step in (2, 3)},
             {"m/step-1/": Reason.STAGE},
             id="the same with files",
+        ),
+        *(
+            pytest.param(
+                ["m/step-1/a.pt", *(f"m/step-1/{path}" for path in inside)],
+                set(),
+                {"m/step-1/": Reason.STAGE},
+                id=f"a stage, though the names inside are not known: {inside[0]}",
+            )
+            for inside in (
+                *(["epoch_1/model.pt", "epoch_2/model.pt"], ["epoch_1/last.ckpt", "epoch_2/a.pt"]),
+                *(["epoch=3.ckpt", "epoch=4.ckpt", "last.ckpt"], ["1000/a.pt", "2000/a.pt"]),
+                *(["a/step_1/a.pt", "b/step_2/a.pt"], ["ckpt-7.index", "ckpt-8.index"]),
+            )
+        ),
+        *(
+            pytest.param(
+                [f"m/step-1/{path}" for path in inside],
+                {("m", 1, "m/step-1/")},
+                {},
+                id=f"one checkpoint, though names inside are similar: {inside[0]}",
+            )
+            for inside in (
+                *(["0/a.pt", "1/a.pt", "2/a.pt"], ["rank_0/a.pt", "rank_1/a.pt"]),
+                *(["step1-rank0.pt", "step1-rank1.pt"], ["epoch_1/ckpt_2/a.pt"]),
+                *(["model.ckpt", "optimizer.ckpt"], ["1000/info.json", "2000/info.json", "a.pt"]),
+            )
         ),
         pytest.param(
             ["m/step-1/a.pt", "m/step-1/sub/checkpoint-2/a.pt"],
@@ -437,12 +478,13 @@ def test_a_checkpoint_waits_until_its_newest_object_is_old_enough() -> None:
 def test_the_id_is_the_whole_path_wherever_the_prefix_ends() -> None:
     keys = ["a/b/checkpoint-1/model.pt", "a/b/checkpoint-1/sub/global_step1/x.pt"]
 
-    for prefix in ("", "a/", "a/b/", "a/b/checkpoint-1/"):
+    for prefix in ("", "a/", "a/b/"):
         assert {("a/b", 1, "a/b/checkpoint-1/")} == Outcome(keys, prefix=prefix).new
-    # The rest of the checkpoint is not known here.
-    outcome = Outcome(keys[1:], prefix="a/b/checkpoint-1/sub/")
-    assert set() == outcome.new
-    assert {"a/b/checkpoint-1/": Reason.NOT_WHOLE} == outcome.left_out
+    # The rest of the checkpoint is not known here, or a mark beside it.
+    for prefix in ("a/b/checkpoint-1/sub/", "a/b/checkpoint-1/"):
+        outcome = Outcome([each for each in keys if each.startswith(prefix)], prefix=prefix)
+        assert set() == outcome.new
+        assert {"a/b/checkpoint-1/": Reason.NOT_WHOLE} == outcome.left_out
 
 
 def test_tells_which_records_have_no_object() -> None:
@@ -493,7 +535,12 @@ def test_never_registers_objects_twice_in_any_tree(
             {("é +%", 7, "runs/é +%/ckpt_7.pt")},
         ),
         ("*/{model}/epoch_{step}_*/", ["x/a/b/epoch_3_x/y/z"], {("a/b", 3, "x/a/b/epoch_3_x/")}),
+        ("{model}/*{step}.pt", ["m/epoch10.pt"], {("m", 10, "m/epoch10.pt")}),
+        ("{model}/ckpt*{step}/", ["m/ckpt-2025-123/x"], {("m", 123, "m/ckpt-2025-123/")}),
+        ("{model}/*-{step}*/", ["m/a-12-b/x"], {("m", 12, "m/a-12-b/")}),
+        ("*a*/{model}/*b*c{step}*.*", ["xax/m/abcbc7.ab"], {("m", 7, "xax/m/abcbc7.ab")}),
         ("{model}/{step}/", ["a/b/checkpoint-5/model.pt", "a/5x/y", "7/y"], set()),
+        ("{model}/1{step}*.pt", ["m/12.pt"], set()),
         ("{model}/{step}.pt", ["a/5.ptx", "a/5.pt/x"], set()),
         ("{model}/v1.0/{step}/", ["a/v1x0/5/x"], set()),
     ],
@@ -502,6 +549,16 @@ def test_a_pattern_replaces_the_known_names(
     pattern: str, keys: list[str], new: set[Registered]
 ) -> None:
     assert new == Outcome(keys, pattern=pattern).new
+
+
+def test_a_pattern_with_many_wildcards_is_fast() -> None:
+    pattern = "*a*a*a/{model}/*a*a*a*{step}*a*a*b"
+    keys = ["a/" * 511 + "a", "aa/aaa/" + "a" * 1_000, "aaa/m/aaa" + "1a" * 500, "a1/" * 340]
+    start = time.process_time()
+
+    assert set() == Outcome(keys, pattern=pattern).new
+
+    assert time.process_time() - start < 1
 
 
 def test_what_a_pattern_finds_may_not_overlap_either() -> None:
