@@ -1,6 +1,7 @@
 """Say in one sentence why a command failed, and how to fix it."""
 
 import os
+import re
 import traceback
 
 from botocore.exceptions import (
@@ -33,12 +34,16 @@ class CommandError(Exception):
 
 def explain(error: Exception) -> str | None:
     """Return the message for an error of the command, of AWS or of its settings, or None."""
+    message = None
     match error:
         case CommandError():
-            return str(error)
+            message = str(error)
         case BotoCoreError() | ClientError():
-            return describe(error)
-    return _describe_setting(error) if _is_raised_by_boto3(error) else None
+            message = describe(error)
+        case _ if _is_raised_by_boto3(error):
+            message = _describe_setting(error)
+    # Without the password of an endpoint or a proxy.
+    return message and re.sub(r"//[^/@\s]*@", "//", message)
 
 
 def _is_raised_by_boto3(error: Exception) -> bool:

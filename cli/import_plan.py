@@ -13,20 +13,20 @@ from cli.layouts import NO_CHECKPOINT, Found, Reason
 type Key = tuple[str, int]  # model id and step
 
 
-class Records:
+class KnownRecords:
     """The records of the checkpoints table, as far as an import needs them."""
 
     def __init__(self, bucket: str) -> None:
         self._bucket = bucket
-        self._keys: set[Key] = set()
+        self._artifacts: dict[Key, Artifacts | None] = {}
         self._places = Places()
         self.by_object: dict[str, list[Key]] = {}  # the records for each key or prefix
 
     def add(self, model_id: str, step: int | None, uri: object) -> None:
         """Add a record. `step` is None if it is not an integer."""
-        if step is not None:
-            self._keys.add((model_id, step))
         artifacts = Artifacts.split(uri)
+        if step is not None:
+            self._artifacts[model_id, step] = artifacts
         if artifacts and artifacts.bucket == self._bucket:
             self._places.add(artifacts)
             if step is not None:
@@ -34,7 +34,12 @@ class Records:
 
     def __contains__(self, found: Found) -> bool:
         """Return whether there is a record of the model at this step."""
-        return (found.model_id, found.step) in self._keys
+        return (found.model_id, found.step) in self._artifacts
+
+    def have(self, found: Found) -> bool:
+        """Return whether the record of the model at this step names these objects."""
+        artifacts = self._artifacts.get((found.model_id, found.step))
+        return artifacts == Artifacts(self._bucket, found.key)
 
     def overlap(self, artifacts: Artifacts) -> bool:
         """Return whether a URI of a record covers these artifacts, or lies in them."""
@@ -65,7 +70,7 @@ class Places:
 
 
 @dataclass(slots=True)
-class Model:
+class ModelPlan:
     """What was found of one model."""
 
     new: list[Found] = field(default_factory=list)
@@ -74,14 +79,14 @@ class Model:
 
 
 def sort_out(
-    found: Iterable[Found], records: Records, bucket: str, *, newest: datetime | None
-) -> dict[str, Model]:
+    found: Iterable[Found], records: KnownRecords, bucket: str, *, newest: datetime | None
+) -> dict[str, ModelPlan]:
     """Return which checkpoints of each model are new, registered or left out.
 
     An object that is newer than `newest` is too young; None means that none is.
     """
     found = list(found)
-    models: dict[str, Model] = {}
+    models: dict[str, ModelPlan] = {}
     candidates = [each for each in found if each.reason not in NO_CHECKPOINT]
     count = Counter((each.model_id, each.step) for each in candidates)
     places = Places()
@@ -94,6 +99,7 @@ def sort_out(
             Reason.INVALID_MODEL: not 0 < len(each.model_id.encode()) <= MAX_MODEL_ID_BYTES,
             Reason.INVALID_STEP: not storable([each.step]),
             Reason.INVALID_URI: not _is_accepted(artifacts),
+            Reason.HAS_RECORD: each in records,
             Reason.SAME_STEP: count[each.model_id, each.step] > 1,
             Reason.OVERLAP: places.overlap(artifacts, own=1),
             Reason.OVERLAPS_RECORD: records.overlap(artifacts),
@@ -103,8 +109,8 @@ def sort_out(
         return next((reason for reason, applies in checks.items() if applies), None)
 
     for each in found:
-        model = models.setdefault(each.model_id, Model())
-        if each.reason is None and each in records:
+        model = models.setdefault(each.model_id, ModelPlan())
+        if each.reason is None and records.have(each):
             model.registered += 1
         elif reason := each.reason or judge(each):
             model.left_out.setdefault(reason, []).append(each)
@@ -116,11 +122,6 @@ def sort_out(
 def _is_accepted(artifacts: Artifacts) -> bool:
     """Return whether ReclaimFunction would accept the URI."""
     try:
-        return Artifacts.parse(to_uri(artifacts), bucket=artifacts.bucket) == artifacts
+        return Artifacts.parse(artifacts.uri, bucket=artifacts.bucket) == artifacts
     except InvalidUriError:
         return False
-
-
-def to_uri(artifacts: Artifacts) -> str:
-    """Return the URI of artifacts."""
-    return f"s3://{artifacts.bucket}/{artifacts.key}"

@@ -36,6 +36,7 @@ class Reason(StrEnum):
     NESTED = "a checkpoint of another step is inside it, or it is inside one"
     SEVERAL_RANKS = "each rank has a file of its own, and a record has one URI"
     NOT_WHOLE = "the prefix is its folder, or is inside it; use a shorter prefix"
+    HAS_RECORD = "the record of this model and step names other objects, or none"
     SAME_STEP = "there are several checkpoints of this model and step"
     OVERLAP = "another checkpoint has the same objects"
     OVERLAPS_RECORD = "a record of another checkpoint has the same objects, or some of them"
@@ -72,6 +73,7 @@ class Found:
     size: int = 0
     newest: datetime = _EARLIEST
     newest_key: str = ""
+    newest_size: int = 0
     trainer_state_size: int | None = None
     unfinished: bool = False
     reason: Reason | None = None
@@ -80,7 +82,7 @@ class Found:
         """Add one of its objects."""
         self.size += size
         if modified > self.newest:
-            self.newest, self.newest_key = modified, key
+            self.newest, self.newest_key, self.newest_size = modified, key, size
 
 
 class Match(NamedTuple):
@@ -345,7 +347,7 @@ class Finder:
                 self.missing -= {path, path[:-1]}
             self._last_folder = folder
         self.missing.discard(key)
-        self._add_file(folder, Found("", 0, "", key, size, modified, key))
+        self._add_file(folder, Found("", 0, "", key, size, modified, key, size))
         for candidate in self._candidates:
             candidate.add(key, size, modified)
 

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from io import TextIOWrapper
 from typing import Any
 
 import typer
@@ -57,12 +58,7 @@ def report(work: Callable[[], int | None]) -> int:
     If it fails because of a wrong use, a wrong setting or an error of AWS, print why. Print no
     traceback then, nor on Ctrl-C or if nobody reads the output any more.
     """
-    os.environ |= direct_connections(os.environ)
-    for variable in ("AWS_REGION", "AWS_DEFAULT_REGION"):
-        if not os.environ.get(variable, "").strip():  # boto3 would take it for a region
-            os.environ.pop(variable, None)
-    for name in SIGNALS:
-        signal.signal(name, _interrupt)
+    _prepare()
     try:
         code = work() or 0
         sys.stdout.flush()
@@ -78,12 +74,23 @@ def report(work: Callable[[], int | None]) -> int:
         message = explain(error)
         if message is None:
             raise
-        message = re.sub(r"//[^/@\s]*@", "//", message)  # the password of an endpoint or a proxy
         print(f"Error: {message}", file=sys.stderr)
         code = FAILED
     if code == INTERRUPTED:
         print("\nStopped.", file=sys.stderr)
     return code
+
+
+def _prepare() -> None:
+    """Set what all commands need: connections, signals, and the output's encoding."""
+    os.environ |= direct_connections(os.environ)
+    for variable in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        if not os.environ.get(variable, "").strip():  # boto3 would take it for a region
+            os.environ.pop(variable, None)
+    if isinstance(sys.stdout, TextIOWrapper):  # it is None if it is closed
+        sys.stdout.reconfigure(errors="backslashreplace")  # for what the encoding lacks
+    for name in SIGNALS:
+        signal.signal(name, _interrupt)
 
 
 def _refuse(error: typer.TyperException) -> int:

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,16 +21,17 @@ import pytest
 from botocore.exceptions import ClientError
 
 from cli import terminal
-from commands import STACK, Result, http_server, run_on_stack
+from commands import BUCKET_DENIED, STACK, Result, http_server, run_on_stack
 from emulators.dynamodb import put_checkpoints
 from emulators.records import ARTIFACTS_BUCKET as BUCKET
 from emulators.storage import clear_bucket, put_objects
 from events import ENTITY
-from faulty_dynamodb import Apply, Endpoint, Reply, lose_response, pass_on
+from faulty_dynamodb import CUT, Apply, Endpoint, Reply, lose_response, pass_on
 
 SAVED = datetime(2026, 5, 1, 12, 30, tzinfo=UTC)
 LATER = datetime(2026, 5, 2, tzinfo=UTC)
 MAPPING = "a0000000-0000-0000-0000-000000000000"  # the id of the mapping of QueueFunction
+STOPPED = "b0000000-0000-0000-0000-000000000000"  # that of ReclaimFunction, which is disabled
 WAITING = (
     "Error: Messages of deleted checkpoints wait: {}. Until their storage is freed, deleted "
     "checkpoints could be registered again. {} Nothing was changed.\n"
@@ -71,8 +73,9 @@ def run(
     """Run the command on the whole bucket, without a question or a pause unless told."""
 
     def describe_mapping(path: str, *_: object) -> tuple[int, str]:
-        assert path == f"/2015-03-31/event-source-mappings/{MAPPING}"
-        return 200, json.dumps(mapping)
+        stopped = {"State": "Disabled"}
+        described = {MAPPING: mapping, STOPPED: stopped}[path.rpartition("/")[2]]
+        return (404 if "__type" in described else 200), json.dumps(described)
 
     def run(
         *arguments: str,
@@ -145,7 +148,8 @@ def test_shows_the_plan_and_registers_what_is_new(run: Import) -> None:
     put("été +%41/checkpoints/epoch=1-val_loss=-0.5-step=7.ckpt")
     lost = {"artifact_uri": {"S": f"s3://{BUCKET}/it's/1/"}}
     put_checkpoints("it's", [1, 2, 5], entity="other", **lost)
-    put_checkpoints("run", [100], entity="other")
+    own = {"artifact_uri": {"S": f"s3://{BUCKET}/run/checkpoint-100/"}}
+    put_checkpoints("run", [100], entity="other", **own)
     before = records()
 
     result = run("--dry-run")
@@ -190,22 +194,62 @@ To register for the entity '{ENTITY}': 2 ({size + 7} bytes).
     assert f"There is nothing new to register in s3://{BUCKET}/.\n" in run().stdout
 
 
-@pytest.mark.parametrize("model_id", ["it's $HOME", "-x", "a/b"])
+@pytest.mark.parametrize("model_id", ["it's $HOME", "-x", "a/b", "a\x1b[2J'\\\u0085b"])
 def test_the_commands_that_it_shows_forget_the_records(
-    run: Import, endpoint: Endpoint, capsys: pytest.CaptureFixture[str], model_id: str
+    run: Import,
+    endpoint: Endpoint,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    model_id: str,
 ) -> None:
+    program = "/a b/.venv/bin/checkpoints"
     gone = {"artifact_uri": {"S": f"s3://{BUCKET}/gone/"}}
     put_checkpoints(model_id, [-3, 1, 2], entity=ENTITY, **gone)
     put_checkpoints(model_id, [4], entity=ENTITY)
-    (shown,) = re.findall("^  (checkpoints .*)$", run("--dry-run").stdout, re.MULTILINE)
+    monkeypatch.setattr(sys, "argv", [program])
+    (shown,) = re.findall("^  (.*checkpoints'? records .*)$", run("--dry-run").stdout, re.MULTILINE)
 
-    command, *arguments = shlex.split(shown)
+    command, *arguments = read_as_bash(shown)
     forgotten = run_on_stack(
         arguments[0], arguments[1], "--yes", *arguments[2:], endpoint=endpoint, capsys=capsys
     )
 
-    assert ("checkpoints", 0) == (command, forgotten.returncode)
+    assert shown.isprintable()
+    assert (program, 0) == (command, forgotten.returncode)
     assert [(model_id, "4")] == [*records()]
+
+
+def read_as_bash(command: str) -> list[str]:
+    """Return the words of a command."""
+    printed = subprocess.run(  # noqa: S603 it only prints
+        ["bash", "-c", f"printf '%s\\0' {command}"],  # noqa: S607
+        env=os.environ | {"LC_ALL": "C.UTF-8"},
+        capture_output=True,
+        check=True,
+    )
+    return printed.stdout.decode().split("\0")[:-1]
+
+
+def test_a_command_that_it_shows_is_never_too_long_for_a_terminal(run: Import) -> None:
+    steps = range(10**9, 10**9 + 2_000, 2)
+    uri = {"S": f"s3://{BUCKET}/gone/"}
+    put_checkpoints("run", steps, entity=ENTITY, artifact_uri=uri)
+
+    (lost,) = json.loads(run("--json", "--dry-run").stdout)["without_objects"]
+
+    assert 3 == len(lost["commands"])
+    assert max(map(len, lost["commands"])) <= 4_096
+    named = [shlex.split(command)[-1] for command in lost["commands"]]
+    assert ",".join(map(str, steps)) == ",".join(named)
+
+
+def test_escapes_control_characters(run: Import) -> None:
+    put("a\x1b[2J/checkpoint-1/m.pt", "b\x1b[2J/last.ckpt", "c\x9b2J/checkpoint-1/m.pt")
+
+    shown = run("--dry-run").stdout
+
+    assert all(line.isprintable() for line in shown.splitlines()), shown
+    assert 2 == shown.count(r"\x1b[2J/checkpoint-1/") + shown.count(r"\x9b2J/checkpoint-1/")
 
 
 def words(text: str) -> list[list[str]]:
@@ -216,7 +260,9 @@ def words(text: str) -> list[list[str]]:
 def test_prints_only_json_if_told(run: Import) -> None:
     put("run/checkpoint-1/m.pt", "run/checkpoint-2/m.pt", "run/step-2/m.pt", "run/last.ckpt")
     put_transformers(3, b"no JSON")
-    put_checkpoints("run", [9], entity=ENTITY, artifact_uri={"S": f"s3://{BUCKET}/run/9/"})
+    for model_id in ("run", "above"):
+        uri = {"S": f"s3://{BUCKET}/{model_id}/9/"}
+        put_checkpoints(model_id, [9], entity=ENTITY, artifact_uri=uri)
 
     result = run("--json", location=f"s3://{BUCKET}/run/")
 
@@ -245,8 +291,8 @@ def test_prints_only_json_if_told(run: Import) -> None:
         ],
         "not_recognised": [
             {
-                "reason": "no_step",
-                "message": "the name has no step, or is that of a copy: last, best or final",
+                "reason": "copy",
+                "message": "the name is that of a copy: last, best or final",
                 "count": 1,
                 "example": "run/last.ckpt",
             }
@@ -255,12 +301,14 @@ def test_prints_only_json_if_told(run: Import) -> None:
             {
                 "model_id": "run",
                 "steps": [9],
-                "command": "checkpoints records forget --stack deployed run 9",
+                "commands": ["checkpoints records forget --stack deployed run 9"],
             }
         ],
         "registered_count": 2,
         "registered_meanwhile": [],
         "deleted_meanwhile": [],
+        "changed_meanwhile": [],
+        "denied": [],
         "unconfirmed_count": 0,
         "warnings": [
             {
@@ -270,6 +318,7 @@ def test_prints_only_json_if_told(run: Import) -> None:
             }
         ],
         "dry_run": False,
+        "error": None,
     } == json.loads(result.stdout)
 
 
@@ -295,13 +344,41 @@ def test_asks_on_a_terminal(
     keyboard = SimpleNamespace(isatty=lambda: True)
     streams = SimpleNamespace(stdin=keyboard, stdout=sys.stdout, stderr=sys.stderr)
     monkeypatch.setattr(terminal, "sys", streams)
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    # The answer takes an hour. A checkpoint that is deleted meanwhile needs the whole pause, too.
+    passed = iter([0.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(passed, 3_600.0))
 
-    result = run("--json", ask=True, stdin=answer)
+    result = run("--json", ask=True, stdin=answer, settle="60s")
 
+    assert [60.0] * len(registered) == pauses
     assert code == result.returncode
     assert result.stderr.startswith("Register them? [y/N]:")
     assert len(registered) == json.loads(result.stdout)["registered_count"]
     assert registered == records().keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((f"s3://{BUCKET}/",), "Messages of deleted checkpoints wait: 1 in ReclaimQueue."),
+        ((f"s3://{BUCKET}/", "--dry-run"), "Messages of deleted checkpoints wait: 1 in"),
+        (("s3://other-bucket/",), "The stack frees storage only in"),
+    ],
+)
+def test_json_tells_why_nothing_was_done(
+    run: Import, queues: dict[str, str], arguments: tuple[str, ...], message: str
+) -> None:
+    boto3.client("sqs").send_message(QueueUrl=queues["ReclaimQueueUrl"], MessageBody="{}")
+    location, *others = arguments
+
+    result = run("--json", *others, location=location)
+
+    told = json.loads(result.stdout)
+    assert (1, f"Error: {told['error']}\n") == (result.returncode, result.stderr)
+    assert told["error"].startswith(message)
+    assert ([], 0) == (told["models"], told["registered_count"])
 
 
 # Nothing comes back.
@@ -375,6 +452,43 @@ def test_writes_nothing_unless_queuefunction_works(
         ) == result.stderr
 
 
+def test_says_if_reclaimfunction_is_stopped(
+    run: Import, queues: dict[str, str], mapping: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then it does not help to wait. The runbook for a mistaken deletion stops it."""
+    monkeypatch.setitem(queues, "ReclaimMappingId", STOPPED)
+    boto3.client("sqs").send_message(QueueUrl=queues["ReclaimQueueUrl"], MessageBody="{}")
+
+    assert mapping["State"] == "Enabled"
+    when = (
+        "The event source mapping of ReclaimFunction is Disabled, so nothing is freed. Enable it, "
+        "and try again when ReclaimQueue is empty."
+    )
+    assert Result(1, "", WAITING.format("1 in ReclaimQueue", when)) == run()
+
+
+def test_names_the_queue_that_it_cannot_read(
+    run: Import, queues: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{queues['DeadLetterQueueUrl']}-absent"
+    monkeypatch.setitem(queues, "DeadLetterQueueUrl", url)
+
+    result = run()
+
+    assert 1 == result.returncode
+    assert f"Error: SQS does not describe DeadLetterQueue ({url}). " in result.stderr
+
+
+def test_names_the_mapping_that_it_cannot_read(run: Import, mapping: dict[str, str]) -> None:
+    mapping["__type"] = "ResourceNotFoundException"
+
+    result = run()
+
+    assert 1 == result.returncode
+    told = f"Error: Lambda does not describe the event source mapping {MAPPING} of QueueFunction. "
+    assert told in result.stderr
+
+
 def test_looks_again_after_the_pause(
     run: Import, queues: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -425,6 +539,25 @@ def test_does_not_register_what_is_freed_while_it_asks(
     assert {("run", "2")} == records().keys()
 
 
+def test_does_not_register_what_changes_while_it_asks(
+    run: Import, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(*(f"run/checkpoint-{step}/m.pt" for step in (1, 2, 3)))
+
+    def save(_: float) -> None:
+        put("run/checkpoint-1/m.pt", saved_at=LATER)
+        put("run/checkpoint-2/m.pt", content=b"more weights")
+
+    monkeypatch.setattr(time, "sleep", save)
+
+    result = run(settle="60s")
+
+    assert 0 == result.returncode
+    told = "Registered: 1.\nChanged meanwhile, so they wait for the next run: 2.\n"
+    assert result.stdout.endswith(told)
+    assert {("run", "3")} == records().keys()
+
+
 def test_needs_a_stack_whose_queues_it_can_find(run: Import, queues: dict[str, str]) -> None:
     """An older version of the template freed storage without queues."""
     del queues["DeadLetterQueueUrl"]
@@ -434,7 +567,10 @@ def test_needs_a_stack_whose_queues_it_can_find(run: Import, queues: dict[str, s
 
 
 @pytest.mark.parametrize("bucket", [BUCKET, None])
-def test_refuses_a_bucket_in_which_nothing_is_freed(run: Import, bucket: str | None) -> None:
+def test_refuses_a_bucket_in_which_nothing_is_freed(
+    run: Import, bucket: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     boto3.client("s3").create_bucket(Bucket="other-bucket")
     boto3.client("s3").put_object(Bucket="other-bucket", Key="run/checkpoint-1/m.pt", Body=b"x")
     where: Any = {"location": "s3://other-bucket/", "has_freeing": bool(bucket)}
@@ -446,7 +582,11 @@ def test_refuses_a_bucket_in_which_nothing_is_freed(run: Import, bucket: str | N
     assert f"Error: The stack {which}, not in 'other-bucket'. The objects of a" in result.stderr
     assert {} == records()
 
-    assert Result(0, mock.ANY, "") == run("--min-age", "0s", "--without-freeing", **where)
+    # Without queues, there is nothing to wait for.
+    result = run("--min-age", "0s", "--without-freeing", settle="60s", **where)
+    assert Result(0, mock.ANY, "Waiting" if bucket else "") == result._replace(
+        stderr=result.stderr[:7]
+    )
     ((_, saved),) = records().items()
     assert {"S": "s3://other-bucket/run/checkpoint-1/"} == saved["artifact_uri"]
 
@@ -464,13 +604,64 @@ def test_does_not_take_an_empty_response_for_an_empty_bucket(run: Import) -> Non
     assert Result(1, "", told) == result
 
 
-def test_leaves_a_record_that_appears_meanwhile(run: Import, endpoint: Endpoint) -> None:
+@pytest.mark.parametrize(
+    ("head", "status", "message"),
+    [
+        (403, 403, BUCKET_DENIED.format(BUCKET)),
+        (404, 404, f"There is no bucket '{BUCKET}' in S3."),
+        (200, 403, f"S3 does not list s3://{BUCKET}/. An error occurred (403)"),
+    ],
+)
+def test_names_the_bucket_that_it_cannot_list(
+    run: Import, head: int, status: int, message: str
+) -> None:
+    def respond(path: str, *_: object) -> tuple[int, str]:
+        return (status if "list-type" in path else head), ""
+
+    with http_server(respond) as url:
+        result = run(AWS_ENDPOINT_URL_S3=url)
+
+    assert 1 == result.returncode
+    assert result.stderr.startswith(f"Error: {message}")
+
+
+def test_reads_all_records_as_they_are_now(run: Import, endpoint: Endpoint) -> None:
+    """A record in another bucket has other objects."""
+    put("run/checkpoint-1/m.pt")
+    uri = {"S": "s3://other-bucket/run/checkpoint-1/"}
+    put_checkpoints("other", [1], entity=ENTITY, artifact_uri=uri)
+
+    assert 0 == run().returncode
+
+    assert {("run", "1"), ("other", "1")} == records().keys()
+    (scan,) = (each for each in endpoint.requests if "ProjectionExpression" in each)
+    assert scan["ConsistentRead"]
+
+
+def test_the_marker_of_a_folder_counts_if_it_has_content(run: Import) -> None:
+    put("run/checkpoint-1/", "run/checkpoint-1/m.pt", "run/9/")
+    put("run/8/", content=b"")
+    for step in (8, 9):
+        uri = {"S": f"s3://{BUCKET}/run/{step}/"}
+        put_checkpoints("run", [step], entity=ENTITY, artifact_uri=uri)
+
+    (lost,) = json.loads(run("--json").stdout)["without_objects"]
+
+    assert [8] == lost["steps"]
+    assert {"N": "14"} == records()["run", "1"]["size_bytes"]
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_leaves_a_record_that_appears_meanwhile(
+    run: Import, endpoint: Endpoint, is_lost: bool
+) -> None:
+    """Also if a second attempt finds it, because the first had no response."""
     put("run/checkpoint-1/m.pt")
     own = {"note": {"S": "of the training job"}}
 
     def save(_request: dict[str, Any], apply: Apply) -> Reply:
         put_checkpoints("run", [1], entity="other", **own)
-        return apply()
+        return CUT if is_lost else apply()
 
     endpoint.fail("PutItem", save)
 
@@ -606,26 +797,56 @@ def test_a_record_has_only_as_many_metrics_as_it_can_hold(run: Import) -> None:
     assert 500 < len(saved["metrics"]["M"]) < 1_000
 
 
-@pytest.mark.parametrize(("code", "expected"), [("AccessDenied", 1), ("InvalidObjectState", 0)])
-def test_stops_if_it_may_not_read_the_metrics(
-    run: Import, monkeypatch: pytest.MonkeyPatch, code: str, expected: int
+def test_reads_no_more_than_the_limit_of_a_file_that_grew(
+    run: Import, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = "run/checkpoint-5/trainer_state.json"
+    put("run/checkpoint-5/model.safetensors", saved_at=LATER)
+    put(state, content=b"{}")
+    monkeypatch.setattr(time, "sleep", lambda _: put(state, content=b" " * 20_000_000))
+
+    result = run(settle="60s")
+
+    assert 0 == result.returncode
+    told = f"Warning: Over 16.0 MB, so without metrics: 1, such as {state}\n"
+    assert result.stderr.endswith(told)
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "403", "InvalidObjectState", "InvalidTag"])
+def test_does_not_register_what_it_may_not_read(
+    run: Import, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
     """A record is never changed, so a later run could not add them. But an archive stays one."""
     put_transformers(5, b"{}")
+    put_transformers(6, b"{}")
+    put("run/checkpoint-7/m.pt")
 
-    def refuse(*_: object) -> None:
-        raise ClientError({"Error": {"Code": code, "Message": "No."}}, "GetObject")
+    def refuse(params: dict[str, Any], **_: object) -> None:
+        if "checkpoint-5" in params["url_path"]:
+            raise ClientError({"Error": {"Code": code, "Message": "No."}}, "GetObject")
 
     connect = boto3.client
 
     def connect_and_refuse(service: Any, **others: Any) -> Any:
         client = connect(service, **others)
-        client.meta.events.register("before-call.s3.GetObject", lambda **_: refuse())
+        client.meta.events.register("before-call.s3.GetObject", refuse)
         return client
 
     monkeypatch.setattr(boto3, "client", connect_and_refuse)
-    result = run()
+    result = run("--json")
 
-    assert expected == result.returncode
-    assert ("lack a permission" if expected else "Archived or deleted") in result.stderr
-    assert 1 - expected == len(records())
+    key = "run/checkpoint-5/trainer_state.json"
+    steps = {step for _, step in records()}
+    told = json.loads(result.stdout)
+    match code:
+        case "InvalidObjectState":
+            assert (0, {"5", "6", "7"}) == (result.returncode, steps)
+            assert "Archived or deleted" in result.stderr
+        case "InvalidTag":
+            assert (1, True) == (result.returncode, "5" not in steps)
+            assert result.stderr.endswith("Error: " + told["error"] + "\n")
+        case _:
+            assert (1, {"6", "7"}) == (result.returncode, steps)
+            assert ([key], 0) == (told["denied"], told["unconfirmed_count"])
+            assert "denies s3:GetObject: 1. " in result.stderr
+            assert result.stderr.endswith(f":\n  {key}\n")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from checkpoints.reclaim.artifacts import Artifacts
 from cli.errors import CommandError
-from cli.import_plan import Records, sort_out
+from cli.import_plan import KnownRecords, sort_out
 from cli.layouts import Finder, KnownNames, Pattern, Reason
 from docs import first_cells
 from emulators.aws import ROOT
@@ -40,7 +40,7 @@ class Outcome:
         dates: dict[str, datetime] | None = None,
         newest: datetime | None = None,
     ) -> None:
-        known = Records("b")
+        known = KnownRecords("b")
         for model_id, step, key in records:
             known.add(model_id, step, f"s3://b/{key}")
         names = Pattern(pattern) if pattern else KnownNames()
@@ -438,7 +438,8 @@ def test_leaves_out_what_is_not_one_whole_checkpoint(
 @pytest.mark.parametrize(
     ("record", "expected"),
     [
-        (("run", 1, "elsewhere/"), None),  # registered already, wherever its objects are
+        (("run", 1, "run/checkpoint-1/"), None),  # registered already
+        (("run", 1, "elsewhere/"), Reason.HAS_RECORD),
         (("other", 1, "run/checkpoint-1/"), Reason.OVERLAPS_RECORD),
         (("other", 1, "run/checkpoint-1"), Reason.OVERLAPS_RECORD),
         (("other", 1, "run/checkpoint-1/model.safetensors"), Reason.OVERLAPS_RECORD),
@@ -454,6 +455,13 @@ def test_never_registers_objects_of_another_record(
     assert set() == outcome.new
     assert ({"run/checkpoint-1/": expected} if expected else {}) == outcome.left_out
     assert (0 if expected else 1) == outcome.registered["run"]
+
+
+def test_a_twin_of_a_registered_checkpoint_is_not_registered() -> None:
+    outcome = Outcome(["m/step=5.ckpt", "m/step=5-v1.ckpt"], records=[("m", 5, "m/step=5.ckpt")])
+
+    assert (set(), {"m": 1}) == (outcome.new, outcome.registered)
+    assert {"m/step=5-v1.ckpt": Reason.HAS_RECORD} == outcome.left_out
 
 
 def test_a_similar_path_is_not_the_same() -> None:
@@ -541,6 +549,7 @@ def test_never_registers_objects_twice_in_any_tree(
         ("*a*/{model}/*b*c{step}*.*", ["xax/m/abcbc7.ab"], {("m", 7, "xax/m/abcbc7.ab")}),
         ("{model}/{step}/", ["a/b/checkpoint-5/model.pt", "a/5x/y", "7/y"], set()),
         ("{model}/1{step}*.pt", ["m/12.pt"], set()),
+        ("{model}/{step}*5.pt", ["m/125.pt"], set()),
         ("{model}/{step}.pt", ["a/5.ptx", "a/5.pt/x"], set()),
         ("{model}/v1.0/{step}/", ["a/v1x0/5/x"], set()),
     ],

@@ -167,6 +167,20 @@ def test_ends_without_a_traceback_if_nobody_reads_the_output(
     assert "Exception" not in process.stderr
 
 
+def test_escapes_what_the_encoding_of_the_output_lacks(endpoint: Endpoint) -> None:
+    put_token("x", entity="été", name="laptop")
+
+    done = subprocess.run(  # noqa: S603 it is ours
+        [sys.executable, "-c", PROGRAM, "tokens", "list", "--stack", "s"],
+        env=os.environ | {"AWS_ENDPOINT_URL_DYNAMODB": endpoint.url, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+    )
+
+    assert (0, b"") == (done.returncode, done.stderr)
+    assert rb"\xe9t\xe9" in done.stdout
+
+
 @pytest.mark.parametrize("interrupted", [False, True], ids=["typed", "interrupted"])
 def test_asks_on_a_terminal_for_a_token_without_echo(endpoint: Endpoint, interrupted: bool) -> None:
     put_token("leaked-token", entity=ENTITY, name="laptop")

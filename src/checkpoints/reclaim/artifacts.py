@@ -80,6 +80,11 @@ class Artifacts(NamedTuple):
         return cls(match[1], match[2]) if match else None
 
     @property
+    def uri(self) -> str:
+        """The URI that `parse` reads."""
+        return f"s3://{self.bucket}/{self.key}"
+
+    @property
     def is_prefix(self) -> bool:
         """Whether the key ends with a slash, and so means all objects with this prefix."""
         return self.key.endswith("/")
