@@ -546,6 +546,11 @@ def test_never_registers_objects_twice_in_any_tree(
         ("{model}/*{step}.pt", ["m/epoch10.pt"], {("m", 10, "m/epoch10.pt")}),
         ("{model}/ckpt*{step}/", ["m/ckpt-2025-123/x"], {("m", 123, "m/ckpt-2025-123/")}),
         ("{model}/*-{step}*/", ["m/a-12-b/x"], {("m", 12, "m/a-12-b/")}),
+        (
+            "{model}/lightning_logs/version_0/checkpoints/*step={step}.ckpt",  # of the docs
+            ["exp/lightning_logs/version_0/checkpoints/epoch=1-step=500.ckpt"],
+            {("exp", 500, "exp/lightning_logs/version_0/checkpoints/epoch=1-step=500.ckpt")},
+        ),
         ("*a*/{model}/*b*c{step}*.*", ["xax/m/abcbc7.ab"], {("m", 7, "xax/m/abcbc7.ab")}),
         ("{model}/{step}/", ["a/b/checkpoint-5/model.pt", "a/5x/y", "7/y"], set()),
         ("{model}/1{step}*.pt", ["m/12.pt"], set()),
