@@ -185,12 +185,12 @@ class Outcome:
             keys = [printable(each) for each in sorted(self.denied)]
             if more := keys[MAX_LISTED:]:
                 keys[MAX_LISTED:] = [f"and {len(more):,} more (see --json)"]
+            total = f"{len(self.denied):,}"
             print(
-                f"Not registered, because S3 denies s3:GetObject: {len(self.denied):,}. Allow it, "
-                "and kms:Decrypt if they are encrypted with a key of KMS:",
+                f"Not registered, because a file is denied: {total}.",
                 *keys,
                 sep="\n  ",
-                file=sys.stderr,
+                file=output,
             )
 
     def to_json(self) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def import_records(  # noqa: PLR0913 these are the options of the command
         if as_json:
             document = plan.to_json() | outcome.to_json() | {"dry_run": dry_run, "error": error}
             print(json.dumps(document, indent=2))
-    return 1 if outcome.denied else 0
+    return 0
 
 
 def _import(  # noqa: PLR0913 these are the options of the command
@@ -137,6 +137,11 @@ def _import(  # noqa: PLR0913 these are the options of the command
         raise
     finally:
         outcome.show(to_stderr=as_json)
+    if outcome.denied:
+        raise CommandError(
+            f"S3 denies s3:GetObject on these files: {len(outcome.denied):,}. Allow it, and "
+            "kms:Decrypt if a key of KMS encrypts them. Then run the command again."
+        )
 
 
 def _read_records(client: "DynamoDBClient", table: str, bucket: str) -> KnownRecords:

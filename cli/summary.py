@@ -108,7 +108,7 @@ class Place(NamedTuple):
 
     def describe(self, prefix: str = "") -> dict[str, Any]:
         """Return the fields of an example."""
-        uri = f"s3://{self.artifacts.bucket}/{self.artifacts.key}"
+        uri = self.artifacts.uri
         fields = {"model_id": self.model_id, "step": _number(self.step), "artifact_uri": uri}
         return {prefix + name: value for name, value in fields.items()}
 

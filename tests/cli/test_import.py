@@ -18,6 +18,7 @@ from unittest import mock
 
 import boto3
 import pytest
+import typer
 from botocore.exceptions import ClientError
 
 from cli import terminal
@@ -347,8 +348,15 @@ def test_asks_on_a_terminal(
     pauses: list[float] = []
     monkeypatch.setattr(time, "sleep", pauses.append)
     # The answer takes an hour. A checkpoint that is deleted meanwhile needs the whole pause, too.
-    passed = iter([0.0])
-    monkeypatch.setattr(time, "monotonic", lambda: next(passed, 3_600.0))
+    now = [0.0]
+    confirm = typer.confirm
+
+    def confirm_late(*arguments: Any, **others: Any) -> bool:
+        now.append(3_600.0)
+        return confirm(*arguments, **others)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[-1])
+    monkeypatch.setattr(typer, "confirm", confirm_late)
 
     result = run("--json", ask=True, stdin=answer, settle="60s")
 
@@ -848,5 +856,6 @@ def test_does_not_register_what_it_may_not_read(
         case _:
             assert (1, {"6", "7"}) == (result.returncode, steps)
             assert ([key], 0) == (told["denied"], told["unconfirmed_count"])
-            assert "denies s3:GetObject: 1. " in result.stderr
-            assert result.stderr.endswith(f":\n  {key}\n")
+            assert f"Not registered, because a file is denied: 1.\n  {key}\n" in result.stderr
+            assert result.stderr.endswith(f"Error: {told['error']}\n")
+            assert told["error"].startswith("S3 denies s3:GetObject on these files: 1. Allow it, ")
