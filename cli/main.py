@@ -207,8 +207,8 @@ def import_records(  # noqa: PLR0913, PLR0917 one for each option
         typer.Option(
             parser=parse_period,
             metavar="PERIOD",
-            help="Before writing, wait until the table was read this long ago, because the counts "
-            "of the queues lag.",
+            help="Before writing, wait until the table was read this long ago or, if it asks, the "
+            "answer was given, because the counts of the queues lag.",
         ),
     ] = "60s",  # type: ignore[assignment] # Typer parses it
     without_freeing: Annotated[

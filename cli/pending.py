@@ -19,7 +19,7 @@ COUNTS = (
 
 
 def ensure_freeing(outputs: Mapping[str, str], bucket: str, *, without_freeing: bool) -> None:
-    """Check that the stack frees the storage in this bucket, or that nobody minds.
+    """Check that the stack frees the storage in this bucket, unless `without_freeing`.
 
     Raises:
         CommandError: it does not.
