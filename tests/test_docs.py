@@ -19,10 +19,12 @@ from typer.main import get_command
 from checkpoints.api import auth, requests, responses
 from checkpoints.api.audit import Line
 from checkpoints.reclaim import audit as reclaim_audit
-from checkpoints.reclaim.reasons import Refusal
+from checkpoints.reclaim import reasons
 from checkpoints.records import checkpoints, record
+from cli.layouts import _FOLDERS, WEIGHTS
 from cli.main import app as checkpoints_app
 from cli.options import Scope
+from cli.summary import MEANINGS
 from cli.template import read_template
 from docs import API, OPERATIONS, README, RECORDS, first_cells, rows, section
 from emulators.aws import ROOT
@@ -32,7 +34,8 @@ from template_resolver import of_type
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 CHANGELOG = ROOT / "CHANGELOG.md"
 RESOURCES = read_template()["Resources"]
-OPENAPI_PATHS = json.loads((ROOT / "docs" / "openapi.json").read_bytes())["paths"]
+DOCUMENT = json.loads((ROOT / "docs" / "openapi.json").read_bytes())
+OPENAPI_PATHS, SCHEMAS = DOCUMENT["paths"], DOCUMENT["components"]["schemas"]
 
 
 def tokens_of(page: Path) -> Iterator[Token]:
@@ -128,8 +131,37 @@ def test_the_docs_name_parameters_and_outputs_of_the_template() -> None:
 def test_api_md_lists_the_fields_of_each_request() -> None:
     delete, listing = requests.DeleteCheckpointsRequest, requests.ListCheckpointsRequest
 
-    assert delete.model_fields.keys() == first_cells(API, "## Delete checkpoints")
-    assert listing.model_fields.keys() == first_cells(API, "## List checkpoints")
+    for model, heading in ((delete, "## Delete checkpoints"), (listing, "## List checkpoints")):
+        assert model.model_fields.keys() == first_cells(API, heading), f"docs/api.md, {heading}"
+
+
+def test_api_md_names_the_fields_of_each_response() -> None:
+    code = [token.content for token in tokens_of(API) if token.type in ("code_inline", "fence")]
+    schemas = {*SCHEMAS} - {"DeleteCheckpointsRequest"}
+    fields = {field for name in schemas for field in SCHEMAS[name]["properties"]}
+
+    assert set() == fields - set(re.findall(r"\w+", " ".join(code))), "docs/api.md"
+
+
+def test_each_attribute_of_a_record_is_read_shown_and_explained() -> None:
+    """The list shows all but the URI, and `checkpoints records summary` warns of wrong values."""
+    listed = set(record.Checkpoint._fields) - {"step"}
+    optional = {name for name, kind, *_ in rows(RECORDS, "## Attributes") if "optional" in kind}
+
+    assert {"id", "step", *listed} == responses.CheckpointResponse.model_fields.keys(), (
+        "CheckpointResponse in api/responses.py"
+    )
+    assert {"artifact_uri", *listed} == optional, "docs/records.md, Attributes"
+    assert optional <= MEANINGS.keys(), "MEANINGS in cli/summary.py"
+
+
+def test_records_md_lists_the_names_that_the_import_knows() -> None:
+    """A test of the import compares the other names, which are not those of folders."""
+    names = "### Names that are recognised"
+    (weights,) = re.findall(r"^Weights are .*", section(RECORDS, names), re.MULTILINE)
+
+    assert {each.label for each in _FOLDERS} <= first_cells(RECORDS, names), "docs/records.md"
+    assert {*WEIGHTS} == set(re.findall("`(.*?)`", weights)), "docs/records.md"
 
 
 def test_api_md_lists_each_status_with_its_message() -> None:
@@ -154,20 +186,24 @@ def test_api_md_lists_each_status_with_its_message() -> None:
             assert operation["responses"].keys() <= dict(listed).keys(), "docs/api.md, Responses"
 
 
-def test_operations_md_explains_each_log_line_and_each_reason_for_a_refusal() -> None:
+def test_operations_md_explains_each_log_line_and_each_reason() -> None:
     """The fixture `lines` checks the fields of each line."""
     outcomes = {
         *((outcome, message) for outcome, (_, message) in reclaim_audit.OUTCOMES.items()),
         ("none", reclaim_audit.INVALID_MESSAGE),
     }
     listed = rows(OPERATIONS, "## Read the log")
-    reasons = re.findall(
-        r"^- ((?:`\w+`(?:, )?)+):", section(OPERATIONS, "### ReclaimFailedAlarm"), re.MULTILINE
-    )
+    alarm = section(OPERATIONS, "### ReclaimFailedAlarm")
+    refusals = re.findall(r"^- ((?:`\w+`(?:, )?)+):", alarm, re.MULTILINE)
+    others = {code for name, code in vars(reasons).items() if name.isupper()}
+    named = re.findall(r"`(\w+)`", section(OPERATIONS, "## Read the log"))
 
     assert {*Line} == {first for first, *_ in listed if first[0].isupper()}
     assert outcomes == {(first, second) for first, second, *_ in listed if first[0].islower()}
-    assert {*Refusal} == set(re.findall(r"\w+", " ".join(reasons)))
+    assert {*reasons.Refusal} == set(re.findall(r"\w+", " ".join(refusals))), (
+        "docs/operations.md, ReclaimFailedAlarm"
+    )
+    assert others <= set(named), "docs/operations.md, Read the log"
 
 
 def test_each_field_that_queries_use_is_documented() -> None:

@@ -6,7 +6,12 @@ from typing import Any
 import pytest
 import yaml
 
+from checkpoints.api.auth import READ_SCOPE
 from checkpoints.api.requests import DRY_RUN_DESCRIPTION
+from checkpoints.records.record import Checkpoint
+from emulators.dynamodb import put_token
+from events import ENTITY, Call
+from faulty_dynamodb import Endpoint
 from published import DOCUMENT
 from scripts import openapi
 
@@ -114,7 +119,16 @@ def simplify(document: Any) -> Any:
 def test_promises_the_contracts_and_only_known_additions() -> None:
     published = simplify(DOCUMENT)
 
-    assert PROMISED == {key: published[key] for key in PROMISED}
+    assert PROMISED == {key: published[key] for key in PROMISED}, "PROMISED in this file"
+
+
+def test_the_list_reads_the_attributes_that_it_shows(call: Call, endpoint: Endpoint) -> None:
+    put_token("reader", entity=ENTITY, scopes=[READ_SCOPE])
+
+    assert 200 == call(method="GET", token="reader").status
+
+    read = endpoint.requests[-1]["ProjectionExpression"].replace("#", "").split(", ")
+    assert {*Checkpoint._fields} == {*read}, "OwnedCheckpoints._query in records/checkpoints.py"
 
 
 def test_describes_the_dry_run_in_the_query_and_in_the_body() -> None:
