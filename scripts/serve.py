@@ -67,8 +67,7 @@ def instructions(
     """Return what is deployed, with commands to paste."""
     settings = emulator.environment
     return f"""
-In another terminal, in this folder, name the emulator, the stack, its API and a
-token:
+In another terminal, in this folder, set these variables:
 
   export {_assign(settings, "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")}
   export {_assign(settings, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
@@ -88,7 +87,7 @@ Delete all checkpoints of a model except some, or those at some steps:
   curl -X DELETE "$API_URL/v1/preview/models/{OTHER_MODEL}/checkpoints" \\
       -H "Authorization: Bearer $TOKEN" -d '{{"steps": [200, 999]}}' -w '\\n'
 
-Use other commands of this project, and the AWS CLI:
+Or try other commands, and the AWS CLI:
 
   .venv/bin/checkpoints deletions {MODEL}
   .venv/bin/checkpoints tokens list
@@ -99,10 +98,11 @@ Use other commands of this project, and the AWS CLI:
   AWS_ENDPOINT_URL={emulator.endpoint} \\
       make deploy ARGS=--no-confirm-changeset
 
-Unlike AWS, the emulator does not throttle, and ignores the filters of log
-queries and the policies of buckets. Here, storage is freed at once, not after 15
-minutes. A table that the emulator restores is a copy of the table as it is now:
-to try checkpoints restore, let it make the copy before you delete something.
+Unlike AWS, the emulator has no alarms, does not throttle, and does not check
+permissions. It ignores the policies of buckets and most filters of log queries.
+Storage is freed at once, not after 15 minutes. When the emulator restores a
+table, the new table has the records of now, not of an earlier time. So to try
+checkpoints restore, restore the table before you delete something.
 
 Below is one line for each request, and one for each deleted checkpoint that had
 artifacts. Ctrl-C stops everything.
