@@ -88,7 +88,7 @@ def instructions(port: int, export: str = "") -> str:
     return f"""\
 DynamoDB listens on port {port}, with the demo's tables, records and tokens.
 It listens on all addresses, because a container must reach it.
-Others in your network can reach it too.
+Other machines in your network can reach it too.
 
 In another terminal (needs Docker):
 

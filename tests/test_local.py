@@ -22,7 +22,7 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def test_prints_commands_that_need_no_more_options() -> None:
     printed = local.instructions(8000)
 
-    assert "\nOthers in your network can reach it too.\n" in printed
+    assert "\nOther machines in your network can reach it too.\n" in printed
     assert "\n  make invoke EVENT=events/delete-checkpoints.json\n" in printed
     assert "\n  make start-api\n  curl -X DELETE http://127.0.0.1:3000/v1/" in printed
 
