@@ -1,4 +1,4 @@
-"""Restore the artifacts of restored checkpoints, in a bucket that keeps old versions."""
+"""Recover the artifacts of checkpoints whose records were copied back, from old versions."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -34,8 +34,8 @@ def check_versioning(bucket: str) -> None:
     """
     if "Status" not in boto3.client("s3", config=CONFIG).get_bucket_versioning(Bucket=bucket):
         raise CommandError(
-            f"The bucket {bucket!r} keeps no versions, so deleted artifacts cannot be restored. "
-            "To restore the records alone, use --records-only instead of --artifacts."
+            f"The bucket {bucket!r} keeps no versions, so deleted artifacts cannot be recovered. "
+            "To copy the records back without them, use --records-only instead of --artifacts."
         )
 
 
@@ -59,17 +59,17 @@ class Recovery:
         return set(self._outcomes.values()) <= {HAS_ARTIFACTS, NO_VALID_URI}
 
     def run(self, uris: Mapping[int, str | None]) -> None:
-        """Restore the artifacts that these values of `artifact_uri` name; the keys are steps."""
+        """Recover the artifacts that these values of `artifact_uri` name; the keys are steps."""
         self._outcomes = dict.fromkeys(uris, UNCONFIRMED)
         run_concurrently(
             self._recover,
             uris.items(),
             concurrency=CONCURRENT_CHECKPOINTS,
-            label="Restoring artifacts",
+            label="Recovering artifacts",
         )
 
     def report(self) -> None:
-        """Print how many objects were restored, and which checkpoints have artifacts."""
+        """Print how many objects were recovered, and which checkpoints have artifacts."""
         print(f"Artifacts in s3://{self._bucket}:")
         totals = Counter[str]()
         for counts in self._objects.values():
@@ -103,16 +103,16 @@ class Recovery:
                 self._client.delete_object(Bucket=self._bucket, Key=key, VersionId=version_id)
                 removed.add(key)
         if self._dry_run:
-            headline, restored = "Objects that would be restored", {m["Key"] for m in to_remove}
+            headline, recovered = "Objects that would be recovered", {m["Key"] for m in to_remove}
         else:
-            headline, restored = "Objects restored", removed & current
+            headline, recovered = "Objects recovered", removed & current
         since = f"{self._since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-        self._outcomes[step] = HAS_ARTIFACTS if current | restored else NO_ARTIFACTS
+        self._outcomes[step] = HAS_ARTIFACTS if current | recovered else NO_ARTIFACTS
         self._objects[step] = Counter(
             {
-                headline: len(restored),
-                f"Deleted before {since}, and not restored": len(markers) - len(recent),
-                "Deleted, with no version left to restore": len(recent) - len(to_remove),
+                headline: len(recovered),
+                f"Deleted before {since}, so not recovered": len(markers) - len(recent),
+                "Deleted, with no version left to recover": len(recent) - len(to_remove),
             }
         )
 

@@ -32,12 +32,12 @@ type Ranges = list[list[int]]  # of steps, as `[first, last]`
 
 
 class Deleted(NamedTuple):
-    """The checkpoints to restore."""
+    """The checkpoints whose records to copy back."""
 
     model_id: str
     steps: list[int]
     entity: str | None = None  # the owner, if that is known
-    complete: bool = True  # False: the log does not have all steps yet
+    complete: bool = True  # False: the log does not show all steps yet
 
 
 class Request(NamedTuple):
@@ -85,7 +85,7 @@ class Request(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """Whether the log has all lines of the request."""
+        """Whether the log shows all lines of the request."""
         return (self.deleted_count or 0, self.unconfirmed_count or 0) == (
             _count(self.deleted_steps),
             _count(self.unconfirmed_steps),
@@ -128,9 +128,10 @@ def find_in_log(log_group: str, request: UUID, *, since: datetime) -> Deleted:
     others = [each for each in found if each.may_have_deleted and each not in chosen]
     if not found:
         raise CommandError(
-            f"{log_group} has no line with the function_request_id or the correlation_id {request} "
-            f"since {since.astimezone(UTC):%Y-%m-%d %H:%M} UTC. Lines appear some seconds after "
-            "the request. If the request is older, restore the table to an earlier time."
+            f"{log_group} shows no line with the function_request_id or the correlation_id "
+            f"{request} since {since.astimezone(UTC):%Y-%m-%d %H:%M} UTC. Lines appear some "
+            "seconds after the request. If the request is older, restore the table to an earlier "
+            "time."
         )
     if not chosen and len(others) > 1:
         candidates = [f"\n  {each.function_request_id}  {each.describe()}" for each in others]
@@ -182,8 +183,8 @@ def show(stack: str, model_id: str, *, step: int | None, seconds: int, as_json: 
     if not found:
         what = printable(model_id) + ("" if step is None else f" at step {step}")
         print(
-            f"{log_group} has no deletion of {what} since {_format_time(since)}. It has those of "
-            "the API alone: other programs and time to live can delete, too."
+            f"{log_group} shows no deletion of {what} since {_format_time(since)}. It shows only "
+            "what the API deleted: other programs and time to live can delete, too."
         )
 
 

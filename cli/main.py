@@ -59,8 +59,8 @@ class TokensGroup(TyperGroup):
 app = typer.Typer(
     name="checkpoints",
     help="Commands for people who use or operate the API.",
-    epilog="Set account and region with AWS_PROFILE and AWS_DEFAULT_REGION. prune does not use "
-    "AWS: it needs the URL of the API and a token. Exit codes: 0 done, 1 failed or only partly "
+    epilog="Set the account and the region with AWS_PROFILE and AWS_DEFAULT_REGION. prune does not "
+    "use AWS: it needs the URL of the API and a token. Exit codes: 0 done, 1 failed or only partly "
     "done, 2 wrong usage, 130 interrupted.",
     # Help is plain text: it starts faster, and no bracket in a text is taken for markup.
     rich_markup_mode=None,
@@ -84,7 +84,8 @@ def issue(
         typer.Option(
             parser=parse_label,
             metavar="NAME",
-            help="Owner of the checkpoints: the `entity` of their records, such as a team.",
+            help="Entity that the token belongs to, such as a team: the owner of the checkpoints "
+            "that it can list and delete.",
         ),
     ],
     name: Annotated[
@@ -122,7 +123,7 @@ def issue(
 def list_tokens(stack: Stack) -> None:
     """List the tokens.
 
-    Each line has the owner, the name, the scopes, the dates and the id, but not the token itself.
+    Each line has the entity, the name, the scopes, the dates and the id, but not the token itself.
     """
     from cli import tokens
 
@@ -257,7 +258,7 @@ def summary(
         bool, typer.Option("--json", help="Print JSON, also with the warnings.")
     ] = False,
 ) -> None:
-    """Show the checkpoints of each entity and model, and warn of records that are wrong.
+    """Show the checkpoints of each entity and model, and warn of wrong records.
 
     This reads the whole table.
     """
@@ -318,9 +319,10 @@ def forget(  # noqa: PLR0913, PLR0917 one for each option
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before removing.")] = False,
 ) -> int:
-    """Remove the records of checkpoints, but free nothing: their artifacts stay.
+    """Remove the records of checkpoints, but free no storage: their artifacts stay.
 
-    Use it to undo an import. Protected checkpoints are left. It shows what it would do, and asks.
+    Use it to undo an import. Protected checkpoints are left. The command shows what it would do,
+    and asks.
     """
     if (steps is None) != everything:
         ctx.fail("Use either STEPS or --all.")
@@ -332,15 +334,15 @@ def forget(  # noqa: PLR0913, PLR0917 one for each option
 @app.command(
     cls=Command,
     epilog="This command never overwrites a record, so it is safe to run it again. The exit code "
-    "is 1 if the checkpoints table lacks one of the checkpoints at the end or, with --artifacts, "
-    "if a checkpoint has no object in the bucket.",
+    "is 1 if a checkpoint has no record at the end or, with --artifacts, if a checkpoint with a "
+    "valid artifact_uri has no object in the bucket.",
 )
 def restore(  # noqa: PLR0913, PLR0917 one for each option
     ctx: typer.Context,
     stack: Stack,
     source: Annotated[
         str,
-        typer.Option("--from", metavar="TABLE", help="The table that AWS restored from a backup."),
+        typer.Option("--from", metavar="TABLE", help="The table that AWS restored."),
     ],
     request: Annotated[
         list[UUID],
@@ -348,8 +350,8 @@ def restore(  # noqa: PLR0913, PLR0917 one for each option
             parser=parse_request_id,
             metavar="ID",
             help="Copy what this request deleted. The id is the header x-amzn-RequestId of its "
-            "response, which is the correlation_id in the log of ApiFunction, or the "
-            "function_request_id there. Repeat the option for several requests.",
+            "response. In the log of ApiFunction, it is the correlation_id. The "
+            "function_request_id there also works. Repeat the option for several requests.",
             default_factory=list,
             show_default=False,
         ),
@@ -372,22 +374,22 @@ def restore(  # noqa: PLR0913, PLR0917 one for each option
         bool,
         typer.Option(
             "--artifacts",
-            help="Also restore the artifacts, if the bucket keeps versions: remove the delete "
-            "markers that are newer than the restored table.",
+            help="Also recover the artifacts, if the bucket keeps versions: remove the delete "
+            "markers that are newer than the time to which the table was restored.",
         ),
     ] = False,
     records_only: Annotated[
         bool,
         typer.Option(
             "--records-only",
-            help="Restore the records alone, and print no reminder of their artifacts.",
+            help="Copy only the records, and do not print the reminder of their artifacts.",
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show what would be copied.")
+        bool, typer.Option("--dry-run", help="Only show what the command would do.")
     ] = False,
 ) -> int:
-    """Copy deleted checkpoints back from a restored table.
+    """Copy deleted records back from a restored table.
 
     First let AWS restore the checkpoints table to a time before the deletion, as a new table;
     docs/operations.md shows how. Then choose what to copy: --request, or --model and --steps.
@@ -412,8 +414,9 @@ def restore(  # noqa: PLR0913, PLR0917 one for each option
 
 @app.command(
     cls=Command,
-    epilog="It reads the log of ApiFunction, as far as LogRetentionDays keeps it. The log does not "
-    "have what other programs or time to live deleted. The exit code is 0 also if there is none.",
+    epilog="The command reads the log of ApiFunction, which goes back as far as LogRetentionDays. "
+    "The log does not show what other programs or time to live deleted. The exit code is 0 even if "
+    "the command finds no request.",
 )
 def deletions(
     stack: Stack,
@@ -441,8 +444,8 @@ def deletions(
 ) -> None:
     """Show who deleted checkpoints of a model, newest first.
 
-    For each request: the time, the entity, the token's name and id, how many checkpoints it
-    deleted at which steps, and the ids that `restore --request` takes. Dry runs are left out.
+    For each request: the time, the entity, the token's name and id, how many checkpoints the
+    request deleted, their steps, and the ids that `restore --request` takes. Dry runs are left out.
     """
     from cli import deletions
 
@@ -455,7 +458,7 @@ def deletions(
     epilog="The temporary records are a token, and checkpoints of a model with a random name. They "
     "are deleted at the end. You need these permissions: cloudformation:DescribeStacks; PutItem "
     "and DeleteItem on the tokens table; BatchWriteItem and Query on the checkpoints table. With "
-    "DescribeTable, it can say more about errors.",
+    "DescribeTable, the command can say more about errors.",
 )
 def smoke(
     stack: Stack,

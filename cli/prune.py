@@ -66,7 +66,7 @@ NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError, Unico
 LACKS_SCOPE = "The token lacks the scope "  # the API's own 403
 URL_HINT = HINTS[404]
 BLOCKED_HINT = (
-    "If it is right, a web ACL or a proxy refused the request: ask the operator of the API."
+    "If the URL is right, a web ACL or a proxy refused the request: ask the operator of the API."
 )
 PROXY_HINT = "If you use a proxy, check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY."
 CERTIFICATE_HINT = "Check SSL_CERT_FILE and SSL_CERT_DIR, which name the certificates to trust."
@@ -275,7 +275,7 @@ class Api:
 
     @property
     def known_request_ids(self) -> list[str]:
-        """The ids under which the API's log has the deletions."""
+        """The ids under which the log of ApiFunction shows the deletions."""
         return [*filter(None, dict.fromkeys(self._request_ids))]
 
     @property
@@ -449,10 +449,12 @@ def keep_best(text: str) -> Rule:
         too_few = len(scored) < number
         note = ""
         if too_few:
-            note = f"Fewer than {number:,} checkpoints have it: {len(scored):,} of {len(found):,}."
+            have = f"{len(scored):,} of {len(found):,}"
+            note = f"Fewer than {number:,} checkpoints have the metric: {have}."
             note += "" if options.delete_unscored else " So this rule keeps every checkpoint."
         elif len(scored) < len(found):
-            note = f"Checkpoints without it: {len(found) - len(scored):,} of {len(found):,}."
+            without = len(found) - len(scored)
+            note = f"Checkpoints without the metric: {without:,} of {len(found):,}."
         if not options.delete_unscored:
             last = max(scored)
             for step in found.keys() - scored:
@@ -519,7 +521,7 @@ def keep_newer_than(text: str) -> Rule:
         start = options.now - seconds
         kept = [step for step, saved in times.items() if saved is not None and saved >= start]
         undecided = [step for step, saved in times.items() if saved is None]
-        note = "" if kept else "No checkpoint is that new. This rule alone then deletes nothing."
+        note = "" if kept else "No checkpoint is that new, so this rule alone deletes nothing."
         reasons = dict.fromkeys(kept, f"newer than {text}")
         return Choice(reasons, note, is_too_early=not kept, undecided=undecided)
 
@@ -995,8 +997,8 @@ def prune(  # noqa: PLR0913, PLR0917 one parameter for each option
             "--keep-newer-than",
             metavar="DURATION",
             parser=keep_newer_than,
-            help="Keep what was saved in the last 30d, 24h or 90m, by created_at and by the clock "
-            "of this machine.",
+            help="Keep what was saved in this period until now, such as 30d, 24h or 90m. This "
+            "compares created_at with the clock of this machine.",
         ),
     ] = None,
     steps: Annotated[
@@ -1012,7 +1014,7 @@ def prune(  # noqa: PLR0913, PLR0917 one parameter for each option
         bool,
         Option(
             "--delete-unscored",
-            help="With --keep-best: do not keep a checkpoint because it lacks the metric.",
+            help="With --keep-best: do not keep checkpoints only because they lack the metric.",
         ),
     ] = False,
     is_all: Annotated[
@@ -1021,21 +1023,21 @@ def prune(  # noqa: PLR0913, PLR0917 one parameter for each option
     dry_run: Annotated[bool, Option("--dry-run", help="Only show the plan.")] = False,
     yes: Annotated[bool, Option("--yes", help="Do not ask before deleting.")] = False,
     is_json: Annotated[
-        bool, Option("--json", help="Print the results as JSON, and all else to standard error.")
+        bool, Option("--json", help="Print the results as JSON, and other text to standard error.")
     ] = False,
 ) -> None:
     """Delete the checkpoints of models, except those to keep.
 
     Each --keep option is a rule. You can combine and repeat them: a checkpoint is kept if any rule
     keeps it. Protected checkpoints are always kept. A rule that keeps nothing is an error, so that
-    a mistake deletes nothing. Two rules may keep nothing: --keep-newer-than if nothing is that new,
-    and --keep-every N while all steps are below N. Without another rule, nothing is deleted then.
+    a mistake deletes nothing. Two rules can keep nothing without an error: --keep-newer-than, and
+    --keep-every N while all steps are below N. If no other rule is given, nothing is deleted then.
 
     --keep-newer-than fails if a checkpoint that nothing else keeps has no created_at.
 
     The newest checkpoints may not be evaluated yet, so --keep-best also keeps all checkpoints after
-    the largest step that has the metric. If fewer than N have the metric, it keeps all checkpoints.
-    With --delete-unscored, it does neither.
+    the largest step that has the metric. If fewer than N have the metric, --keep-best keeps all
+    checkpoints. With --delete-unscored, --keep-best does neither.
 
     The command shows a plan for each model, and asks once before it deletes. Checkpoints that are
     saved at new steps after the plan are kept. But if a checkpoint in the plan is saved again, it
@@ -1062,7 +1064,7 @@ def prune(  # noqa: PLR0913, PLR0917 one parameter for each option
     models = [*dict.fromkeys(model)]
     check_models(models)
     if bool(rules) == is_all:
-        raise typer.BadParameter("Give --keep options, or --all to delete everything, not both.")
+        raise typer.BadParameter("Give --keep rules, or --all to delete everything, not both.")
     if delete_unscored and not best:
         raise typer.BadParameter("--delete-unscored needs --keep-best.")
     url, token = read_settings()

@@ -1,4 +1,4 @@
-"""Restore deleted checkpoints from a restored copy of the table, and their artifacts."""
+"""Copy deleted records back from a restored table, and recover their artifacts."""
 
 import sys
 import time
@@ -32,12 +32,12 @@ RECOVERY_PERIOD = timedelta(days=35)  # DynamoDB's maximum
 # DynamoDB throttles more than 1,000 writes a second to one model.
 CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 10})
 
-RESTORED = "Restored"
+COPIED = "Copied back"
 WITHOUT_EXPIRY = "Without their {}, which has passed, so that time to live does not delete them"
 ALREADY_THERE = "Already there"
-SAVED_AGAIN = "Saved again after the deletion, and left as it is"
+SAVED_AGAIN = "Saved again after the deletion, so left"
 MISSING = "Not in the restored table (restore it to an earlier time, if they existed)"
-FOREIGN = "Owned by another entity in the restored table, so not restored"
+FOREIGN = "Owned by another entity in the restored table, so not copied"
 # The command stopped before the outcome of these steps was known.
 UNCONFIRMED = "Not confirmed to be there"
 
@@ -53,7 +53,7 @@ def restore(  # noqa: PLR0913 these are the options of the command
     records_only: bool,
     dry_run: bool,
 ) -> int:
-    """Restore what the requests deleted, or the steps of the model; return the exit code.
+    """Copy back what the requests deleted, or the steps of the model; return the exit code.
 
     With `records_only`, do not remind of their artifacts.
     """
@@ -69,7 +69,7 @@ def restore(  # noqa: PLR0913 these are the options of the command
         everything: dict[UUID | None, Deleted]
         if requests:
             log_group = output_of(stack, "ApiFunctionLogGroupName")
-            # All of them first, so that nothing is restored if the id of one is wrong.
+            # All of them first, so that nothing is copied if the id of one is wrong.
             everything = {
                 request: find_in_log(log_group, request, since=restored_to)
                 for request in dict.fromkeys(requests)
@@ -87,7 +87,7 @@ def restore(  # noqa: PLR0913 these are the options of the command
             succeeded &= _restore(copy, recovery, remind=not records_only)
             if not deleted.complete:
                 print(
-                    f"The log does not have the whole request {request} yet. Run the command again "
+                    f"The log does not show the whole request {request} yet. Run the command again "
                     "later.",
                     file=sys.stderr,
                 )
@@ -99,7 +99,7 @@ def restore(  # noqa: PLR0913 these are the options of the command
 
 
 def _restore(copy: "Copy", recovery: Recovery | None, *, remind: bool) -> bool:
-    """Restore records, and their artifacts; return whether all of them are there."""
+    """Copy records back, and recover artifacts; return whether all of them are there."""
     try:
         copy.run()
     finally:
@@ -110,8 +110,8 @@ def _restore(copy: "Copy", recovery: Recovery | None, *, remind: bool) -> bool:
             recovery.run(copy.artifact_uris)
         finally:
             recovery.report()
-    elif remind and copy.has_restored_artifact_uris:
-        print("Their artifacts may have been deleted. To restore them too, add --artifacts.")
+    elif remind and copy.has_copied_artifact_uris:
+        print("Their artifacts may have been deleted. To recover them too, add --artifacts.")
     return copy.succeeded and (recovery is None or recovery.succeeded)
 
 
@@ -145,9 +145,9 @@ def _check_tables(client: "DynamoDBClient", source: str, target: str) -> datetim
 
 
 def _expiry_attribute(client: "DynamoDBClient", table: str) -> str | None:
-    """Return the attribute with the time when DynamoDB deletes a record, if it is switched on.
+    """Return the attribute with the time when DynamoDB deletes a record, if that is on.
 
-    While it is being switched off, which takes up to an hour, DynamoDB can still delete records.
+    It can take an hour to turn time to live off. Until then, DynamoDB can still delete records.
     """
     found = client.describe_time_to_live(TableName=table)["TimeToLiveDescription"]
     return None if found["TimeToLiveStatus"] == "DISABLED" else found.get("AttributeName")
@@ -184,32 +184,32 @@ class Copy:
     @property
     def succeeded(self) -> bool:
         """Whether every checkpoint is there; in a dry run, whether it would be."""
-        return set(self._outcomes.values()) <= {RESTORED, ALREADY_THERE, SAVED_AGAIN}
+        return set(self._outcomes.values()) <= {COPIED, ALREADY_THERE, SAVED_AGAIN}
 
     @property
-    def has_restored_artifact_uris(self) -> bool:
-        """Whether any restored record has an `artifact_uri`."""
-        return any(self._outcomes[step] == RESTORED for step in self.artifact_uris)
+    def has_copied_artifact_uris(self) -> bool:
+        """Whether any copied record has an `artifact_uri`."""
+        return any(self._outcomes[step] == COPIED for step in self.artifact_uris)
 
     def run(self) -> None:
         """Copy batches of records concurrently. After a failure, start no more batches."""
         batches = batched(self._deleted.steps, BATCH_SIZE, strict=False)
-        run_concurrently(self._copy, batches, concurrency=CONCURRENT_BATCHES, label="Restoring")
+        run_concurrently(self._copy, batches, concurrency=CONCURRENT_BATCHES, label="Copying back")
 
     def report(self) -> None:
         """Print the outcomes of the steps."""
         if not self._outcomes:
-            print("The request deleted nothing, so there is nothing to restore.")
+            print("The request deleted nothing, so there is nothing to copy back.")
             return
         print(f"Model: {self._deleted.model_id!r}")
         print(f"From: {self._source}")
         print(f"To: {self._target}")
-        for name in (RESTORED, ALREADY_THERE, SAVED_AGAIN, FOREIGN, MISSING, UNCONFIRMED):
+        for name in (COPIED, ALREADY_THERE, SAVED_AGAIN, FOREIGN, MISSING, UNCONFIRMED):
             steps = [step for step, outcome in self._outcomes.items() if outcome == name]
-            headline = "Would be restored" if self._dry_run and name == RESTORED else name
+            headline = "Would be copied back" if self._dry_run and name == COPIED else name
             if steps:
                 print(f"  {headline}: {len(steps):,} ({format_steps(steps)})")
-            if name == RESTORED and self._without_expiry:
+            if name == COPIED and self._without_expiry:
                 dropped = sorted(self._without_expiry.intersection(steps))
                 headline = WITHOUT_EXPIRY.format(self._expiry)
                 print(f"    {headline}: {len(dropped):,} ({format_steps(dropped)})")
@@ -229,11 +229,11 @@ class Copy:
             elif step in existing:
                 outcome = ALREADY_THERE
             else:
-                outcome = RESTORED if self._dry_run or self._put(lasting) else SAVED_AGAIN
-                if lasting != record and outcome == RESTORED:
+                outcome = COPIED if self._dry_run or self._put(lasting) else SAVED_AGAIN
+                if lasting != record and outcome == COPIED:
                     self._without_expiry.add(step)
             self._outcomes[step] = outcome
-            if record and "artifact_uri" in record and outcome in (RESTORED, ALREADY_THERE):
+            if record and "artifact_uri" in record and outcome in (COPIED, ALREADY_THERE):
                 self.artifact_uris[step] = record["artifact_uri"].get("S")
 
     def _without_passed_expiry(self, record: dict[str, Any]) -> dict[str, Any]:

@@ -182,7 +182,7 @@ class Smoke:
                 pass
             case (403, _):
                 self._hint = (
-                    "The 403 is from API Gateway or a WAF, not from the function. Check the URL: "
+                    "The 403 is from API Gateway or a WAF, not from ApiFunction. Check the URL: "
                     "it must include the stage."
                 )
             case (404, _):
@@ -201,7 +201,7 @@ class Smoke:
         return passed
 
     def _describe_table(self) -> str:
-        """Return what the function may not be able to do with the table, if anything."""
+        """Return what ApiFunction may not be able to do with the table, if anything."""
         try:
             table: Any = self._client.describe_table(TableName=self._table.name)["Table"]
         except (BotoCoreError, ClientError):  # there are other places to find the cause
@@ -210,7 +210,7 @@ class Smoke:
         if table.get("MultiRegionConsistency") == "STRONG":
             hints.append(
                 f"The table {self._table.name} is a global table with strong consistency between "
-                "regions. It has no transactions, which the function needs."
+                "regions. Such a table has no transactions, which ApiFunction needs."
             )
         if key := table.get("SSEDescription", {}).get("KMSMasterKeyArn"):
             hints.append(

@@ -29,21 +29,21 @@ EXPIRES = "protected_but_expires"
 # What to say of records with each problem, in this order. The last ones are named like attributes.
 MEANINGS = {
     SHARED_BY_MODELS: "have artifacts that a record of another model also has. When one of the two "
-    "is deleted, the other loses its artifacts, too",
-    SHARED: "have artifacts that another record of the model also has. They are freed only with "
-    "the last of these records, or must be deleted by hand",
-    NO_OWNER: "have no owner: `entity` is missing or is not a string. The API cannot list or "
-    "delete them",
+    "records is deleted, the other loses its artifacts, too",
+    SHARED: "have artifacts that another record of the model also has. Their storage is freed only "
+    "with the last of these records, or you must delete the artifacts yourself",
+    NO_OWNER: "have no owner, because `entity` is missing or is not a string. The API cannot list "
+    "or delete them",
     STEP: "have a step that is not an integer. The API cannot list or delete them",
     EXPIRES: "are protected and have an `expires_at`. With ExpireCheckpoints, DynamoDB deletes "
-    "them nevertheless. To remove `expires_at`, run `checkpoints records protect`",
+    "them although they are protected. To remove `expires_at`, run `checkpoints records protect`",
     "metrics": "have `metrics` that are not a map of numbers. The list leaves out what is not a "
     "number",
     "artifact_uri": "have an `artifact_uri` that is not a valid URI. Their storage is never freed",
-    "size_bytes": "have a `size_bytes` that is not a natural number. It is ignored",
-    "created_at": "have a `created_at` that is not a natural number. It is ignored",
-    "expires_at": "have an `expires_at` that is not a natural number. The list leaves it out, and "
-    "they may never expire",
+    "size_bytes": "have a `size_bytes` that is not an integer from 0 to 2^53 - 1. It is ignored",
+    "created_at": "have a `created_at` that is not an integer from 0 to 2^53 - 1. It is ignored",
+    "expires_at": "have an `expires_at` that is not an integer from 0 to 2^53 - 1. The list leaves "
+    "it out, and the records may never expire",
     "protected": "have a `protected` that is neither true nor false. It protects them",
 }
 

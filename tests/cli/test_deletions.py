@@ -81,7 +81,7 @@ def test_shows_who_deleted_checkpoints_of_a_model_newest_first(
     assert two + one == show()
     assert entry(first, "Step 2: deleted", "Deleted: 3 (1-3)") == show("--step", "2")
     assert show("--step", "7").startswith(
-        f"{LOG_GROUP} has no deletion of {model} at step 7 since TIME. "
+        f"{LOG_GROUP} shows no deletion of {model} at step 7 since TIME. "
     )
 
 

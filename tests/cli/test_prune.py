@@ -260,7 +260,7 @@ Deleted: 7. Kept: 3.
 Request ids: 1 unknown
 """ == re.sub(" +$", "", result.stdout, flags=re.MULTILINE)
     assert (
-        "--keep-best val/loss:min: Checkpoints without it: 1 of 10.\n"
+        "--keep-best val/loss:min: Checkpoints without the metric: 1 of 10.\n"
         "--keep 200,250: There is no checkpoint at 250.\n"
     ) == result.stderr
 
@@ -523,13 +523,13 @@ def kept_by(stdout: str) -> dict[int, str]:
             [None, 0.1, 0.3, None, 0.2, None, None],
             "loss:min",
             {1: "min loss", 5: "no loss yet", 6: "no loss yet"},
-            "Checkpoints without it: 4 of 7.",
+            "Checkpoints without the metric: 4 of 7.",
         ),
         (
             [None, 0.1, None, None],
             "loss:min=3",
             {0: "no loss", 1: "min loss", 2: "no loss yet", 3: "no loss yet"},
-            "Fewer than 3 checkpoints have it: 1 of 4.",
+            "Fewer than 3 checkpoints have the metric: 1 of 4.",
         ),
     ],
 )
@@ -1212,7 +1212,7 @@ def test_deletes_nothing_if_no_checkpoint_is_new_and_there_is_no_other_rule(
     result = run(api, MODEL, "--keep-newer-than=30d", *rules, "--yes")
 
     assert (0, []) == (result.code, api.sent)
-    note = "--keep-newer-than 30d: No checkpoint is that new. This rule alone then deletes nothing."
+    note = "--keep-newer-than 30d: No checkpoint is that new, so this rule alone deletes nothing."
     assert note in result.stderr.splitlines()
     assert result.stdout.endswith("so nothing is deleted. To delete everything, use --all.\n")
 

@@ -1,4 +1,4 @@
-"""The restore command restores checkpoints, by the log or by a list of steps."""
+"""The restore command copies records back, by the log or by a list of steps."""
 
 import json
 import os
@@ -28,9 +28,9 @@ from faulty_dynamodb import Apply, Endpoint, Fault, Reply, lose_response, pass_o
 RESTORED = "restored-checkpoints"
 HEADLINE = f"Model: '{MODEL}'\nFrom: {RESTORED}\nTo: CheckpointsTable\n"
 SEARCHING = f"Searching {LOG_GROUP}\n"
-SAVED_AGAIN = "Saved again after the deletion, and left as it is"
-REMINDER = "Their artifacts may have been deleted. To restore them too, add --artifacts.\n"
-NOTHING = "The request deleted nothing, so there is nothing to restore.\n"
+SAVED_AGAIN = "Saved again after the deletion, so left"
+REMINDER = "Their artifacts may have been deleted. To recover them too, add --artifacts.\n"
+NOTHING = "The request deleted nothing, so there is nothing to copy back.\n"
 
 type Records = dict[tuple[str, str], dict[str, Any]]
 
@@ -128,7 +128,7 @@ def interrupt(_request: dict[str, Any], apply: Apply) -> Reply:
     return apply()
 
 
-def test_restores_whole_records_that_a_request_deleted(run: Run, delete: Delete) -> None:
+def test_copies_whole_records_that_a_request_deleted(run: Run, delete: Delete) -> None:
     everything: Any = {
         "artifact_uri": {"S": "s3://models/été/模型"},
         "loss": {"N": "0.12345678901234567890123456789012345678"},
@@ -143,7 +143,7 @@ def test_restores_whole_records_that_a_request_deleted(run: Run, delete: Delete)
     request = delete([*range(1, 50), 999])
     assert {MODEL: set(range(50, 60))} == stored_checkpoints()
 
-    told = report("Restored: 49 (1-49)") + REMINDER
+    told = report("Copied back: 49 (1-49)") + REMINDER
     assert Result(0, told, SEARCHING) == run("--request", request)
     assert before == all_records()
 
@@ -152,7 +152,7 @@ def test_restores_whole_records_that_a_request_deleted(run: Run, delete: Delete)
     assert Result(0, report("Already there: 49 (1-49)"), SEARCHING) == run("--request", request)
 
 
-def test_restores_the_steps_of_a_list(run: Run) -> None:
+def test_copies_the_steps_of_a_list(run: Run) -> None:
     most, big = 10**38 - 1, 10**40
     put_restored([-7, -6, 0, 1, most, big])
     put_checkpoints(MODEL, [3], entity=ENTITY)
@@ -160,7 +160,7 @@ def test_restores_the_steps_of_a_list(run: Run) -> None:
     result = run("--model", MODEL, f"--steps=-7--5, 0,2-3,{most},{big}")
 
     told = report(
-        f"Restored: 5 (-7--6,0,{most},{big})",
+        f"Copied back: 5 (-7--6,0,{most},{big})",
         f"{SAVED_AGAIN}: 1 (3)",
         "Not in the restored table (restore it to an earlier time, if they existed): 2 (-5,2)",
     )
@@ -177,10 +177,10 @@ def test_leaves_what_is_saved_again_or_of_another_entity_also_in_a_second_run(
     put_checkpoints(MODEL, [1], entity=ENTITY, notes={"S": "saved anew"})
     others = (
         f"{SAVED_AGAIN}: 1 (1)",
-        "Owned by another entity in the restored table, so not restored: 1 (3)",
+        "Owned by another entity in the restored table, so not copied: 1 (3)",
     )
 
-    told = report("Restored: 2 (0,2)", *others)
+    told = report("Copied back: 2 (0,2)", *others)
     assert Result(1, told, SEARCHING) == run("--request", request)
     after = all_records()
     assert {MODEL: {0, 1, 2}} == stored_checkpoints()
@@ -204,7 +204,7 @@ def test_leaves_what_is_saved_while_it_runs(run: Run, endpoint: Endpoint) -> Non
     assert {"S": "saved anew"} == all_records()[(MODEL, "1")]["notes"]
 
 
-def test_restores_what_may_have_been_deleted(run: Run, delete: Delete, endpoint: Endpoint) -> None:
+def test_copies_what_may_have_been_deleted(run: Run, delete: Delete, endpoint: Endpoint) -> None:
     put_both(range(110))
     before = all_records()
     endpoint.fail("TransactWriteItems", pass_on)
@@ -213,7 +213,7 @@ def test_restores_what_may_have_been_deleted(run: Run, delete: Delete, endpoint:
     endpoint.heal()
     assert {} == stored_checkpoints()
 
-    assert Result(0, report("Restored: 110 (0-109)"), SEARCHING) == run("--request", request)
+    assert Result(0, report("Copied back: 110 (0-109)"), SEARCHING) == run("--request", request)
     assert before == all_records()
 
 
@@ -252,7 +252,7 @@ def test_a_dry_run_only_reports(run: Run, endpoint: Endpoint) -> None:
     endpoint.heal()
 
     told = report(
-        "Would be restored: 1 (2)",
+        "Would be copied back: 1 (2)",
         "Already there: 1 (3)",
         "Not in the restored table (restore it to an earlier time, if they existed): 1 (4)",
     )
@@ -261,7 +261,7 @@ def test_a_dry_run_only_reports(run: Run, endpoint: Endpoint) -> None:
     assert {"DescribeTable", "DescribeTimeToLive", "BatchGetItem"} == set(endpoint.calls)
 
 
-def test_restores_what_several_requests_deleted_each_with_its_own_report(
+def test_copies_what_several_requests_deleted_each_with_its_own_report(
     run: Run, delete: Delete
 ) -> None:
     """And fails if it cannot restore what one of them deleted."""
@@ -273,15 +273,15 @@ def test_restores_what_several_requests_deleted_each_with_its_own_report(
 
     missing = "Not in the restored table (restore it to an earlier time, if they existed): 1 (4)"
     told = (
-        f"Request: {first}\n{report('Restored: 1 (2)', missing)}"
-        f"Request: {second}\n{report('Restored: 1 (3)')}"
+        f"Request: {first}\n{report('Copied back: 1 (2)', missing)}"
+        f"Request: {second}\n{report('Copied back: 1 (3)')}"
         f"Request: {third}\n{NOTHING}"
     )
     assert Result(1, told, SEARCHING * 3) == result
     assert {MODEL: {1, 2, 3}} == stored_checkpoints()
 
 
-def test_restores_what_a_request_deleted_by_the_id_in_the_header_of_its_response(
+def test_copies_what_a_request_deleted_by_the_id_in_the_header_of_its_response(
     run: Run, delete: Delete
 ) -> None:
     """Requests that deleted nothing can have the same id, also without a token."""
@@ -295,11 +295,11 @@ def test_restores_what_a_request_deleted_by_the_id_in_the_header_of_its_response
     put_checkpoints(request, [7], entity=ENTITY)
     delete([7], model_id=request)  # another text of the line has the id
 
-    assert Result(0, report("Restored: 2 (1-2)"), SEARCHING) == run("--request", request)
+    assert Result(0, report("Copied back: 2 (1-2)"), SEARCHING) == run("--request", request)
     assert before == all_records()
 
 
-def test_restores_nothing_if_callers_chose_the_same_id(run: Run, delete: Delete) -> None:
+def test_copies_nothing_if_callers_chose_the_same_id(run: Run, delete: Delete) -> None:
     put_both([1])
     put_restored([2])
     put_checkpoints(MODEL, [2], entity="speech-team")
@@ -333,7 +333,7 @@ def test_refuses_an_id_that_is_not_a_uuid(run: Run, chosen: str) -> None:
     assert "use the function_request_id" in told
 
 
-def test_restores_nothing_if_one_of_several_requests_is_unknown(run: Run, delete: Delete) -> None:
+def test_copies_nothing_if_one_of_several_requests_is_unknown(run: Run, delete: Delete) -> None:
     put_both([1])
 
     result = run("--request", delete([1]), "--request", str(uuid.UUID(int=1)))
@@ -351,7 +351,7 @@ def test_restores_nothing_if_one_of_several_requests_is_unknown(run: Run, delete
     ],
     ids=["refused", "invalid", "not found", "dry run"],
 )
-def test_restores_nothing_if_nothing_was_deleted(
+def test_copies_nothing_if_nothing_was_deleted(
     run: Run, delete: Delete, bucket: str, event: Any, told: str
 ) -> None:
     put_both([2])
@@ -377,15 +377,15 @@ def test_searches_the_log_from_the_time_that_the_table_was_restored_to(
 
     assert (1, "") == (later.returncode, later.stdout)
     assert (
-        f"Error: {LOG_GROUP} has no line with the function_request_id or the correlation_id "
+        f"Error: {LOG_GROUP} shows no line with the function_request_id or the correlation_id "
         f"{request} since "
         f"{datetime.fromtimestamp(now + 60, UTC):%Y-%m-%d %H:%M} UTC. "
     ) in later.stderr
-    assert Result(0, report("Restored: 1 (1)"), SEARCHING) == earlier
+    assert Result(0, report("Copied back: 1 (1)"), SEARCHING) == earlier
 
 
 @pytest.mark.parametrize(("lost", "left"), [(0, 4), (1, 2)], ids=["outcome", "rest of the steps"])
-def test_restores_what_the_log_has_and_says_if_it_is_incomplete(
+def test_copies_what_the_log_has_and_says_if_it_is_incomplete(
     run: Run, delete: Delete, lost: int, left: int
 ) -> None:
     put_both([2, 4])
@@ -398,8 +398,8 @@ def test_restores_what_the_log_has_and_says_if_it_is_incomplete(
 
     result = run("--request", request)
 
-    assert (1, report(f"Restored: 1 ({left})")) == (result.returncode, result.stdout)
-    assert f"The log does not have the whole request {request} yet." in result.stderr
+    assert (1, report(f"Copied back: 1 ({left})")) == (result.returncode, result.stdout)
+    assert f"The log does not show the whole request {request} yet." in result.stderr
     assert {MODEL: {left}} == stored_checkpoints()
 
 
@@ -437,9 +437,9 @@ def test_drops_an_expiry_that_would_delete_the_record_again(run: Run, bucket: st
     delete_artifacts(bucket, "a")
     arguments = ("--model", MODEL, "--steps", "1-4")
 
-    told = report("Would be restored: 4 (1-4)", DROPPED) + REMINDER
+    told = report("Would be copied back: 4 (1-4)", DROPPED) + REMINDER
     assert Result(0, told, "") == run(*arguments, "--dry-run")
-    told = report("Restored: 4 (1-4)", DROPPED) + REMINDER
+    told = report("Copied back: 4 (1-4)", DROPPED) + REMINDER
     assert Result(0, told, "") == run(*arguments)
     expected = all_records(RESTORED)
     for step in (1, 4):
@@ -465,7 +465,7 @@ def test_a_record_with_an_expiry_that_is_still_there_is_not_saved_again(
     _, stdout, _ = run("--model", MODEL, "--steps", "1,4")
 
     dropped = DROPPED.replace("2 (1,4)", "1 (4)")
-    assert report("Restored: 1 (4)", dropped, "Already there: 1 (1)") == stdout
+    assert report("Copied back: 1 (4)", dropped, "Already there: 1 (1)") == stdout
 
 
 @pytest.mark.parametrize("status", ["DISABLED", "DISABLING", "ENABLING"])
@@ -483,7 +483,7 @@ def test_without_time_to_live_all_attributes_stay(
     assert (status == "DISABLED") == (all_records() == all_records(RESTORED))
 
 
-def test_restores_nothing_if_it_cannot_know_what_expires(run: Run, endpoint: Endpoint) -> None:
+def test_copies_nothing_if_it_cannot_know_what_expires(run: Run, endpoint: Endpoint) -> None:
     put_restored([1])
     endpoint.fail("DescribeTimeToLive", reject(400, "AccessDeniedException"))
 
@@ -498,7 +498,7 @@ def test_tries_again_what_fails_for_a_moment(run: Run, endpoint: Endpoint) -> No
     endpoint.fail("PutItem", lose_response, lose_response)
     endpoint.fail("BatchGetItem", process_half, process_half, pass_on, process_half, process_half)
 
-    told = report("Restored: 28 (2-29)", "Already there: 2 (0-1)")
+    told = report("Copied back: 28 (2-29)", "Already there: 2 (0-1)")
     assert Result(0, told, "") == run("--model", MODEL, "--steps", "0-29")
     assert all_records(RESTORED) == all_records()
 
@@ -507,7 +507,7 @@ def test_says_how_far_it_got_when_it_fails(run: Run, endpoint: Endpoint) -> None
     put_restored(range(3))
     endpoint.fail("PutItem", pass_on, reject(400, "AccessDeniedException"))
 
-    told = report("Restored: 1 (0)", "Not confirmed to be there: 2 (1-2)")
+    told = report("Copied back: 1 (0)", "Not confirmed to be there: 2 (1-2)")
     message = "Error: The AWS credentials lack a permission. on command\n"
     assert Result(1, told, message) == run("--model", MODEL, "--steps", "0-2")
     assert {MODEL: {0}} == stored_checkpoints()
@@ -520,14 +520,14 @@ def test_says_how_far_it_got_when_it_is_interrupted(run: Run, endpoint: Endpoint
     code, stdout, stderr = run("--model", MODEL, "--steps", "0-799")
 
     assert (130, "It is safe to run the command again.\n\nStopped.\n") == (code, stderr)
-    (restored,) = map(int, re.findall(r"^  Restored: (\d+) \(", stdout, re.MULTILINE))
-    assert 0 < restored < 800
-    assert f"\n  Not confirmed to be there: {800 - restored} (" in stdout
+    (copied,) = map(int, re.findall(r"^  Copied back: (\d+) \(", stdout, re.MULTILINE))
+    assert 0 < copied < 800
+    assert f"\n  Not confirmed to be there: {800 - copied} (" in stdout
     # The pool does not wait for a thread that was just being started.
     for thread in threading.enumerate():
         if thread.name.startswith("ThreadPoolExecutor"):
             thread.join()
-    assert 0 <= len(all_records()) - restored <= 25  # at most the batch of that thread
+    assert 0 <= len(all_records()) - copied <= 25  # at most the batch of that thread
 
 
 @pytest.mark.parametrize(
@@ -604,8 +604,8 @@ def run_with_artifacts(run: Run, bucket: str, *arguments: str) -> Result:
     return run("--model", MODEL, "--steps", "1-3", "--artifacts", *arguments, bucket=bucket)
 
 
-def test_restores_artifacts(run: Run, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Artifacts are restored only for records that are the same in both tables."""
+def test_recovers_artifacts(run: Run, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Artifacts are recovered only for records that are the same in both tables."""
     kept = "2/a+b %20/été.bin"
     uris = {1: "s3://{}/1/", 2: "s3://{}/" + kept, 3: "s3://{}/3/"}
     put_restored_with_artifacts(bucket, uris)
@@ -619,8 +619,8 @@ def test_restores_artifacts(run: Run, bucket: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "3")
     has_artifacts = "Checkpoints with artifacts: 2 (1-2)"
 
-    told = report("Restored: 2 (1-2)", f"{SAVED_AGAIN}: 1 (3)")
-    told += artifact_report(bucket, "Objects restored: 3", has_artifacts)
+    told = report("Copied back: 2 (1-2)", f"{SAVED_AGAIN}: 1 (3)")
+    told += artifact_report(bucket, "Objects recovered: 3", has_artifacts)
     assert Result(0, told, "") == run_with_artifacts(run, bucket)
     assert {
         "1/a": "trained longer",
@@ -634,17 +634,17 @@ def test_restores_artifacts(run: Run, bucket: str, monkeypatch: pytest.MonkeyPat
     assert Result(0, told, "") == run_with_artifacts(run, bucket)
 
 
-def test_a_dry_run_tells_which_artifacts_would_be_restored(run: Run, bucket: str) -> None:
+def test_a_dry_run_tells_which_artifacts_would_be_recovered(run: Run, bucket: str) -> None:
     put_restored_with_artifacts(bucket, {1: "s3://{}/1/", 2: "s3://{}/2", 3: "s3://{}/3"})
     put_artifacts(bucket, "1/a", "1/b", "20/a", "3")
     version = s3().put_object(Bucket=bucket, Key="2", Body=b"")["VersionId"]
     delete_artifacts(bucket, "1/a", "1/b", "2")
     s3().delete_object(Bucket=bucket, Key="2", VersionId=version)
 
-    told = report("Would be restored: 3 (1-3)") + artifact_report(
+    told = report("Would be copied back: 3 (1-3)") + artifact_report(
         bucket,
-        "Objects that would be restored: 2",
-        "Deleted, with no version left to restore: 1",
+        "Objects that would be recovered: 2",
+        "Deleted, with no version left to recover: 1",
         "Checkpoints with artifacts: 2 (1,3)",
         "Checkpoints without any artifact: 1 (2)",
     )
@@ -664,9 +664,9 @@ def test_leaves_what_was_deleted_before_the_time_of_the_table(
     endpoint.fail("DescribeTable", restored_to(later))
 
     time_of_table = f"{datetime.fromtimestamp(later, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    told = report("Restored: 3 (1-3)") + artifact_report(
+    told = report("Copied back: 3 (1-3)") + artifact_report(
         bucket,
-        f"Deleted before {time_of_table}, and not restored: 2",
+        f"Deleted before {time_of_table}, so not recovered: 2",
         "Checkpoints with artifacts: 1 (1)",
         "Checkpoints without any artifact: 1 (2)",
     )
@@ -678,13 +678,13 @@ def test_leaves_what_is_in_another_bucket_to_its_owner(run: Run, bucket: str) ->
     put_restored_with_artifacts(bucket, {1: "s3://elsewhere/1/", 2: "models/2"})
     put_restored([3], artifact_uri={"N": "3"})
 
-    told = report("Restored: 3 (1-3)") + artifact_report(
+    told = report("Copied back: 3 (1-3)") + artifact_report(
         bucket, "Checkpoints without a valid artifact_uri in this bucket: 3 (1-3)"
     )
     assert Result(0, told, "") == run_with_artifacts(run, bucket)
 
 
-def test_restores_no_records_if_their_artifacts_are_gone_unless_told(run: Run) -> None:
+def test_copies_no_records_if_their_artifacts_are_gone_unless_told(run: Run) -> None:
     """In a bucket that has never kept versions, the records would have no artifacts."""
     s3().create_bucket(Bucket="unversioned")
     put_restored_with_artifacts("unversioned", {1: "s3://{}/1/", 2: "s3://{}/2/"})
@@ -692,13 +692,14 @@ def test_restores_no_records_if_their_artifacts_are_gone_unless_told(run: Run) -
 
     message = (
         "Error: The bucket 'unversioned' keeps no versions, so deleted artifacts cannot be "
-        "restored. To restore the records alone, use --records-only instead of --artifacts.\n"
+        "recovered. To copy the records back without them, use --records-only instead of "
+        "--artifacts.\n"
     )
     assert Result(1, "", message) == run_with_artifacts(run, "unversioned")
     assert {} == stored_checkpoints()
 
     arguments = ("--model", MODEL, "--steps", "1-3", "--records-only")
-    assert Result(0, report("Restored: 3 (1-3)"), "") == run(*arguments)
+    assert Result(0, report("Copied back: 3 (1-3)"), "") == run(*arguments)
     assert 2 == run(*arguments, "--artifacts").returncode
 
 
@@ -719,7 +720,7 @@ def test_a_bucket_whose_versioning_is_suspended_can_still_have_versions(
     assert {"1/a": "weights"} == artifacts(bucket)
 
 
-def test_restores_nothing_if_the_stack_has_no_artifacts(run: Run) -> None:
+def test_copies_nothing_if_the_stack_has_no_artifacts(run: Run) -> None:
     put_restored([1])
 
     message = f"The stack '{STACK}' has no output ArtifactsBucketName. "
@@ -728,7 +729,7 @@ def test_restores_nothing_if_the_stack_has_no_artifacts(run: Run) -> None:
     assert {} == stored_checkpoints()
 
 
-def test_says_which_artifacts_were_restored_when_it_fails(
+def test_says_which_artifacts_were_recovered_when_it_fails(
     run: Run, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_restored_with_artifacts(bucket, {1: "s3://{}/1/", 2: "s3://{}/2/"})
@@ -747,11 +748,11 @@ def test_says_which_artifacts_were_restored_when_it_fails(
     monkeypatch.setattr(artifact_recovery, "CONCURRENT_CHECKPOINTS", 1)
 
     told = report(
-        "Restored: 2 (1-2)",
+        "Copied back: 2 (1-2)",
         "Not in the restored table (restore it to an earlier time, if they existed): 1 (3)",
     ) + artifact_report(
         bucket,
-        "Objects restored: 1",
+        "Objects recovered: 1",
         "Checkpoints with artifacts: 1 (1)",
         "Checkpoints not confirmed to have artifacts: 1 (2)",
     )

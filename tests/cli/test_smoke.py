@@ -160,8 +160,8 @@ def test_passes_if_who_tests_has_no_access_to_the_artifacts_bucket(
 KEY = "arn:aws:kms:us-east-1:123456789012:key/1"
 UNSUPPORTED = {"MultiRegionConsistency": "STRONG", "SSEDescription": {"KMSMasterKeyArn": KEY}}
 HINTS = (
-    "The table CheckpointsTable is a global table with strong consistency between regions. It has "
-    "no transactions, which the function needs.\n"
+    "The table CheckpointsTable is a global table with strong consistency between regions. Such a "
+    "table has no transactions, which ApiFunction needs.\n"
     f"The table CheckpointsTable is encrypted with {KEY}. If this is a customer managed key, the "
     "role of ApiFunction needs kms:Decrypt on it.\n"
 )

@@ -66,7 +66,7 @@ def test_restores_five_thousand_checkpoints_by_the_id_in_the_header_of_the_respo
         assert [[0, 4_999]] == deletion["deleted_steps"]
         assert (0, "") == (process.returncode, process.stderr.partition("\n")[2])
         assert process.stdout == (
-            f"Model: '{MODEL}'\nFrom: {RESTORED}\nTo: {table}\n  Restored: 5,000 (0-4999)\n"
+            f"Model: '{MODEL}'\nFrom: {RESTORED}\nTo: {table}\n  Copied back: 5,000 (0-4999)\n"
         )
         assert before == all_records(deployment)
     finally:
