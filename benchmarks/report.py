@@ -99,14 +99,14 @@ Measured on {datetime.now(UTC):%Y-%m-%d} in one run of `make bench`: {os.cpu_cou
 
 All figures are measured on one machine, against a local stub of DynamoDB in which each call takes
 5 ms. Nothing runs in AWS. Times depend on the machine, so compare them only within a table.
-Lambda's own runtime client runs each package, on one core. Each 200 is checked against the table.
+Lambda's own runtime client runs each package, on one core. After each 200, the table is checked.
 
 This API is compared with [three other implementations](../benchmarks/peers):
 
 - **Bare handler**: transactions, but no routing, authentication, logs or retries. It shows how much
-  these cost.
+  these features cost.
 - **FastAPI + Mangum**: a popular web framework, and one `DeleteItem` call per step, ten at a time.
-  It shows how much fewer libraries and transactions save.
+  It shows how much time fewer libraries and transactions save.
 - **Powertools samples**: the libraries of this API and Tracer, and one `DeleteItem` call per step,
   one after the other. Its build compiles no bytecode, like `sam build` without a makefile. It shows
   how much this API's own build saves.
@@ -128,16 +128,16 @@ picture shows the medians of {measure.COLD_STARTS} turns, the targets the median
 ## Requests
 
 Median time of up to {measure.MAX_RUNS} runs, and the number of DynamoDB calls. All steps are
-present, except the *missing* ones. This API first reads which steps exist, so missing steps cost it
-little. A `-` means not measured: the request would probably take more than {TIMEOUT_SECONDS} s.
+present, except the *missing* ones. This API first reads which steps exist, so missing steps take
+little time. `-` means not measured: the request would probably take more than {TIMEOUT_SECONDS} s.
 
 {_table(("Request", *LABELS.values()), requests)}
 
 ## Limits
 
 *Status*, *deleted* and *used*: one request for {measure.LIMITED_STEPS:,} steps. The stub allows
-{measure.WRITE_LIMIT:,} write units per second, like one partition of DynamoDB, and the request gets
-only {measure.SHORT_TIMEOUT_SECONDS} s. *Used* is the share of the write units of this time. A 503
+{measure.WRITE_LIMIT:,} write units per second, like one partition of DynamoDB, and the request has
+only {measure.SHORT_TIMEOUT_SECONDS} s. *Used* is the share of the write units that it used. A 503
 says how many checkpoints were deleted. A 502 (crash) or a 504 (timeout) does not.
 
 *Peak memory*, of {MEMORY_MB} MB: for a body of 5.9 MB that repeats one step. The target is for this
