@@ -93,7 +93,7 @@ def issue(
         typer.Option(
             parser=parse_label,
             metavar="NAME",
-            help="Name of the token, which `tokens list` and the API's log show.",
+            help="Name of the token, which `tokens list` and the log of ApiFunction show.",
         ),
     ],
     scope: Annotated[
@@ -190,8 +190,8 @@ def import_records(  # noqa: PLR0913, PLR0917 one for each option
             parser=Pattern,
             metavar="PATTERN",
             help="Instead of the known names, find keys like this one, such as "
-            "'{model}/ckpt_{step}.pt', or folders, such as '{model}/{step}/'. {model} is the id, "
-            "one or more segments of the key; {step} digits; * anything within a segment.",
+            "'{model}/ckpt_{step}.pt', or folders, such as '{model}/{step}/'. {model} is the id: "
+            "one or more segments of the key. {step} is digits. * is any text within a segment.",
         ),
     ] = None,
     min_age: Annotated[
@@ -199,8 +199,8 @@ def import_records(  # noqa: PLR0913, PLR0917 one for each option
         typer.Option(
             parser=parse_period,
             metavar="PERIOD",
-            help="Leave checkpoints out whose newest object is younger, because they may be "
-            "incomplete.",
+            help="Leave out checkpoints whose newest object is younger than this, because they may "
+            "be incomplete.",
         ),
     ] = "1h",  # type: ignore[assignment] # Typer parses it
     settle: Annotated[
@@ -208,16 +208,16 @@ def import_records(  # noqa: PLR0913, PLR0917 one for each option
         typer.Option(
             parser=parse_period,
             metavar="PERIOD",
-            help="Before writing, wait until the table was read this long ago or, if it asks, the "
-            "answer was given, because the counts of the queues lag.",
+            help="Wait this long before writing, because the counts of the queues can be late. The "
+            "time begins when the table has been read or, if the command asks, with your answer.",
         ),
     ] = "60s",  # type: ignore[assignment] # Typer parses it
     without_freeing: Annotated[
         bool,
         typer.Option(
             "--without-freeing",
-            help="Import a bucket in which the stack frees no storage. Checkpoints that are "
-            "deleted later are then registered again by each import.",
+            help="Import a bucket in which the stack frees no storage. Then checkpoints that are "
+            "deleted later are registered again by the next import.",
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
