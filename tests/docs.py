@@ -51,5 +51,7 @@ def check_log_line(line: dict[str, Any]) -> None:
     documented = common | POWERTOOLS_FIELDS | of_message.get(line["message"], set())
     documented |= storage_freed if "objects_deleted" in line else set()
 
+    if line["message"] == "Request refused":
+        assert line["reason"] in common, "docs/operations.md, Read the log: the reason"
     assert line["message"] in of_message, "docs/operations.md, Read the log: a row for the message"
     assert set() == line.keys() - documented, "docs/operations.md, Read the log: the fields"

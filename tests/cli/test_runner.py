@@ -14,7 +14,7 @@ import pytest
 from typer.main import get_command
 
 from cli.main import app
-from cli.runner import COULD_BE_A_TOKEN
+from cli.runner import COULD_BE_A_TOKEN, Command
 from commands import run_command
 from emulators.dynamodb import put_token
 from events import ENTITY
@@ -54,6 +54,18 @@ def test_explains_itself(command: Any, path: str, capsys: pytest.CaptureFixture[
 
     assert (0, "") == (explained.returncode, explained.stderr)
     assert "Usage: " in explained.stdout
+
+
+def test_each_command_refuses_an_option_that_is_given_twice() -> None:
+    """But for prune, which is one file: its rules can be repeated."""
+
+    def leaves(group: Any) -> list[Any]:
+        commands = getattr(group, "commands", {}).values()
+        return [leaf for command in commands for leaf in leaves(command)] or [group]
+
+    others = [leaf for leaf in leaves(get_command(app)) if not isinstance(leaf, Command)]
+
+    assert ["prune"] == [leaf.name for leaf in others]
 
 
 def test_help_does_not_import_boto3() -> None:
