@@ -198,7 +198,7 @@ def import_records(  # noqa: PLR0913, PLR0917 one for each option
         int,
         typer.Option(
             parser=parse_period,
-            metavar="PERIOD",
+            metavar="DURATION",
             help="Leave out checkpoints whose newest object is younger than this, because they may "
             "be incomplete.",
         ),
@@ -207,7 +207,7 @@ def import_records(  # noqa: PLR0913, PLR0917 one for each option
         int,
         typer.Option(
             parser=parse_period,
-            metavar="PERIOD",
+            metavar="DURATION",
             help="Wait this long before writing, because the counts of the queues can be late. The "
             "time begins when the table has been read or, if the command asks, with your answer.",
         ),
@@ -258,7 +258,7 @@ def summary(
         bool, typer.Option("--json", help="Print JSON, also with the warnings.")
     ] = False,
 ) -> None:
-    """Show the checkpoints of each entity and model, and warn of wrong records.
+    """Show what each entity and model has, and warn of wrong records.
 
     This reads the whole table.
     """
@@ -319,7 +319,7 @@ def forget(  # noqa: PLR0913, PLR0917 one for each option
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before removing.")] = False,
 ) -> int:
-    """Remove the records of checkpoints, but free no storage: their artifacts stay.
+    """Remove records, but free no storage: the artifacts stay.
 
     Use it to undo an import. Protected checkpoints are left. The command shows what it would do,
     and asks.
