@@ -204,7 +204,7 @@ of_transactions = any_fault | st.sampled_from([*throttling_of_transactions.value
 
 
 @pytest.mark.usefixtures("_impatient")
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     table=st.dictionaries(st.integers(0, 12), st.sampled_from([*KINDS]), min_size=1),
     faults=st.fixed_dictionaries(

@@ -70,7 +70,7 @@ large = st.sampled_from([10**37 + 1, 1 - 10**38])
 too_large = st.sampled_from([10**38 + 1, 10**126, -(10**126), 10**4_299])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     table=st.dictionaries(st.integers(-20, 20) | large, records, max_size=20),
     asked=st.lists(st.integers(-22, 22) | large | too_large, max_size=30),
