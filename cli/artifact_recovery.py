@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import boto3
-from botocore.config import Config
 
 from checkpoints.reclaim.artifacts import Artifacts, InvalidUriError
 from cli.errors import CommandError
+from cli.stacks import CONFIG
 from cli.steps import format_steps
 from cli.terminal import run_concurrently
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import DeleteMarkerEntryTypeDef, ObjectVersionTypeDef
 
 CONCURRENT_CHECKPOINTS = 8
-CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 10})
 
 HAS_ARTIFACTS = "Checkpoints with artifacts"
 NO_ARTIFACTS = "Checkpoints without any artifact"

@@ -151,12 +151,10 @@ def revoke(
 Model = Annotated[
     str, typer.Argument(parser=parse_model_id, metavar="MODEL", help="Id of the model.")
 ]
-Steps = Annotated[
-    Sequence[int],
-    typer.Argument(
-        parser=parse_steps, metavar="STEPS", help="Steps and ranges, such as 100,200-203."
-    ),
-]
+STEPS = typer.Argument(
+    parser=parse_steps, metavar="STEPS", help="Steps and ranges, such as 100,200-203."
+)
+Steps = Annotated[Sequence[int], STEPS]
 
 
 @records_app.command(
@@ -305,12 +303,7 @@ def forget(  # noqa: PLR0913, PLR0917 one for each option
     ctx: typer.Context,
     stack: Stack,
     model: Model,
-    steps: Annotated[
-        Sequence[int] | None,
-        typer.Argument(
-            parser=parse_steps, metavar="STEPS", help="Steps and ranges, such as 100,200-203."
-        ),
-    ] = None,
+    steps: Annotated[Sequence[int] | None, STEPS] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Forget all checkpoints of the model.")
     ] = False,
@@ -420,10 +413,7 @@ def restore(  # noqa: PLR0913, PLR0917 one for each option
 )
 def deletions(
     stack: Stack,
-    model: Annotated[
-        str,
-        typer.Argument(parser=parse_model_id, metavar="MODEL", help="Id of the model."),
-    ],
+    model: Model,
     step: Annotated[
         int | None,
         typer.Option(

@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import boto3
-from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from cli.errors import CommandError, describe
+from cli.stacks import CONFIG
 
-CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 10})
 COUNTS = (
     "ApproximateNumberOfMessages",
     "ApproximateNumberOfMessagesDelayed",

@@ -4,7 +4,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -32,10 +33,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef, ObjectTypeDef
 
 CONCURRENCY = 16
-# DynamoDB throttles more than 1,000 writes a second to one model.
-CONFIG = Config(
-    retries={"mode": "standard", "total_max_attempts": 10}, max_pool_connections=CONCURRENCY
-)
+CONFIG = stacks.CONFIG.merge(Config(max_pool_connections=CONCURRENCY))
 MAX_STATE_BYTES = 16_000_000  # of a trainer_state.json
 UNREADABLE = ("NoSuchKey", "InvalidObjectState")  # deleted meanwhile, or archived
 DENIED = ("AccessDenied", "403")  # the second if the response has no body
@@ -57,19 +55,62 @@ def import_records(  # noqa: PLR0913 these are the options of the command
     """Register the checkpoints below a prefix; return the exit code."""
     plan = Plan(stack, location, entity)
     outcome = Outcome()
+    with _printed(plan, outcome, dry_run=dry_run) if as_json else nullcontext():
+        outputs = stacks.read_outputs(stack)
+        if "CheckpointsTableName" not in outputs:
+            raise CommandError(f"The stack {stack!r} has no output CheckpointsTableName.")
+        table = outputs["CheckpointsTableName"]
+        pending.ensure_freeing(outputs, location.bucket, without_freeing=without_freeing)
+        client = boto3.client("dynamodb", config=CONFIG)
+        s3 = boto3.client("s3", config=CONFIG)
+        problem = pending.find_problem(outputs)
+        if problem and not dry_run:
+            raise CommandError(f"{problem} Nothing was changed.")
+
+        records = _read_records(client, table, location.bucket)
+        settled = time.monotonic() + settle
+        newest = datetime.now(UTC) - timedelta(seconds=min_age) if min_age else None
+        registered = [each for each in records.by_object if each.startswith(location.prefix)]
+        finder = Finder(pattern or KnownNames(), prefix=location.prefix, registered=registered)
+        _list(s3, location, finder)
+        models = sort_out(finder.finish(), records, location.bucket, newest=newest)
+        plan.models, plan.similar = dict(sorted(models.items())), finder.similar
+        plan.missing = [each for lost in finder.missing for each in records.by_object[lost]]
+        if not as_json:
+            plan.show()
+        if problem:
+            raise CommandError(f"{problem} A run that is not a dry run would write nothing.")
+        if dry_run or not plan.new:
+            return 0
+        confirm("Register them?", yes=yes, stderr=as_json)
+        if not yes:  # what was deleted while it asked counts, too
+            settled = time.monotonic() + settle
+        _wait(settled, outputs)
+        if problem := pending.find_problem(outputs):
+            raise CommandError(f"{problem} Nothing was changed.")
+        writer = Writer(client, s3, table, plan, outcome)
+        outcome.planned = len(plan.new)
+        try:
+            run_concurrently(writer.write, plan.new, concurrency=CONCURRENCY, label="Registering")
+        except KeyboardInterrupt:
+            print("It is safe to run the command again.", file=sys.stderr)
+            raise
+        finally:
+            outcome.show(to_stderr=as_json)
+        if outcome.denied:
+            raise CommandError(
+                f"S3 denies s3:GetObject on these files: {len(outcome.denied):,}. Allow it, and "
+                "kms:Decrypt if a key of KMS encrypts them. Then run the command again."
+            )
+    return 0
+
+
+@contextmanager
+def _printed(plan: Plan, outcome: Outcome, *, dry_run: bool) -> Iterator[None]:
+    """Print the plan and the outcome as JSON after the block, with the error if it fails."""
     error = None
     try:
-        _import(
-            plan,
-            outcome,
-            pattern=pattern,
-            min_age=min_age,
-            settle=settle,
-            without_freeing=without_freeing,
-            dry_run=dry_run,
-            yes=yes,
-            as_json=as_json,
-        )
+        yield
     except (KeyboardInterrupt, typer.Abort):
         error = "It was interrupted."
         raise
@@ -77,71 +118,8 @@ def import_records(  # noqa: PLR0913 these are the options of the command
         error = explain(failure) or repr(failure)
         raise
     finally:
-        if as_json:
-            document = plan.to_json() | outcome.to_json() | {"dry_run": dry_run, "error": error}
-            print(json.dumps(document, indent=2))
-    return 0
-
-
-def _import(  # noqa: PLR0913 these are the options of the command
-    plan: Plan,
-    outcome: Outcome,
-    *,
-    pattern: Pattern | None,
-    min_age: int,
-    settle: int,
-    without_freeing: bool,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-) -> None:
-    location = plan.location
-    outputs = stacks.read_outputs(plan.stack)
-    if "CheckpointsTableName" not in outputs:
-        raise CommandError(f"The stack {plan.stack!r} has no output CheckpointsTableName.")
-    table = outputs["CheckpointsTableName"]
-    pending.ensure_freeing(outputs, location.bucket, without_freeing=without_freeing)
-    client = boto3.client("dynamodb", config=CONFIG)
-    s3 = boto3.client("s3", config=CONFIG)
-    problem = pending.find_problem(outputs)
-    if problem and not dry_run:
-        raise CommandError(f"{problem} Nothing was changed.")
-
-    records = _read_records(client, table, location.bucket)
-    settled = time.monotonic() + settle
-    newest = datetime.now(UTC) - timedelta(seconds=min_age) if min_age else None
-    registered = [each for each in records.by_object if each.startswith(location.prefix)]
-    finder = Finder(pattern or KnownNames(), prefix=location.prefix, registered=registered)
-    _list(s3, location, finder)
-    models = sort_out(finder.finish(), records, location.bucket, newest=newest)
-    plan.models, plan.similar = dict(sorted(models.items())), finder.similar
-    plan.missing = [each for lost in finder.missing for each in records.by_object[lost]]
-    if not as_json:
-        plan.show()
-    if problem:
-        raise CommandError(f"{problem} A run that is not a dry run would write nothing.")
-    if dry_run or not plan.new:
-        return
-    confirm("Register them?", yes=yes, stderr=as_json)
-    if not yes:  # what was deleted while it asked counts, too
-        settled = time.monotonic() + settle
-    _wait(settled, outputs)
-    if problem := pending.find_problem(outputs):
-        raise CommandError(f"{problem} Nothing was changed.")
-    writer = Writer(client, s3, table, plan, outcome)
-    outcome.planned = len(plan.new)
-    try:
-        run_concurrently(writer.write, plan.new, concurrency=CONCURRENCY, label="Registering")
-    except KeyboardInterrupt:
-        print("It is safe to run the command again.", file=sys.stderr)
-        raise
-    finally:
-        outcome.show(to_stderr=as_json)
-    if outcome.denied:
-        raise CommandError(
-            f"S3 denies s3:GetObject on these files: {len(outcome.denied):,}. Allow it, and "
-            "kms:Decrypt if a key of KMS encrypts them. Then run the command again."
-        )
+        document = plan.to_json() | outcome.to_json() | {"dry_run": dry_run, "error": error}
+        print(json.dumps(document, indent=2))
 
 
 def _read_records(client: "DynamoDBClient", table: str, bucket: str) -> KnownRecords:

@@ -8,7 +8,6 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import boto3
-from botocore.config import Config
 from rich import filesize
 
 from checkpoints.records.numbers import to_integer
@@ -19,7 +18,7 @@ from checkpoints.records.record import (
     is_protected,
     key,
 )
-from cli.stacks import output_of
+from cli.stacks import CONFIG, output_of
 from cli.steps import format_steps
 from cli.terminal import confirm, run_concurrently
 
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 CONCURRENT_RECORDS = 8
-
-# DynamoDB throttles more than 1,000 writes a second to one model.
-CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 10})
 
 PROTECTED = "Protected"
 NO_LONGER_EXPIRES = "Protected, and expires_at removed, so that they do not expire"

@@ -11,13 +11,12 @@ from uuid import UUID
 
 import boto3
 from boto3.dynamodb.types import TypeDeserializer
-from botocore.config import Config
 
 from checkpoints.records.record import key
 from cli.artifact_recovery import Recovery, check_versioning
 from cli.deletions import Deleted, find_in_log
 from cli.errors import CommandError
-from cli.stacks import output_of
+from cli.stacks import CONFIG, output_of
 from cli.steps import format_steps
 from cli.terminal import run_concurrently
 
@@ -28,9 +27,6 @@ BATCH_SIZE = 25  # even the largest records, of 400 KB each, fit into one respon
 CONCURRENT_BATCHES = 8
 MAX_BACKOFF_SECONDS = 5.0
 RECOVERY_PERIOD = timedelta(days=35)  # DynamoDB's maximum
-
-# DynamoDB throttles more than 1,000 writes a second to one model.
-CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 10})
 
 COPIED = "Copied back"
 WITHOUT_EXPIRY = "Without their {}, which has passed, so that time to live does not delete them"

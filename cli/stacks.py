@@ -4,12 +4,16 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import boto3
+from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from cli.errors import CommandError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+# Of the clients for AWS. DynamoDB throttles more than 1,000 writes a second to one model.
+CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 10})
 
 
 class BucketAccessError(CommandError):

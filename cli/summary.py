@@ -13,8 +13,8 @@ from rich.table import Table
 from checkpoints.reclaim.artifacts import Artifacts, InvalidUriError
 from checkpoints.records.numbers import to_integer
 from checkpoints.records.record import NOT_PROTECTED, Checkpoint, is_protected
-from cli.records import CONFIG, Record, format_size, owner_of
-from cli.stacks import output_of
+from cli.records import Record, format_size, owner_of
+from cli.stacks import CONFIG, output_of
 from cli.terminal import console, count_items, printable
 
 MAX_EXAMPLES = 3
