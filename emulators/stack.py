@@ -41,7 +41,9 @@ def embedded_stack(name: str) -> Iterator[str]:
         with redirect_stdout(io.StringIO()):  # where the logger, which is created now, writes to
             importlib.import_module("checkpoints.telemetry")
         queue = boto3.client("sqs").create_queue(QueueName="DeadLetterQueue")
-        with _serving() as url:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _Gateway)
+        url = f"http://127.0.0.1:{server.server_port}"
+        with serving(server):
             outputs = {
                 "ApiUrl": url,
                 "ArtifactsBucketName": ARTIFACTS_BUCKET,
@@ -61,12 +63,12 @@ def embedded_stack(name: str) -> Iterator[str]:
 
 
 @contextmanager
-def _serving() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Gateway)
+def serving(server: ThreadingHTTPServer) -> Iterator[None]:
+    """Serve while the block runs."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield
     finally:
         server.shutdown()
         server.server_close()
@@ -80,7 +82,8 @@ class _Gateway(BaseHTTPRequestHandler):
 
     def _respond(self) -> None:
         if "/event-source-mappings/" in self.path:
-            self._send(HTTPStatus.OK, {}, {"State": "Enabled", "LastProcessingResult": "OK"})
+            mapping = {"State": "Enabled", "LastProcessingResult": "OK"}
+            self._send(HTTPStatus.OK, {}, json.dumps(mapping))
             return
         from checkpoints.api.app import RESOURCE, lambda_handler  # noqa: PLC0415 as above
 
@@ -101,12 +104,12 @@ class _Gateway(BaseHTTPRequestHandler):
             lambda_context(),
         )
         headers = response["multiValueHeaders"] | {"x-amzn-RequestId": [request_id]}
-        self._send(response["statusCode"], headers, json.loads(response["body"]))
+        self._send(response["statusCode"], headers, response["body"])
 
     do_GET = do_DELETE = _respond  # noqa: N815 names of http.server
 
-    def _send(self, status: int, headers: dict[str, list[str]], body: object) -> None:
-        content = json.dumps(body).encode()
+    def _send(self, status: int, headers: dict[str, list[str]], body: str) -> None:
+        content = body.encode()
         self.send_response(status)
         for name, values in headers.items():
             for value in values:

@@ -4,9 +4,8 @@ import json
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from aws_lambda_powertools.event_handler.openapi.models import HTTPBearer
 from pydantic import TypeAdapter
 
@@ -14,25 +13,14 @@ from checkpoints.api.app import RESOURCE, app
 from checkpoints.api.requests import DeleteCheckpointsRequest, ListCheckpointsRequest
 from checkpoints.api.responses import HTTPValidationError
 from cli.runner import run
+from scripts import generated
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "openapi.json"
 
 
-def main(
-    check: Annotated[
-        bool,
-        typer.Option("--check", help="Write nothing, and fail if the file is out of date."),
-    ] = False,
-) -> int:
+def main(check: generated.Check = False) -> int:
     """Write docs/openapi.json, the description of the API, from the code."""
-    text = json.dumps(document(), indent=2) + "\n"
-    if not check:
-        DOCUMENT.write_text(text)
-        return 0
-    if not DOCUMENT.exists() or DOCUMENT.read_text() != text:
-        print("Error: docs/openapi.json is out of date. Run make update.", file=sys.stderr)
-        return 1
-    return 0
+    return generated.write(DOCUMENT, json.dumps(document(), indent=2) + "\n", check=check)
 
 
 def document() -> dict[str, Any]:

@@ -7,13 +7,12 @@ import io
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.console import Console
 from rich.text import Text
 
 from cli.runner import run
+from scripts import generated
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -21,21 +20,9 @@ PICTURE = ROOT / "docs" / "demo.svg"
 WIDTH = 82  # columns
 
 
-def main(
-    check: Annotated[
-        bool,
-        typer.Option("--check", help="Write nothing, and fail if the file is out of date."),
-    ] = False,
-) -> int:
+def main(check: generated.Check = False) -> int:
     """Write docs/demo.svg, the picture of what `make demo` prints, from the text in README.md."""
-    picture = draw(README.read_text())
-    if not check:
-        PICTURE.write_text(picture)
-        return 0
-    if not PICTURE.exists() or PICTURE.read_text() != picture:
-        print("Error: docs/demo.svg is out of date. Run make update.", file=sys.stderr)
-        return 1
-    return 0
+    return generated.write(PICTURE, draw(README.read_text()), check=check)
 
 
 def draw(page: str) -> str:

@@ -16,7 +16,8 @@ from typer import Typer
 from cli import stacks
 from cli.main import app
 from cli.runner import run
-from faulty_dynamodb import Endpoint, Server, serving
+from emulators.stack import serving
+from faulty_dynamodb import Endpoint, Server
 
 STACK = "deployed"
 LOG_GROUP = "ApiFunctionLogGroup"

@@ -19,6 +19,7 @@ from botocore.compat import HTTPHeaders
 from moto.core.models import botocore_stubber
 
 from emulators.dynamodb import REGION
+from emulators.stack import serving
 
 
 @dataclass(frozen=True)
@@ -111,19 +112,6 @@ class Server(ThreadingHTTPServer):
         """Print the error, unless the caller closed the connection."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
-
-
-@contextmanager
-def serving(server: ThreadingHTTPServer) -> Iterator[None]:
-    """Serve while the block runs."""
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 class Endpoint:
