@@ -157,7 +157,7 @@ class OwnedCheckpoints:
             records = min(records * READ_GROWTH, MAX_READ_RECORDS)
 
     def _plan(self, deletion: Deletion) -> list[int]:
-        """Return the steps to send deletes for: all if they are few, else those to find and delete.
+        """Return the steps to send deletes for: all if they are few, else those that a read finds.
 
         A read costs less than a delete that finds nothing. A checkpoint that is saved after the
         read was saved after the request arrived, so the request need not delete it. A checkpoint
@@ -214,6 +214,7 @@ class OwnedCheckpoints:
         """
         # Threads share these sets. In CPython, updating a set from integers is atomic.
         deletion.unconfirmed.update(steps)
+        condition = f"entity = :entity AND {IS_NOT_PROTECTED}"
         values = {":entity": {"S": self._entity}, ":not_protected": NOT_PROTECTED}
         try:
             self._calls.make(
@@ -223,7 +224,7 @@ class OwnedCheckpoints:
                         "Delete": {
                             "TableName": self._table,
                             "Key": key(self._model_id, step),
-                            "ConditionExpression": f"entity = :entity AND {IS_NOT_PROTECTED}",
+                            "ConditionExpression": condition,
                             "ExpressionAttributeValues": values,
                             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
                         }

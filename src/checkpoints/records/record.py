@@ -63,6 +63,6 @@ def _numbers(attributes: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _natural_number(attribute: Mapping[str, Any]) -> int | None:
-    """Return an integer from 0 that JSON clients can read exactly, or `None` if it is none."""
+    """Return an integer of 0 or more that JSON clients can read exactly, otherwise `None`."""
     number = to_integer(attribute["N"]) if "N" in attribute else None
     return number if number is not None and 0 <= number < MAX_EXACT_INTEGER else None
