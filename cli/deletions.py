@@ -116,7 +116,7 @@ def find_in_log(log_group: str, request: UUID, *, since: datetime) -> Deleted:
     """
     wanted = str(request)
     names = ("function_request_id", "correlation_id")
-    # The fields decide, because a caller can have another text of the line contain the id.
+    # The fields decide, because a caller can put the id into another field of the line.
     found = _search(
         log_group,
         f'"{wanted}"',

@@ -58,7 +58,7 @@ class Reason(StrEnum):
     )
 
 
-# These do not make the folder around them anything else than it is.
+# What is left out for these reasons does not change what the folder around it is.
 NO_CHECKPOINT = (Reason.STAGE, Reason.NO_WEIGHTS)
 
 
@@ -145,7 +145,7 @@ _ART_FOLDER = re.compile(r"[0-9]{4,}")
 
 _ANYTHING = re.compile(".*", re.DOTALL)
 
-# What people could miss in the plan.
+# Names that look like those of checkpoints, so that the plan mentions them.
 _NUMBER = re.compile(r"[0-9]+")
 _SIMILAR = re.compile(r"(checkpoint|ckpt|epoch|iter|step)[-_=]?([0-9]+)")
 

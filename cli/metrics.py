@@ -34,7 +34,7 @@ def from_name(name: str) -> dict[str, object]:
 
 
 def from_trainer_state(text: bytes, step: int) -> dict[str, object]:
-    """Return what a `trainer_state.json` of Transformers logged at a step. It has any types.
+    """Return what a `trainer_state.json` of Transformers logged at a step: values of any type.
 
     Raises:
         ValueError, RecursionError: it is not such a file.
